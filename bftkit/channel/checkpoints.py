@@ -1,0 +1,152 @@
+"""Checkpoints: the state's digest after a slot, stable once a quorum has signed it.
+
+Taking the view is quick; its chunks are hashed a few at a time between other work, so that a large state does not
+hold up requests (SAFETY rule 19). The last two stable checkpoints are kept (rule 18), so that a member that is being
+brought up to date does not lose its source under its hands.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from bftkit.channel.frames import CHECKPOINT_PURPOSE, checkpoint_body, parse_checkpoint_body
+from bftkit.channel.state import FullView
+from bftkit.core.machine import Digest, MemberId, Slot
+from bftkit.core.ordering import SignerProtocol
+from bftkit.core.quorum import Quorum
+from bftkit.core.wire import WireError
+from bftkit.crypto.merkle import root as merkle_root
+from bftkit.crypto.signed import Certificate
+
+HASH_BYTES_PER_STEP: Final = 1 << 20
+"""How much is hashed at a time: about a millisecond's worth."""
+
+KEPT: Final = 2
+"""So many stable checkpoints are kept."""
+
+VOTES_PER_MEMBER: Final = 8
+"""A member's votes are kept for so many slots at most (FAULTS 29)."""
+
+
+@attrs.define(eq=False)
+class Hashing:
+    """A view whose chunks are being hashed."""
+
+    slot: Slot
+    view: FullView
+    leaves: list[Digest] = attrs.field(factory=list[Digest])
+
+    def step(self) -> Digest | None:
+        """Hash some more; the root, once all is done."""
+        budget = HASH_BYTES_PER_STEP
+        while len(self.leaves) < self.view.count:
+            if budget <= 0:
+                return None
+            index = len(self.leaves)
+            self.leaves.append(self.view.leaf(index))
+            budget -= 1 << 16
+        return merkle_root(self.leaves)
+
+
+@attrs.frozen(eq=False)
+class Stable:
+    """A stable checkpoint that this member holds the state of."""
+
+    slot: Slot
+    root: Digest
+    certificate: Certificate
+    leaves: tuple[Digest, ...]
+    view: FullView
+
+
+@attrs.define(eq=False)
+class Checkpoints:
+    """One member's checkpoints: being hashed, voted for, stable."""
+
+    quorum: Quorum
+    keyring: SignerProtocol
+    hashing: list[Hashing] = attrs.field(factory=list[Hashing])
+    ready: dict[Slot, tuple[Digest, Hashing]] = attrs.field(factory=dict[Slot, tuple[Digest, Hashing]])
+    """Hashed here, and not stable yet."""
+    votes: dict[Slot, dict[MemberId, tuple[Digest, bytes]]] = attrs.field(
+        factory=dict[Slot, dict[MemberId, tuple[Digest, bytes]]]
+    )
+    kept: list[Stable] = attrs.field(factory=list[Stable])
+    """The newest stable checkpoints, older first."""
+
+    @property
+    def stable(self) -> Slot:
+        """The newest stable checkpoint whose state this member holds."""
+        return self.kept[-1].slot if self.kept else 0
+
+    def at(self, slot: Slot) -> Stable | None:
+        """The kept stable checkpoint at this slot."""
+        return next((kept for kept in self.kept if kept.slot == slot), None)
+
+    def begin(self, slot: Slot, view: FullView) -> None:
+        """The state after `slot`: hash it in the steps to come."""
+        self.hashing.append(Hashing(slot, view))
+
+    def step(self) -> tuple[Slot, Digest] | None:
+        """Hash some more; says when a checkpoint of ours is ready to be voted for."""
+        if not self.hashing:
+            return None
+        current = self.hashing[0]
+        root = current.step()
+        if root is None:
+            return None
+        self.hashing.pop(0)
+        self.ready[current.slot] = (root, current)
+        return current.slot, root
+
+    def add_vote(self, member: MemberId, slot: Slot, root: Digest, signature: bytes) -> bool:
+        """A vote whose signature was checked; False if it is not wanted (old, or too many of this member)."""
+        if slot <= self.stable:
+            return False
+        mine = [at for at, votes in self.votes.items() if member in votes]
+        if slot in mine:
+            return False
+        if len(mine) >= VOTES_PER_MEMBER:
+            # A correct member's newer votes matter more than its older ones.
+            oldest = min(mine)
+            if slot < oldest:
+                return False
+            del self.votes[oldest][member]
+        self.votes.setdefault(slot, {})[member] = (root, signature)
+        return True
+
+    def certificate(self, slot: Slot) -> tuple[Digest, Certificate] | None:
+        """A quorum's certificate for this slot, once there is one."""
+        by_root: dict[Digest, dict[MemberId, bytes]] = {}
+        for member, (root, signature) in self.votes.get(slot, {}).items():
+            by_root.setdefault(root, {})[member] = signature
+        for root in sorted(by_root):
+            if len(by_root[root]) >= self.quorum.certificate:
+                return root, Certificate.of(checkpoint_body(slot, root), by_root[root])
+        return None
+
+    def is_divergent(self, slot: Slot) -> bool:
+        """Whether no digest can reach a quorum any more, whatever the missing votes say (SAFETY rule 14)."""
+        counts: dict[Digest, int] = {}
+        votes = self.votes.get(slot, {})
+        for root, _ in votes.values():
+            counts[root] = counts.get(root, 0) + 1
+        missing = self.quorum.n - len(votes)
+        return bool(counts) and max(counts.values()) + missing < self.quorum.certificate
+
+    def check(self, certificate: Certificate) -> tuple[Slot, Digest]:
+        """The slot and root that a quorum really signed. Raises `WireError`."""
+        slot, root = parse_checkpoint_body(certificate.body)
+        if not certificate.valid(self.keyring, CHECKPOINT_PURPOSE, self.quorum.certificate):
+            raise WireError("the checkpoint's certificate is not signed by a quorum")
+        return slot, root
+
+    def make_stable(self, stable: Stable) -> None:
+        """Keep it; forget everything that lies at or below, and the stable ones before the last two."""
+        assert stable.slot > self.stable
+        self.kept = [*self.kept, stable][-KEPT:]
+        self.hashing = [item for item in self.hashing if item.slot > stable.slot]
+        self.ready = {slot: item for slot, item in self.ready.items() if slot > stable.slot}
+        self.votes = {slot: votes for slot, votes in self.votes.items() if slot > stable.slot}

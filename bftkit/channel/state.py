@@ -1,0 +1,193 @@
+"""The replicated state and what a batch does to it: the one place where requests are executed.
+
+The state that members agree on is the application's, the client sessions (SAFETY rule 9) and the agreed clock (rule
+11). `execute` is a function of this state and a batch, the same on every member; a checkpoint is the Merkle root over
+the state's chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+from bftkit.channel.agreed_time import AgreedClock, Report
+from bftkit.channel.application import Application, Context, StateView
+from bftkit.channel.bundles import CLOCK, FAILED, OK, OPEN, SKIPPED, Bundle, pack_results
+from bftkit.channel.sessions import Reply, Session, SessionTable
+from bftkit.core.digest import digest
+from bftkit.core.machine import Digest, MemberId, Slot
+from bftkit.core.wire import WireError, pack_plain, unpack_plain
+
+SESSION_CHUNK_BYTES: Final = 256 << 10
+ERROR_TEXT_MAX: Final = 300
+
+Entry = tuple[Bundle, Reply | None]
+"""A bundle of an executed batch and its reply (None: nothing to say to the client)."""
+
+
+@attrs.frozen(eq=False)
+class FullView:
+    """A frozen view of the whole state: first the channel's chunks, then the application's."""
+
+    own: tuple[bytes, ...]
+    application: StateView
+
+    @property
+    def count(self) -> int:
+        """How many chunks there are."""
+        return len(self.own) + self.application.count
+
+    def chunk(self, index: int) -> bytes:
+        """A chunk's bytes."""
+        return self.own[index] if index < len(self.own) else self.application.chunk(index - len(self.own))
+
+    def leaf(self, index: int) -> Digest:
+        """A chunk's digest."""
+        if index < len(self.own):
+            return digest(self.own[index])
+        return self.application.leaf(index - len(self.own))
+
+
+@attrs.define
+class ReplicatedState:
+    """Everything that a checkpoint covers."""
+
+    group: bytes
+    application: Application
+    sessions: SessionTable
+    clock: AgreedClock
+    member_keys: Mapping[bytes, MemberId]
+    """Whose clock reports count: the epoch's public keys."""
+    applied: Slot = 0
+    executed: int = 0
+    """Operations executed by this process; for people, not part of the state."""
+    failed: int = 0
+
+    def execute(self, slot: Slot, name: Digest, proposed_ms: int, bundles: Sequence[Bundle]) -> list[Entry]:
+        """Execute a decided batch. Never raises on what a batch holds: what is wrong is a no-op everywhere."""
+        assert slot == self.applied + 1
+        self.applied = slot
+        entries: list[Entry] = []
+        for bundle in bundles:
+            if bundle.kind == CLOCK:
+                member = self.member_keys.get(bundle.client)
+                if member is not None:
+                    self.clock.report(member, bundle.session, bundle.first)
+        context = Context(self.group, slot, 0, self.clock.settle(proposed_ms), b"", name)
+        for position, bundle in enumerate(bundles):
+            if bundle.kind == CLOCK:
+                continue
+            context.client = bundle.client
+            if bundle.kind == OPEN:
+                entries.append((bundle, self._open(bundle, slot, position)))
+            else:
+                entries.append((bundle, self._requests(bundle, slot, context)))
+        return entries
+
+    def skip(self, slot: Slot) -> None:
+        """The slot holds the empty batch."""
+        assert slot == self.applied + 1
+        self.applied = slot
+
+    def _open(self, bundle: Bundle, slot: Slot, position: int) -> Reply:
+        (nonce,) = bundle.payloads()
+        # The place in the order names the session: no two sessions ever share a number.
+        session, _ = self.sessions.open(bundle.client, nonce, (slot << 20) + position, slot)
+        return opening_reply(session, slot)
+
+    def _requests(self, bundle: Bundle, slot: Slot, context: Context) -> Reply | None:
+        session = self.sessions.get(bundle.client, bundle.session)
+        if session is None or not session.in_window(bundle.end, self.sessions.window):
+            return None
+        self.sessions.touch(session, slot)
+        operations = bundle.payloads()
+        if session.is_new(bundle.first, bundle.count):
+            statuses, results = self._apply_all(operations, context)
+            session.execute(bundle.first, bundle.count)
+        else:
+            statuses, results = self._apply_some(session, bundle.first, operations, context)
+            if not any(status != SKIPPED for status in statuses):
+                return None
+        blob = pack_results(bytes(statuses), results)
+        reply = Reply(bundle.first, bundle.count, slot, digest(blob), blob)
+        session.keep(reply, self.sessions.reply_bytes_max)
+        session.raise_floor(bundle.low, self.sessions.window)
+        return reply
+
+    def _apply_all(self, operations: Sequence[bytes], context: Context) -> tuple[bytes | bytearray, list[bytes]]:
+        """The usual case, without a look at sequence numbers for each operation."""
+        application = self.application
+        apply, mark = application.apply, application.mark
+        results: list[bytes] = []
+        statuses = bytearray(len(operations))
+        index = context.index
+        for position, operation in enumerate(operations):
+            context.index = index
+            index += 1
+            point = mark()
+            try:
+                result = apply(operation, context)
+                if type(result) is not bytes:
+                    raise TypeError(f"apply returned {type(result).__name__}, not bytes")
+                results.append(result)
+            except Exception as error:
+                application.undo(point)
+                statuses[position] = FAILED
+                results.append(error_text(error))
+                self.failed += 1
+        context.index = index
+        self.executed += len(operations)
+        return statuses, results
+
+    def _apply_some(
+        self, session: Session, first: int, operations: Sequence[bytes], context: Context
+    ) -> tuple[bytearray, list[bytes]]:
+        """The bundle overlaps with numbers that ran before (only a faulty client makes such): run the new ones."""
+        statuses = bytearray()
+        results: list[bytes] = []
+        for number, operation in enumerate(operations, first):
+            if session.is_new(number, 1):
+                status, result = self._apply_all((operation,), context)
+                session.execute(number, 1)
+                statuses += status
+                results += result
+            else:
+                statuses.append(SKIPPED)
+                results.append(b"")
+        return statuses, results
+
+    # ------------------------------------------------------------------------------------- checkpoints
+
+    def view(self) -> FullView:
+        """A frozen view of everything."""
+        sessions = tuple(self.sessions.chunks(SESSION_CHUNK_BYTES))
+        reports = [[member, report.counter, report.time_ms] for member, report in sorted(self.clock.reports.items())]
+        head = pack_plain([self.applied, self.clock.now_ms, reports, len(sessions)])
+        return FullView((head, *sessions), self.application.snapshot())
+
+    def restore(self, slot: Slot, chunks: Sequence[bytes]) -> None:
+        """Replace everything by the state that these chunks (of a certified root) describe."""
+        head: Any = unpack_plain(chunks[0])
+        applied, now_ms, reports, count = head
+        if applied != slot or not 0 <= count < len(chunks):
+            raise WireError("the state's first chunk does not fit its checkpoint")
+        self.sessions.by_client.clear()
+        for chunk in chunks[1 : 1 + count]:
+            self.sessions.load(chunk)
+        self.clock.now_ms = now_ms
+        self.clock.reports = {member: Report(counter, time_ms) for member, counter, time_ms in reports}
+        self.application.restore(chunks[1 + count :])
+        self.applied = slot
+
+
+def opening_reply(session: Session, slot: Slot) -> Reply:
+    """What opening a session answers: its number."""
+    blob = pack_results(bytes((OK,)), (session.number.to_bytes(8, "big"),))
+    return Reply(0, 1, slot, digest(blob), blob)
+
+
+def error_text(error: BaseException) -> bytes:
+    """The same text on every member: the exception's type and message, nothing of this process."""
+    return f"{type(error).__name__}: {error}"[:ERROR_TEXT_MAX].encode("utf-8", "replace")

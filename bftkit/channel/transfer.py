@@ -1,0 +1,120 @@
+"""State transfer: how a member that is behind, new or repaired fetches a checkpoint from several others at once.
+
+The certificate fixes the root, the manifest lists the chunks' digests (checked against the root), and each chunk is
+checked by its digest when it comes. Who sends a bad one is dropped as a source and blamed; its chunks are asked of
+others. Chunks that this member's own state holds already are not fetched. When the group moves on to a newer
+checkpoint meanwhile, the transfer moves along and keeps what it has: chunks are known by their content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import attrs
+
+from bftkit.core.digest import digest
+from bftkit.core.machine import Digest, MemberId, Slot
+from bftkit.crypto.merkle import root as merkle_root
+from bftkit.crypto.signed import Certificate
+
+OUTSTANDING_PER_SOURCE: Final = 4
+"""So many chunks are asked of one member at a time."""
+
+
+@attrs.define(eq=False)
+class Transfer:
+    """One transfer towards the checkpoint at `slot`."""
+
+    slot: Slot
+    root: Digest
+    certificate: Certificate
+    sources: list[MemberId]
+    """Whom to ask, best first; those that sent rubbish are taken out."""
+    have: dict[Digest, bytes] = attrs.field(factory=dict[Digest, bytes])
+    leaves: tuple[Digest, ...] | None = None
+    asked: dict[int, MemberId] = attrs.field(factory=dict[int, MemberId])
+    """Chunks under way, and of whom they were asked."""
+    missing: list[int] = attrs.field(factory=list[int])
+    """Chunks to ask for, first ones last."""
+    turn: int = 0
+    received_bytes: int = 0
+
+    def take_manifest(self, leaves: Sequence[Digest], own: Mapping[Digest, bytes]) -> bool:
+        """Accept the list of chunks if it is the certified one. `own` are chunks that this member holds."""
+        if merkle_root(leaves) != self.root:
+            return False
+        self.leaves = tuple(leaves)
+        wanted = set(self.leaves)
+        self.have = {name: data for name, data in self.have.items() if name in wanted}
+        for name in self.leaves:
+            if name not in self.have and name in own:
+                self.have[name] = own[name]
+        seen: set[Digest] = set(self.have)
+        self.asked.clear()
+        self.missing = []
+        for index, name in enumerate(self.leaves):
+            if name not in seen:
+                seen.add(name)
+                self.missing.append(index)
+        self.missing.reverse()
+        return True
+
+    def requests(self) -> list[tuple[MemberId, int]]:
+        """Which chunks to ask of whom now, spread over all sources."""
+        if not self.sources or not self.missing:
+            return []
+        load = dict.fromkeys(self.sources, 0)
+        for source in self.asked.values():
+            if source in load:
+                load[source] += 1
+        result: list[tuple[MemberId, int]] = []
+        while self.missing:
+            source = min(self.sources, key=lambda member: (load[member], self.sources.index(member)))
+            if load[source] >= OUTSTANDING_PER_SOURCE:
+                break
+            index = self.missing.pop()
+            load[source] += 1
+            self.asked[index] = source
+            result.append((source, index))
+        return result
+
+    def take_chunk(self, sender: MemberId, index: int, data: bytes) -> bool:
+        """A chunk came. False if it is not the certified one, which only a liar sends."""
+        if self.leaves is None or self.asked.get(index) != sender:
+            return True  # late or unasked: nothing that this transfer still waits for
+        name = self.leaves[index]
+        if digest(data) != name:
+            self.drop(sender)
+            return False
+        del self.asked[index]
+        self.have[name] = data
+        self.received_bytes += len(data)
+        return True
+
+    def drop(self, source: MemberId) -> None:
+        """Ask this member no more; what it owed is asked of others."""
+        if source in self.sources:
+            self.sources.remove(source)
+        self._ask_again([index for index, member in self.asked.items() if member == source])
+
+    def retry(self) -> None:
+        """Nothing came for a while: ask again for everything under way, beginning with another source."""
+        self._ask_again(list(self.asked))
+        if self.sources:
+            self.sources.append(self.sources.pop(0))
+
+    def _ask_again(self, indices: list[int]) -> None:
+        for index in sorted(indices, reverse=True):
+            del self.asked[index]
+            self.missing.append(index)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every chunk is here."""
+        return self.leaves is not None and not self.missing and not self.asked
+
+    def chunks(self) -> list[bytes]:
+        """All chunks, in order."""
+        assert self.complete and self.leaves is not None
+        return [self.have[name] for name in self.leaves]
