@@ -30,11 +30,11 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: '$(PYTHON)' is $$($(PYTHON) -V 2>&1); bftkit needs Python 3.11 or newer: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: '$(PYTHON)' cannot make virtual environments; on Debian and Ubuntu install the package python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install -qq --editable '.[dev]'
 	@touch $@
 
 $(DOCS_STAMP): $(STAMP)
-	$(BIN)/pip install --quiet --editable '.[docs]'
+	$(BIN)/pip install -qq --editable '.[docs]'
 	@touch $@
 
 demo: $(STAMP)
@@ -63,7 +63,7 @@ docs: $(DOCS_STAMP)
 
 wheel: $(STAMP)
 	rm -rf dist build
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/pip wheel -qq --no-deps --wheel-dir dist .
 	@ls -l dist
 
 clean:
