@@ -173,8 +173,15 @@ class Setup:
     """No slot above (last stable checkpoint + window) is opened (SAFETY rule 18)."""
     parameters: Mapping[str, int] = attrs.field(factory=dict[str, int], metadata=SHARED)
 
+    def __attrs_post_init__(self) -> None:
+        """Raises `ValueError` if the members are not those that the quorum counts, or `me` is none of them."""
+        if len(set(self.members)) != self.quorum.n or len(self.members) != self.quorum.n:
+            raise ValueError(f"the quorum counts {self.quorum.n} different members, not {', '.join(self.members)}")
+        if self.me not in self.members:
+            raise ValueError(f"{self.me} is none of the members {', '.join(self.members)}")
+
     def parameter(self, record: ProtocolRecord, name: str) -> int:
-        """The parameter's value, or its default."""
+        """The parameter's value, or its default. Raises `KeyError` for a name that the record does not have."""
         return self.parameters.get(name, record.parameters[name].default)
 
 

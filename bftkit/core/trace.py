@@ -1,12 +1,16 @@
 """Readable traces: every input and effect of a machine as one line of text.
 
-A trace is for people and for golden tests. Long byte strings are shown by their first bytes, secrets never.
+A trace is for people and for golden tests: it is the same in every run, on every machine. Long byte strings are
+shown by their first bytes, secrets never (SAFETY rule 20): `DrawSecret` shows its key alone, what was drawn does not
+pass here, and a field that holds a secret says ``attrs.field(repr=False)``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections import deque
+from collections.abc import Collection, Sequence
+from enum import Enum
+from typing import Any, Final, cast
 
 import attrs
 
@@ -24,26 +28,48 @@ from bftkit.core.machine import (
     Send,
     SetTimer,
 )
+from bftkit.core.state import is_shared
+
+_TEXT_MAX: Final = 64
+"""So many characters of a text are shown."""
 
 
 def describe(value: object) -> str:
-    """A value in one short line: bytes by their first four, attrs objects by their fields."""
+    """A value in one short line, the same in every run.
+
+    Bytes are shown by their first four, texts by their first 64 characters with anything unprintable escaped (a
+    peer's text cannot forge a line), attrs objects by their fields. Fields that are `SHARED` or have ``repr=False``
+    (keys, secrets) are left out, and so is the inside of an object that says nothing of itself.
+    """
     match value:
-        case bytes():
-            return value.hex() if len(value) <= 4 else f"{value[:4].hex()}…{len(value)}"
-        case tuple() | list():
-            return "(" + ", ".join(describe(item) for item in cast("Sequence[object]", value)) + ")"
+        case bytes() | bytearray():
+            return bytes(value).hex() if len(value) <= 4 else f"{bytes(value[:4]).hex()}…{len(value)}"
+        case str():
+            text = value if len(value) <= _TEXT_MAX else f"{value[:_TEXT_MAX]}…{len(value)}"
+            return text if text.isprintable() else ascii(text)[1:-1]
+        case Enum():
+            return value.name
+        case tuple() | list() | deque():
+            return "(" + ", ".join(describe(item) for item in cast("Collection[object]", value)) + ")"
+        case set() | frozenset():
+            return "{" + ", ".join(sorted(describe(item) for item in cast("Collection[object]", value))) + "}"
         case dict():
             table = cast("dict[object, object]", value)
             return "{" + ", ".join(f"{describe(key)}: {describe(item)}" for key, item in table.items()) + "}"
-        case str():
-            return value
-        case _ if attrs.has(type(value)):
-            fields = attrs.fields(type(value))
-            inner = ", ".join(f"{field.name}={describe(getattr(value, field.name))}" for field in fields)
-            return f"{type(value).__name__}({inner})"
-        case _:
+        case None | bool() | int() | float():
             return repr(value)
+        case _:
+            return _describe_object(value)
+
+
+def _describe_object(value: object) -> str:
+    cls: type[Any] = type(value)
+    # An unknown object's repr may hold anything, an address in memory among it: its class must do.
+    if not attrs.has(cls):
+        return f"<{cls.__name__}>"
+    columns: tuple[attrs.Attribute[Any], ...] = tuple(attrs.fields(cls))
+    shown = [column.name for column in columns if column.repr is not False and not is_shared(column)]
+    return f"{cls.__name__}({', '.join(f'{name}={describe(getattr(value, name))}' for name in shown)})"
 
 
 def describe_effect(effect: Effect[Any, Any]) -> str:

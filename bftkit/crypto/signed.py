@@ -56,7 +56,12 @@ class Certificate:
         return cls(body, tuple(Vote(member, signatures[member]) for member in sorted(signatures)))
 
     def valid(self, keyring: Keyring, purpose: str, size: int) -> bool:
-        """Whether at least `size` different members signed the statement. Every signature must be good."""
+        """Whether at least `size` different members signed the statement. Every signature must be good.
+
+        All votes count or none does: a certificate with one bad vote more than it needs is refused too, so that it
+        is good for everybody or for nobody.
+        """
+        assert size > 0, "a certificate of nobody would prove anything"
         members = [vote.member for vote in self.votes]
         if len(members) < size or any(a >= b for a, b in zip(members, members[1:], strict=False)):
             return False
