@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 DEMO_FLAGS ?= --seconds 20
-# System tests start processes of their own; two workers keep a 2-core machine busy without starving them.
-PYTEST_FLAGS ?= -n 2 --dist loadgroup
+# Two workers; tests/conftest.py keeps all system tests, which start processes of their own, on one of them.
+PYTEST_FLAGS ?= -n 2
 PLUGINS := $(patsubst protocols/%/__init__.py,%,$(wildcard protocols/*/__init__.py))
 
 .PHONY: help setup demo test lint format types contracts docs wheel clean

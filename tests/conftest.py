@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 SYSTEM = Path(__file__).parent / "system"
 
@@ -19,10 +21,20 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("bftkit")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """System tests start groups of processes: they are marked, and share one worker (`--dist loadgroup`)."""
+    """System tests start groups of processes; `-m "not system"` leaves them out."""
     for item in items:
         if SYSTEM in item.path.parents:
             item.add_marker(pytest.mark.system)
-            item.add_marker(pytest.mark.xdist_group("system"))
+
+
+class SystemTestsOnOneWorker(LoadScopeScheduling):
+    """All system tests go to one worker, in order; every other test goes wherever there is room."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "system" if nodeid.startswith("tests/system/") else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SystemTestsOnOneWorker:
+    return SystemTestsOnOneWorker(config, log)
