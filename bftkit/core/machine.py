@@ -215,31 +215,42 @@ class Out(Generic[M, O]):
 
 
 class Machine(Protocol[I_contra, M, O]):
-    """A deterministic state machine: inputs `I`, messages `M`, outputs `O`. See the top of this file."""
+    """A deterministic state machine: inputs `I`, messages `M`, outputs `O`. See the top of this file.
+
+    Every method has this empty body to inherit: a machine need not speak of events that mean nothing to it.
+    """
 
     def on_start(self, out: Out[M, O]) -> None:
         """Called once, before anything else except `on_restore`."""
+        return
 
     def on_input(self, value: I_contra, out: Out[M, O]) -> None:
         """Whoever runs the machine wants something of it."""
+        return
 
     def on_message(self, sender: MemberId, message: M, out: Out[M, O]) -> None:
         """A message came over an authenticated link from `sender`; its content may be a lie."""
+        return
 
     def on_timer(self, key: TimerKey, out: Out[M, O]) -> None:
         """The timer that was set under `key` is due."""
+        return
 
     def on_draw(self, key: DrawKey, value: int, out: Out[M, O]) -> None:
         """The value that was asked for under `key`."""
+        return
 
     def on_restore(self, records: Sequence[Record], out: Out[M, O]) -> None:
         """After a restart, before `on_start`: everything this machine persisted and may still need, in order."""
+        return
 
     def on_stable(self, slot: Slot, digest: Digest, out: Out[M, O]) -> None:
         """A checkpoint at `slot` is stable: what lies at or below it is settled and can be forgotten."""
+        return
 
     def on_stop(self, slot: Slot, out: Out[M, O]) -> None:
         """The epoch ends with `slot`: nothing above it may be decided by this instance (SAFETY rule 23)."""
+        return
 
 
 @attrs.frozen

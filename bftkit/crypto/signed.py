@@ -8,6 +8,7 @@ the opening hand-over in front (SAFETY rule 2), so that a vote cannot be used an
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated
 
 import attrs
@@ -63,6 +64,6 @@ class Certificate:
         """
         assert size > 0, "a certificate of nobody would prove anything"
         members = [vote.member for vote in self.votes]
-        if len(members) < size or any(a >= b for a, b in zip(members, members[1:], strict=False)):
+        if len(members) < size or any(a >= b for a, b in pairwise(members)):
             return False
         return all(keyring.verify(vote.member, purpose, self.body, vote.signature) for vote in self.votes)
