@@ -108,7 +108,7 @@ class Limits:
             ("sessions_max", 1, 1 << 20),
             ("session_window", 1, 1 << 20),
         ):
-            _check_range(f"limits.{name}", getattr(self, name), lowest, highest)
+            check_range(f"limits.{name}", getattr(self, name), lowest, highest)
         for inner, outer in (
             ("operation_bytes_max", "bundle_bytes_max"),
             ("bundle_bytes_max", "batch_bytes_max"),
@@ -162,7 +162,7 @@ class Genesis:
         _check_faults(self)
         _check_operators(self)
         _check_clients(self)
-        _check_range("checkpoint_interval", self.checkpoint_interval, 1, 1 << 20)
+        check_range("checkpoint_interval", self.checkpoint_interval, 1, 1 << 20)
         if not 2 * self.checkpoint_interval <= self.window <= 1 << 24:
             raise ConfigurationError(
                 "window",
@@ -213,7 +213,7 @@ class Genesis:
                 raise ConfigurationError(
                     f"parameters.{name}", f"{self.protocol} has no such parameter", f"known here: {known}"
                 )
-            _check_range(f"parameters.{name}", value, parameter.minimum, parameter.maximum)
+            check_range(f"parameters.{name}", value, parameter.minimum, parameter.maximum)
 
     def to_text(self) -> str:
         """The genesis as TOML, with comments."""
@@ -231,7 +231,8 @@ _CODEC: Final = Codec[Genesis]("genesis", {1: Genesis})
 # ------------------------------------------------------------------------------------------------- checks
 
 
-def _check_range(where: str, value: int, lowest: int, highest: int) -> None:
+def check_range(where: str, value: int, lowest: int, highest: int) -> None:
+    """Raises `ConfigurationError` unless the number is in the range, both ends included."""
     if not lowest <= value <= highest:
         raise ConfigurationError(where, f"{value} is out of range", f"give a number between {lowest} and {highest}")
 
@@ -262,14 +263,14 @@ def _check_words(genesis: Genesis) -> None:
     for name, value in genesis.parameters.items():
         if not _PARAMETER.fullmatch(name):
             raise ConfigurationError(f"parameters.{name}", "this is no parameter's name", "use a-z, 0-9 and _")
-        _check_range(f"parameters.{name}", value, 0, (1 << 63) - 1)
+        check_range(f"parameters.{name}", value, 0, (1 << 63) - 1)
     if len(genesis.nonce) != NONCE_SIZE:
         raise ConfigurationError("nonce", f"it has {len(genesis.nonce)} bytes", f"give {NONCE_SIZE} random bytes")
 
 
 def _check_faults(genesis: Genesis) -> None:
-    _check_range("byzantine", genesis.f, 0, MEMBERS_MAX)
-    _check_range("crash", genesis.c, 0, MEMBERS_MAX)
+    check_range("byzantine", genesis.f, 0, MEMBERS_MAX)
+    check_range("crash", genesis.c, 0, MEMBERS_MAX)
     n = len(genesis.roster)
     try:
         Quorum(n, genesis.f, genesis.c)
@@ -457,7 +458,7 @@ def _from_table(table: _GenesisTable) -> Genesis:
     check_choice("durability", table.durability, DURABILITIES)
     check_choice("clients.policy", table.clients.policy, CLIENT_POLICIES)
     interval = table.checkpoint_interval
-    _check_range("checkpoint_interval", interval, 1, 1 << 20)
+    check_range("checkpoint_interval", interval, 1, 1 << 20)
     entries = tuple(_entry_from_table(f"members[{index}]", member) for index, member in enumerate(table.members))
     return Genesis(
         name=table.name,

@@ -1,0 +1,154 @@
+"""What each machine's own files say: `member.toml` in a member's folder, `client.toml` in a client's.
+
+The genesis is the same everywhere; these two files are what may differ from machine to machine: where the keys and
+the data lie, where to listen, how durable a record must be, how much a peer may make us hold. Paths are relative to
+the folder that the file lies in, so that a folder can be copied to another machine as it is.
+
+Nothing here reads a file: text in, checked settings out (see `bftkit.configuration.text` for how mistakes are told).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+
+from bftkit.configuration.text import ConfigurationError, Value, parse_toml, right, structure, to_toml
+from bftkit.core.machine import MemberId
+from bftkit.core.wire import is_name
+from bftkit.membership.genesis import DURABILITIES, Genesis, check_choice, check_range, check_service
+from bftkit.membership.roster import canonical_address
+
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+FRAME_ROOM: Final = 64 << 10
+"""What a peer's queue must hold beside the largest batch (bytes): the messages that go with it."""
+
+
+@attrs.frozen
+class KeyFiles:
+    """Where a member's secret keys lie."""
+
+    identity: str = attrs.field(default="keys/identity.key", metadata=right("the path of the identity key's file"))
+    epochs: str = attrs.field(default="keys/epochs.key", metadata=right("the path of the epoch keys' file"))
+
+
+@attrs.frozen
+class LogSettings:
+    """What the member writes to its standard error."""
+
+    level: str = attrs.field(default="info", metadata=right(f"one of {', '.join(LOG_LEVELS)}"))
+
+
+@attrs.frozen
+class HoldingLimits:
+    """How much others may make this member hold. Beyond it they are slowed down or refused, never this member."""
+
+    connections: int = attrs.field(default=1024, metadata=right("how many connections may be open at a time"))
+    queue_bytes: int = attrs.field(default=64 << 20, metadata=right("bytes that may wait for one peer"))
+
+
+@attrs.frozen
+class MemberSettings:
+    """`member.toml`."""
+
+    id: MemberId = attrs.field(metadata=right('the member\'s id, such as "m0"'))
+    service: str = attrs.field(metadata=right('"package.module:Class", as the genesis has it'))
+    listen: str = attrs.field(metadata=right('the address to listen on, such as "tcp://127.0.0.1:7000"'))
+    genesis: str = attrs.field(default="genesis.toml", metadata=right("the path of the genesis"))
+    data: str = attrs.field(default="data", metadata=right("the path of the folder for log and snapshots"))
+    durability: str = attrs.field(default="fsync", metadata=right(f"one of {', '.join(DURABILITIES)}"))
+    keys: KeyFiles = attrs.field(factory=KeyFiles)
+    log: LogSettings = attrs.field(factory=LogSettings)
+    limits: HoldingLimits = attrs.field(factory=HoldingLimits)
+
+    def __attrs_post_init__(self) -> None:
+        if not is_name(self.id):
+            raise ConfigurationError("id", f"{self.id!r} is no id", "give the member's id, such as m0")
+        check_service("service", self.service)
+        canonical_address("listen", self.listen)
+        check_choice("durability", self.durability, DURABILITIES)
+        check_choice("log.level", self.log.level, LOG_LEVELS)
+        check_range("limits.connections", self.limits.connections, 8, 1 << 16)
+        check_range("limits.queue_bytes", self.limits.queue_bytes, 1 << 20, 1 << 34)
+        _check_paths(
+            {
+                "genesis": self.genesis,
+                "data": self.data,
+                "keys.identity": self.keys.identity,
+                "keys.epochs": self.keys.epochs,
+            }
+        )
+
+    def check_against(self, genesis: Genesis) -> None:
+        """Whether these settings can serve in that group. Raises `ConfigurationError`."""
+        if self.id not in genesis.roster.by_id:
+            raise ConfigurationError(
+                "id",
+                f"the group {genesis.name} has no member {self.id!r}",
+                f"give one of {', '.join(genesis.roster.ids)}, or the genesis of the right group",
+            )
+        if self.service != genesis.service:
+            # Two services under one order are two states: the group would stop at its first checkpoint (rule 14).
+            raise ConfigurationError(
+                "service",
+                f"this member would run {self.service!r}, and its group runs {genesis.service!r}",
+                f"give {genesis.service!r}",
+            )
+        least = genesis.limits.batch_bytes_max + FRAME_ROOM
+        if self.limits.queue_bytes < least:
+            raise ConfigurationError(
+                "limits.queue_bytes",
+                f"{self.limits.queue_bytes} bytes cannot hold one batch of the group's limits.batch_bytes_max",
+                f"give at least {least}",
+            )
+
+    def to_text(self) -> str:
+        """The settings as TOML."""
+        head = f"# Settings of member {self.id}. Paths are relative to this folder.\n\n"
+        return head + to_toml(_table(self), _MEMBER_COMMENTS)
+
+    @classmethod
+    def from_text(cls, text: str) -> MemberSettings:
+        """The settings that a TOML text describes. Raises `ConfigurationError`."""
+        return structure(parse_toml(text), cls)
+
+
+@attrs.frozen
+class ClientSettings:
+    """`client.toml`."""
+
+    genesis: str = attrs.field(default="genesis.toml", metadata=right("the path of the genesis"))
+    key: str = attrs.field(default="client.key", metadata=right("the path of the client key's file"))
+
+    def __attrs_post_init__(self) -> None:
+        _check_paths({"genesis": self.genesis, "key": self.key})
+
+    def to_text(self) -> str:
+        """The settings as TOML."""
+        return "# Settings of a client. Paths are relative to this folder.\n\n" + to_toml(_table(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> ClientSettings:
+        """The settings that a TOML text describes. Raises `ConfigurationError`."""
+        return structure(parse_toml(text), cls)
+
+
+_MEMBER_COMMENTS: Final = {
+    "service": "The state machine, as in the genesis.",
+    "listen": "Where this member listens; what the others dial stands in the genesis.",
+    "durability": '"fsync": survives a power cut. "async", "memory": a restart counts as having forgotten everything.',
+    "limits": "How much others may make this member hold.",
+}
+
+
+def _table(settings: MemberSettings | ClientSettings) -> dict[str, Value]:
+    table: dict[str, Value] = attrs.asdict(settings)
+    return table
+
+
+def _check_paths(paths: Mapping[str, str]) -> None:
+    for where, path in paths.items():
+        if not path or "\0" in path:
+            raise ConfigurationError(where, f"{path!r} is no path", "give the path of a file, relative to this folder")

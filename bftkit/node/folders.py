@@ -1,0 +1,187 @@
+"""The folders of members and clients: what lies where, read whole and checked against each other.
+
+    m0/member.toml            settings of this machine
+    m0/genesis.toml           the group, the same file everywhere
+    m0/keys/identity.key      mode 0600
+    m0/keys/epochs.key        mode 0600
+    m0/data/log/              what the member promised
+    m0/data/snapshots/        the checkpoints it has taken
+
+    client/client.toml, genesis.toml, client.key
+
+A member's log is made when its folder is, and never again: a member that finds none knows that it has forgotten its
+votes (SAFETY rule 16). Every mistake is a `ConfigurationError` that names the file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import attrs
+
+from bftkit.configuration.keyfiles import EpochSecrets, KeyKind, KeyPair
+from bftkit.configuration.settings import ClientSettings, MemberSettings
+from bftkit.configuration.text import ConfigurationError
+from bftkit.membership.genesis import Genesis
+from bftkit.membership.roster import RosterEntry
+
+T = TypeVar("T")
+
+MEMBER_FILE: Final = "member.toml"
+CLIENT_FILE: Final = "client.toml"
+GENESIS_FILE: Final = "genesis.toml"
+
+FILE_BYTES_MAX: Final = 64 << 20
+"""A configuration file is no larger; what is, is something else."""
+
+
+@attrs.frozen
+class MemberFolder:
+    """A member's folder, read and found consistent."""
+
+    path: Path
+    settings: MemberSettings
+    genesis: Genesis
+    identity: KeyPair
+    epochs: EpochSecrets
+
+    @property
+    def entry(self) -> RosterEntry:
+        """This member in the roster."""
+        return self.genesis.roster.entry(self.settings.id)
+
+    @property
+    def epochs_path(self) -> Path:
+        """The file of the epoch keys, to be overwritten when one is erased."""
+        return self.path / self.settings.keys.epochs
+
+    @property
+    def log(self) -> Path:
+        """The folder of the log."""
+        return self.path / self.settings.data / "log"
+
+    @property
+    def snapshots(self) -> Path:
+        """The folder of the snapshots."""
+        return self.path / self.settings.data / "snapshots"
+
+
+@attrs.frozen
+class ClientFolder:
+    """A client's folder, read and found consistent."""
+
+    path: Path
+    settings: ClientSettings
+    genesis: Genesis
+    key: KeyPair
+
+
+def read_genesis(path: Path) -> Genesis:
+    """The genesis in a file. Raises `ConfigurationError`."""
+    return _parsed(path, Genesis.from_text)
+
+
+def read_settings(folder: Path) -> MemberSettings:
+    """A member's settings alone. Raises `ConfigurationError`."""
+    return _parsed(folder / MEMBER_FILE, MemberSettings.from_text)
+
+
+def read_member(folder: Path) -> MemberFolder:
+    """A member's folder, with its keys checked against the genesis. Raises `ConfigurationError`."""
+    settings = read_settings(folder)
+    genesis = read_genesis(folder / settings.genesis)
+    try:
+        settings.check_against(genesis)
+    except ConfigurationError as error:
+        raise error.inside(str(folder / MEMBER_FILE)) from None
+    identity = read_key(folder / settings.keys.identity, "identity")
+    epochs = _secret_file(folder / settings.keys.epochs, EpochSecrets.from_text)
+    found = MemberFolder(folder, settings, genesis, identity, epochs)
+    _check_keys(found)
+    return found
+
+
+def read_client(folder: Path) -> ClientFolder:
+    """A client's folder. Raises `ConfigurationError`."""
+    settings = _parsed(folder / CLIENT_FILE, ClientSettings.from_text)
+    genesis = read_genesis(folder / settings.genesis)
+    key = read_key(folder / settings.key, "client")
+    if genesis.client_policy == "listed" and key.public not in genesis.clients:
+        raise ConfigurationError(
+            str(folder / settings.key),
+            f"the group takes operations from listed clients only, and {key.public.hex()} is not listed",
+            "take a listed client's key, or found a group whose genesis lists this one",
+        )
+    return ClientFolder(folder, settings, genesis, key)
+
+
+def read_key(path: Path, kind: KeyKind) -> KeyPair:
+    """One secret key. Raises `ConfigurationError`, also if others than its owner may read the file."""
+    return _secret_file(path, lambda text: KeyPair.from_text(text, kind))
+
+
+def write_file(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write a new file, durably. Raises `FileExistsError`; a secret must never replace another by mistake."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        os.fchmod(descriptor, mode)  # whatever the umask: 0600 is meant exactly
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _check_keys(folder: MemberFolder) -> None:
+    entry, roster = folder.entry, folder.genesis.roster
+    if folder.identity.public != entry.identity:
+        other = roster.identity_of(folder.identity.public)
+        whose = f"member {other}" if other else "nobody in this group"
+        raise ConfigurationError(
+            str(folder.path / folder.settings.keys.identity),
+            f"this is the key of {whose}, not of {entry.id}",
+            f"put the identity key of {entry.id} there",
+        )
+    epochs = folder.epochs
+    if len(epochs.publics) != entry.epoch_count or epochs.publics[roster.epoch] != entry.epoch_key:
+        raise ConfigurationError(
+            str(folder.epochs_path),
+            f"these are not the epoch keys that the genesis commits {entry.id} to",
+            f"put the epoch keys of {entry.id} there",
+        )
+
+
+def _parsed(path: Path, parse: Callable[[str], T]) -> T:
+    text = _read(path)
+    try:
+        return parse(text)
+    except ConfigurationError as error:
+        raise error.inside(str(path)) from None
+
+
+def _secret_file(path: Path, parse: Callable[[str], T]) -> T:
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        mode = 0o600  # reading it will say better what is wrong
+    if mode & 0o077:
+        raise ConfigurationError(
+            str(path), f"others than its owner can reach this secret (mode {mode:04o})", f"chmod 600 {path}"
+        )
+    return _parsed(path, parse)
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.is_file() and path.stat().st_size > FILE_BYTES_MAX:
+            raise ConfigurationError(str(path), "the file is far too large", "give the path of the right file")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigurationError(str(path), "there is no such file", "give the right path, or run bftkit init") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(str(path), "the file is not UTF-8 text", "restore it from a copy") from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigurationError(str(path), f"cannot be read: {reason}", "mend its path or its permissions") from None
