@@ -78,7 +78,7 @@ from bftkit.core.quorum import Quorum
 from bftkit.core.trace import Trace
 from bftkit.core.wire import WireError
 
-_RECENT: Final = 200
+_RECENT: Final = 60
 _FETCH_RETRY: Final = 60
 _STATUS_EVERY: Final = 50
 _CLIENT_RETRY: Final = 150
@@ -769,7 +769,7 @@ class OrderingWorld:
 
     def _announce_stable(self, node: _Node) -> None:
         slot = self.stable
-        if node.stable < slot <= node.height:
+        if node.machine is not None and node.stable < slot <= node.height:
             self._after(self._delay(), self._for(node, lambda: self._tell_stable(node, slot)))
 
     def _tell_stable(self, node: _Node, slot: Slot) -> None:
