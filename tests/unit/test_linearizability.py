@@ -199,6 +199,28 @@ class TestUnknownOutcome:
         assert not judge(put, (2, 3, Delete("x"), True), (4, 5, Delete("x"), True)).linearizable
         assert judge(put, put, (2, 3, Delete("x"), True), (4, 5, Delete("x"), True)).linearizable
 
+    def test_the_weaker_one_must_be_saved_for_where_it_fits(self) -> None:
+        # Either explains the first failure, but only the write can explain the second.
+        put, cas = (0, 0, Put("x", "z"), UNKNOWN), (0, 0, Cas("x", None, "z"), UNKNOWN)
+        rows = (
+            (2, 3, Cas("x", None, "q"), False),
+            (4, 5, Put("x", "a"), None),
+            (6, 7, Cas("x", "a", "q"), False),
+        )
+        assert judge(put, cas, *rows).linearizable
+        assert judge(cas, put, *rows).linearizable
+        assert not judge(cas, cas, *rows).linearizable
+
+    def test_once_read_it_is_spent(self) -> None:
+        rows = (
+            (0, 0, Put("x", "a"), UNKNOWN),
+            (2, 3, Get("x"), "a"),
+            (4, 5, Put("x", "b"), None),
+            (6, 7, Cas("x", "b", "q"), False),
+        )
+        assert not judge(*rows).linearizable
+        assert judge(*rows, (0, 0, Put("x", "z"), UNKNOWN)).linearizable
+
     def test_a_chain_of_unknown_compare_and_sets(self) -> None:
         # "a" is asked for by nobody but the open compare-and-set whose effect is seen in the end.
         rows = ((0, 1, Put("x", "a"), None), (2, 2, Cas("x", "a", "b"), UNKNOWN), (3, 3, Cas("x", "b", "c"), UNKNOWN))
