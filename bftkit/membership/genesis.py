@@ -217,7 +217,7 @@ class Genesis:
 
     def to_text(self) -> str:
         """The genesis as TOML, with comments."""
-        return _HEADER + f"# Group id: {self.group_id.hex()}\n\n" + to_toml(_to_table(self), _COMMENTS)
+        return _HEADER + f"# Group id: {self.group_id.hex()}\n\n" + to_toml(genesis_table(self), _COMMENTS)
 
     @classmethod
     def from_text(cls, text: str) -> Genesis:
@@ -401,19 +401,21 @@ class _GenesisTable:
     clients: _ClientsTable = attrs.field(factory=_ClientsTable)
 
 
-def _to_table(genesis: Genesis) -> dict[str, Value]:
-    members: list[dict[str, Value]] = [
-        {
-            "id": entry.id,
-            "addresses": list(entry.addresses),
-            "identity": entry.identity.hex(),
-            "epoch_root": entry.epoch_root.hex(),
-            "epoch_count": entry.epoch_count,
-            "epoch_key": entry.epoch_key.hex(),
-            "epoch_path": [node.hex() for node in entry.epoch_path],
-        }
-        for entry in genesis.roster.entries
-    ]
+def entry_table(entry: RosterEntry) -> dict[str, Value]:
+    """A member as a table of the genesis."""
+    return {
+        "id": entry.id,
+        "addresses": list(entry.addresses),
+        "identity": entry.identity.hex(),
+        "epoch_root": entry.epoch_root.hex(),
+        "epoch_count": entry.epoch_count,
+        "epoch_key": entry.epoch_key.hex(),
+        "epoch_path": [node.hex() for node in entry.epoch_path],
+    }
+
+
+def genesis_table(genesis: Genesis) -> dict[str, Value]:
+    """The genesis as plain tables, as its text has them."""
     limits: dict[str, Value] = attrs.asdict(genesis.limits)
     return {
         "name": genesis.name,
@@ -429,7 +431,7 @@ def _to_table(genesis: Genesis) -> dict[str, Value]:
         "limits": limits,
         "clients": {"policy": genesis.client_policy, "keys": [key.hex() for key in genesis.clients]},
         "operators": {"threshold": genesis.operator_threshold, "keys": [key.hex() for key in genesis.operators]},
-        "members": members,
+        "members": [entry_table(entry) for entry in genesis.roster.entries],
     }
 
 

@@ -179,7 +179,9 @@ def _read(path: Path) -> str:
             raise ConfigurationError(str(path), "the file is far too large", "give the path of the right file")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigurationError(str(path), "there is no such file", "give the right path, or run bftkit init") from None
+        raise ConfigurationError(
+            str(path), "there is no such file", "give the right path, or run bftkit init"
+        ) from None
     except UnicodeDecodeError:
         raise ConfigurationError(str(path), "the file is not UTF-8 text", "restore it from a copy") from None
     except OSError as error:

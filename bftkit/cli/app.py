@@ -1,0 +1,189 @@
+"""The command line's frame: its commands, its exit codes, and how what goes wrong becomes one clear line.
+
+To add a command, write a function (or an `App` of its own, for a family) in a file of this folder and add one line to
+`COMMANDS`. The module is imported when the command runs or its own help is asked for, not before. Inside:
+
+- `output()` is where to write (see `output.py`); `--json` is taken care of here, for every command;
+- return nothing or `ExitCode.OK` for success, another `ExitCode` when the answer is already told;
+- raise `CommandFailed(code, message)` for a failure that only this command knows;
+- let the exceptions of `FAILURES` fly: they become one line without a traceback. A new kind is one line there.
+
+A function may be `async`; it then runs under trio.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from cyclopts import App, CycloptsError
+
+from bftkit.cli.output import Output, output, use_output
+
+__all__ = ["COMMANDS", "FAILURES", "CommandFailed", "ExitCode", "Output", "create_app", "output", "run"]
+
+
+class ExitCode(enum.IntEnum):
+    """What a command's exit code says."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    BAD_CONFIGURATION = 3
+    NO_ANSWER = 4
+    """No member answered."""
+    TOO_FEW_AGREED = 5
+    """Members answered, but too few agreed."""
+    REFUSED = 6
+    SAFETY_VIOLATED = 10
+    PROGRESS_MISSED = 11
+    INTERRUPTED = 130
+
+
+class CommandFailed(Exception):
+    """The command could not do what it was asked to; the message says why, in one line."""
+
+    def __init__(self, code: ExitCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
+    # (name, where the function or App lies, one line of help)
+    (
+        "init",
+        "bftkit.cli.init:init",
+        "Found a group: a folder for each member and for a client, the operator's key.",
+    ),
+    ("keygen", "bftkit.cli.keygen:keygen", "Make a secret key for a member, an operator or a client."),
+    ("config", "bftkit.cli.config:app", "Check or show the configuration in a folder or a genesis."),
+    ("log", "bftkit.cli.log:app", "Examine a member's log."),
+    ("version", "bftkit.cli.version:version", "Say which bftkit this is, and which protocols are installed."),
+)
+
+FAILURES: Final[tuple[tuple[str, ExitCode], ...]] = (
+    # The first line that fits counts. By name, so that nothing is imported for errors that cannot have happened.
+    ("bftkit.configuration.text:ConfigurationError", ExitCode.BAD_CONFIGURATION),
+    ("bftkit.core.plugin:UnknownProtocol", ExitCode.BAD_CONFIGURATION),
+    ("bftkit.storage.recovery:LogMismatch", ExitCode.BAD_CONFIGURATION),
+    ("bftkit.storage.files:StorageError", ExitCode.FAILED),
+    ("builtins:OSError", ExitCode.FAILED),
+)
+
+_EPILOGUE: Final = """\
+With --json, every command writes one JSON object a line to standard output, and its logs to standard error.
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 bad configuration, 4 no member answered, 5 members answered but too few \
+agreed, 6 refused, 10 safety violated, 11 progress missed."""
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"bftkit {version('bftkit')}"
+
+
+def create_app() -> App:
+    """The command line, with every command registered and none imported."""
+    app = App(
+        name="bftkit",
+        help="Run a service on several machines so that it stays correct when some of them crash or lie.",
+        help_epilogue=_EPILOGUE,
+        help_format="plaintext",
+        version=_version,
+        backend="trio",
+        suppress_keyboard_interrupt=False,
+    )
+    for name, place, text in COMMANDS:
+        app.command(place, name=name, help=text)
+    return app
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. Whatever the input, nobody sees a traceback, unless we have a bug."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    json = _take_json(words)
+    use_output(Output(json))
+    try:
+        result = create_app()(words, exit_on_error=False, print_error=False, result_action="return_value")
+        return int(result) if isinstance(result, int) else ExitCode.OK
+    except CycloptsError as error:
+        output().error(ExitCode.USAGE, f"{_one_line(str(error))} (see: bftkit {_command_of(words)}--help)")
+        return ExitCode.USAGE
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else ExitCode.OK
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our results has enough. Python would complain once more when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+    except BaseExceptionGroup as group:
+        return _tell(list(_leaves(group)), group)
+    except Exception as error:
+        return _tell([error], error)
+
+
+def _tell(causes: Sequence[BaseException], error: BaseException) -> int:
+    """Say what went wrong: in one line if all of it is known, with a traceback if any of it is our own bug."""
+    told = [explained for explained in map(_explain, causes) if explained is not None]
+    if len(told) == len(causes):
+        code, message = told[0]
+        if message:
+            output().error(code, message)
+        return code
+    traceback.print_exception(error)
+    output().error(ExitCode.FAILED, f"this is a bug in bftkit: {type(error).__name__}: {_one_line(str(error))}")
+    return ExitCode.FAILED
+
+
+def _explain(error: BaseException) -> tuple[ExitCode, str] | None:
+    """Exit code and message of an error that is no bug of ours; None for any other."""
+    if isinstance(error, CommandFailed):
+        return error.code, _one_line(error.message)
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED, ""
+    for place, code in FAILURES:
+        module, _, name = place.partition(":")
+        if module not in sys.modules:
+            continue  # what was never imported cannot have been raised
+        if isinstance(error, getattr(importlib.import_module(module), name)):
+            return code, _one_line(_words(error))
+    return None
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)  # pyright: ignore[reportUnknownArgumentType]
+        else:
+            yield error
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _take_json(words: list[str]) -> bool:
+    """Take `--json` out of the arguments, wherever it stands before a bare ``--``; whether it was there."""
+    end = words.index("--") if "--" in words else len(words)
+    found = "--json" in words[:end]
+    words[:end] = [word for word in words[:end] if word != "--json"]
+    return found
+
+
+def _command_of(words: Sequence[str]) -> str:
+    names = {name for name, _, _ in COMMANDS}
+    return f"{words[0]} " if words and words[0] in names else ""

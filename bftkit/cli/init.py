@@ -1,0 +1,318 @@
+"""`bftkit init`: found a group, as folders that can be copied to their machines.
+
+    DIR/genesis.toml         the group, for everybody
+    DIR/m0 ... m3/           one folder a member: settings, genesis, secret keys, an empty log
+    DIR/client/              a client's folder
+    DIR/operator/            the key that signs commands to the group; keep it off the members' machines
+
+The log is made here and only here: a member that later finds none knows that it has forgotten its votes and stays
+silent (SAFETY rule 16). All is built beside DIR and moved there at the end, so that a failure leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import attrs
+from cyclopts import Parameter
+
+from bftkit.cli.app import CommandFailed, ExitCode, output
+from bftkit.cli.keygen import new_epochs, new_key, public_entry
+from bftkit.configuration.keyfiles import EPOCHS_DEFAULT, EpochSecrets, KeyPair
+from bftkit.configuration.settings import ClientSettings, MemberSettings
+from bftkit.configuration.text import ConfigurationError, hex_bytes
+from bftkit.core.ordering import ProtocolRecord
+from bftkit.core.plugin import load_protocol
+from bftkit.membership.genesis import NONCE_SIZE, Genesis
+from bftkit.membership.roster import MEMBERS_MAX, Roster, canonical_address
+from bftkit.network.addresses import parse_address
+from bftkit.node.folders import CLIENT_FILE, GENESIS_FILE, MEMBER_FILE, MemberFolder, read_member, write_file
+from bftkit.storage.disk import DiskDirectory
+from bftkit.storage.head import SALT_SIZE
+from bftkit.storage.log import Log
+
+DEFAULT_SERVICE: Final = "bftkit.service.keyvalue:KeyValueStore"
+
+PORTS: Final = range(20000, 30000)
+"""Where free ports are looked for: below what Linux hands to outgoing connections, so that they stay free."""
+
+
+def init(
+    directory: Annotated[Path, Parameter(help="The group's folder; it must be absent or empty.")],
+    /,
+    *,
+    members: Annotated[int, Parameter(help="How many members.")] = 4,
+    protocol: Annotated[str, Parameter(help="The ordering protocol.")] = "pbft",
+    byzantine: Annotated[
+        int | None,
+        Parameter(help="How many members may lie. Default: as many as the group can bear, 0 for a crash protocol."),
+    ] = None,
+    crash: Annotated[
+        int | None,
+        Parameter(help="How many more may only crash. Default: 0, or as many as possible for a crash protocol."),
+    ] = None,
+    address: Annotated[
+        tuple[str, ...],
+        Parameter(
+            help="Members' addresses, as m0=host:port m1=host:port ...; several for one member are tried in order. "
+            "Default: on 127.0.0.1.",
+            negative="",
+            consume_multiple=True,
+        ),
+    ] = (),
+    base_port: Annotated[
+        int | None, Parameter(help="m0 gets this port, m1 the next, and so on. Default: ports that are free now.")
+    ] = None,
+    service: Annotated[
+        str, Parameter(help='The state machine that the group runs, as "package.module:Class".')
+    ] = DEFAULT_SERVICE,
+    durability: Annotated[
+        Literal["fsync", "async", "memory"],
+        Parameter(help="When a record counts as durable. Only fsync survives a power cut."),
+    ] = "fsync",
+    clients: Annotated[
+        Literal["open", "listed"], Parameter(help="Whether anybody may submit operations, or listed keys alone.")
+    ] = "open",
+    client_key: Annotated[
+        tuple[str, ...],
+        Parameter(
+            help="Public key of one more client (with --clients listed); the client made here is listed anyway.",
+            negative="",
+        ),
+    ] = (),
+    operator_key: Annotated[
+        tuple[str, ...],
+        Parameter(
+            help="Public key of an operator, in place of the one that is made here; may be repeated.", negative=""
+        ),
+    ] = (),
+    operator_threshold: Annotated[int, Parameter(help="How many operators must sign a command.")] = 1,
+    parameter: Annotated[
+        tuple[str, ...], Parameter(help="A setting of the protocol, as name=number; may be repeated.", negative="")
+    ] = (),
+    checkpoint_interval: Annotated[int, Parameter(help="Slots from one checkpoint to the next.")] = 128,
+    name: Annotated[str | None, Parameter(help="The group's name. Default: that of the folder, if it is fit.")] = None,
+) -> None:
+    """Found a group: one folder for each member, one for a client, the operator's key."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise CommandFailed(ExitCode.FAILED, f"{directory} is there already and not empty; nothing was changed")
+    if not 1 <= members <= MEMBERS_MAX:
+        raise CommandFailed(ExitCode.USAGE, f"--members {members}: a group has 1 to {MEMBERS_MAX} members")
+    record = load_protocol(protocol).record
+    f, c = _faults(record, members, byzantine, crash)
+    ids = tuple(f"m{index}" for index in range(members))
+    addresses = _addresses(ids, address, base_port)
+    client = new_key("client")
+    operator = None if operator_key else new_key("operator")
+    operators = (operator.public,) if operator else _public_keys("--operator-key", operator_key)
+    listed = (client.public, *_public_keys("--client-key", client_key))
+    if client_key and clients == "open":
+        raise CommandFailed(ExitCode.USAGE, "--client-key means nothing without --clients listed")
+    keys = {member: (new_key("identity"), new_epochs(EPOCHS_DEFAULT)) for member in ids}
+    try:
+        genesis = Genesis(
+            name=name if name is not None else _group_name(directory),
+            protocol=protocol,
+            f=f,
+            c=c,
+            roster=Roster(tuple(public_entry(member, *keys[member], addresses[member]) for member in ids)),
+            operators=operators,
+            operator_threshold=operator_threshold,
+            service=service,
+            nonce=secrets.token_bytes(NONCE_SIZE),
+            client_policy=clients,
+            clients=listed if clients == "listed" else (),
+            parameters=_parameters(parameter),
+            durability=durability,
+            checkpoint_interval=checkpoint_interval,
+        )
+        genesis.check_protocol(record)
+    except ConfigurationError as error:
+        raise CommandFailed(ExitCode.BAD_CONFIGURATION, str(error)) from None
+    _build(directory, genesis, keys, client, operator)
+    _report(directory, genesis, operator is not None)
+
+
+# ------------------------------------------------------------------------------------------------- choices
+
+
+def _faults(record: ProtocolRecord, n: int, byzantine: int | None, crash: int | None) -> tuple[int, int]:
+    """f and c: what was asked for, and for what was not, as much as n members bear."""
+    if record.byzantine:
+        f = (n - 1) // 3 if byzantine is None and crash is None else byzantine
+        if f is None:
+            f = max(0, (n - 1 - 2 * (crash or 0)) // 3)
+        return f, crash or 0
+    f = byzantine or 0
+    return f, max(0, (n - 1 - 3 * f) // 2) if crash is None else crash
+
+
+def _addresses(ids: tuple[str, ...], given: tuple[str, ...], base_port: int | None) -> dict[str, tuple[str, ...]]:
+    """Every member's addresses: the given ones, else loopback with `base_port` and up, else free ports there."""
+    found: dict[str, tuple[str, ...]] = {}
+    for text in given:
+        member, equals, place = text.partition("=")
+        if not equals or member not in ids:
+            known = "m0" if len(ids) == 1 else f"m0 to m{len(ids) - 1}"
+            raise CommandFailed(ExitCode.USAGE, f"--address {text}: give member=host:port, for {known}")
+        found[member] = (*found.get(member, ()), canonical_address(f"--address {text}", place))
+    if base_port is not None and not 1 <= base_port <= 65536 - len(ids):
+        raise CommandFailed(
+            ExitCode.USAGE, f"--base-port {base_port}: {len(ids)} ports from there on must be 1 to 65535"
+        )
+    missing = [member for member in ids if member not in found]
+    if missing and base_port is None:
+        base = _free_ports(len(missing))
+        found.update({member: (f"tcp://127.0.0.1:{base + i}",) for i, member in enumerate(missing)})
+    elif base_port is not None:
+        found.update({m: (f"tcp://127.0.0.1:{base_port + i}",) for i, m in enumerate(ids) if m in missing})
+    return found
+
+
+def _free_ports(count: int) -> int:
+    """The first of `count` ports in a row on which nobody listens now. Nobody can promise that it stays so."""
+    for _ in range(200):
+        base = PORTS.start + secrets.randbelow(len(PORTS) - count)
+        if all(map(_is_free, range(base, base + count))):
+            return base
+    raise CommandFailed(ExitCode.FAILED, f"no {count} free ports in a row were found; choose some with --base-port")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as trial:
+        try:
+            trial.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _public_keys(option: str, texts: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(hex_bytes(option, text, 32, "a public key") for text in texts)
+
+
+def _parameters(given: tuple[str, ...]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not (value.isascii() and value.isdigit()):
+            raise CommandFailed(ExitCode.USAGE, f"--parameter {text}: give name=number")
+        found[name] = int(value)
+    return found
+
+
+def _group_name(directory: Path) -> str:
+    """The folder's name, with what a name cannot hold replaced."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "_-.") else "-" for c in directory.resolve().name.lower())
+    return kept[:32].strip(".-") or "group"
+
+
+# ------------------------------------------------------------------------------------------------- building
+
+
+def _build(
+    directory: Path,
+    genesis: Genesis,
+    keys: dict[str, tuple[KeyPair, EpochSecrets]],
+    client: KeyPair,
+    operator: KeyPair | None,
+) -> None:
+    parent = directory.resolve().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=parent))  # mode 0700
+    try:
+        text = genesis.to_text()
+        write_file(work / GENESIS_FILE, text)
+        for member, (identity, epochs) in keys.items():
+            _build_member(work / member, member, genesis, text, identity, epochs)
+        _folder(work / "client")
+        write_file(work / "client" / GENESIS_FILE, text)
+        write_file(work / "client" / CLIENT_FILE, ClientSettings().to_text())
+        write_file(work / "client" / ClientSettings().key, client.to_text(), 0o600)
+        if operator is not None:
+            _folder(work / "operator")
+            write_file(work / "operator" / "operator.key", operator.to_text(), 0o600)
+        os.rename(work, directory)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def _build_member(
+    folder: Path, member: str, genesis: Genesis, text: str, identity: KeyPair, epochs: EpochSecrets
+) -> MemberFolder:
+    settings = MemberSettings(
+        id=member,
+        service=genesis.service,
+        listen=_listen(genesis.roster.entry(member).addresses),
+        durability=genesis.durability,
+    )
+    _folder(folder)
+    write_file(folder / GENESIS_FILE, text)
+    write_file(folder / MEMBER_FILE, settings.to_text())
+    _folder(folder / "keys")
+    write_file(folder / settings.keys.identity, identity.to_text(), 0o600)
+    write_file(folder / settings.keys.epochs, epochs.to_text(), 0o600)
+    _folder(folder / settings.data)
+    built = read_member(folder)
+    _folder(built.log)
+    Log.create(
+        DiskDirectory(built.log),
+        group=genesis.group_id,
+        identity=identity.public,
+        salt=secrets.token_bytes(SALT_SIZE),
+    )
+    return built
+
+
+def _listen(addresses: tuple[str, ...]) -> str:
+    """Where a member with these addresses listens. A name may mean another interface on its own machine: then all."""
+    first = parse_address(addresses[0])
+    return str(first) if first.is_numeric else str(attrs.evolve(first, host="0.0.0.0"))
+
+
+def _folder(path: Path) -> None:
+    path.mkdir(mode=0o700)
+
+
+def _report(directory: Path, genesis: Genesis, operator: bool) -> None:
+    out = output()
+    quorum = genesis.quorum
+    out.event(
+        "group",
+        directory=str(directory),
+        name=genesis.name,
+        group=genesis.group_id,
+        protocol=genesis.protocol,
+        members=[
+            {"id": entry.id, "addresses": entry.addresses, "folder": str(directory / entry.id)}
+            for entry in genesis.roster.entries
+        ],
+        byzantine=genesis.f,
+        crash=genesis.c,
+        quorum=quorum.certificate,
+        durability=genesis.durability,
+        service=genesis.service,
+        client=str(directory / "client"),
+        operator=str(directory / "operator" / "operator.key") if operator else None,
+    )
+    out.plain(
+        f"Founded {genesis.name}: {quorum.n} members run {genesis.protocol} and survive "
+        f"{genesis.f} that lie and {genesis.c} more that crash.\n"
+        f"Group id {genesis.group_id.hex()}"
+    )
+    for entry in genesis.roster.entries:
+        out.plain(f"  {entry.id}  {' '.join(entry.addresses)}")
+    out.plain("\nStart each member, on its machine, with its folder:")
+    for entry in genesis.roster.entries:
+        out.plain(f"  bftkit node run {directory / entry.id}")
+    if operator:
+        out.plain(f"Keep {directory / 'operator'} off the members' machines: it can change the group.")
+    if genesis.durability != "fsync":
+        out.log(f"bftkit: durability {genesis.durability}: a member that restarts has forgotten, and counts as faulty")

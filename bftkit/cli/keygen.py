@@ -1,0 +1,81 @@
+"""`bftkit keygen`: secret keys, made where they are to be used.
+
+`bftkit init` makes all keys in one place, which suits a trial. Whoever wants a member's secrets never to leave its
+machine runs `bftkit keygen --kind member` there and copies what it prints into the genesis.
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from bftkit.cli.app import CommandFailed, ExitCode, output
+from bftkit.configuration.keyfiles import EPOCHS_DEFAULT, EpochSecrets, KeyKind, KeyPair
+from bftkit.configuration.text import to_toml
+from bftkit.core.wire import is_name
+from bftkit.crypto.keys import EpochKeys
+from bftkit.membership.genesis import entry_table
+from bftkit.membership.roster import RosterEntry, canonical_address
+from bftkit.node.folders import write_file
+
+
+def new_key(kind: KeyKind) -> KeyPair:
+    """A fresh key, from the system's randomness."""
+    return KeyPair.of(kind, secrets.token_bytes(32))
+
+
+def new_epochs(count: int) -> EpochSecrets:
+    """Fresh keys for so many epochs."""
+    return EpochSecrets.of(tuple(secrets.token_bytes(32) for _ in range(count)))
+
+
+def public_entry(
+    member: str, identity: KeyPair, epochs: EpochSecrets, addresses: tuple[str, ...], epoch: int = 0
+) -> RosterEntry:
+    """What the others know of a member with these keys."""
+    tree = EpochKeys.generate(epochs.seeds)
+    return RosterEntry(
+        id=member,
+        identity=identity.public,
+        epoch_root=tree.root,
+        epoch_count=len(epochs.publics),
+        epoch_key=tree.public(epoch),
+        epoch_path=tree.path(epoch),
+        addresses=addresses,
+    )
+
+
+def keygen(
+    path: Annotated[Path, Parameter(help="The key's new file; with --kind member, the folder for both key files.")],
+    /,
+    *,
+    kind: Annotated[Literal["member", "operator", "client"], Parameter(help="Whose key.")] = "client",
+    id: Annotated[str, Parameter(help="With --kind member: the member's id.")] = "m0",  # noqa: A002
+    address: Annotated[
+        tuple[str, ...], Parameter(help="With --kind member: its address, as host:port.", negative="")
+    ] = (),
+    epochs: Annotated[int, Parameter(help="With --kind member: for how many epochs.")] = EPOCHS_DEFAULT,
+) -> None:
+    """Make a secret key (mode 0600) and print its public half. A file that exists is never overwritten."""
+    out = output()
+    if kind != "member":
+        key = new_key(kind)
+        write_file(path, key.to_text(), 0o600)
+        out.event("key", kind=kind, public=key.public, file=str(path))
+        out.plain(key.public.hex())
+        return
+    if not is_name(id):
+        raise CommandFailed(ExitCode.USAGE, f"--id {id}: give 1 to 32 of the characters a-z, 0-9, _ - and .")
+    if not 1 <= epochs <= 1 << 16:
+        raise CommandFailed(ExitCode.USAGE, f"--epochs {epochs}: give a number between 1 and {1 << 16}")
+    places = tuple(canonical_address(f"--address {text}", text) for text in address)
+    identity, keys = new_key("identity"), new_epochs(epochs)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_file(path / "identity.key", identity.to_text(), 0o600)
+    write_file(path / "epochs.key", keys.to_text(), 0o600)
+    entry = entry_table(public_entry(id, identity, keys, places))
+    out.event("key", kind=kind, folder=str(path), **entry)
+    out.plain(to_toml({"members": [entry]}).strip())
