@@ -173,6 +173,29 @@ class Hub(Protocol):
         """What happened so far, by short fixed names; see `bftkit.network.switchboard.COUNTERS`."""
         ...
 
+    @property
+    def public_key(self) -> bytes:
+        """Our own Ed25519 public key."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of this hub."""
+        ...
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """The clock in which deadlines are counted."""
+        ...
+
+    @property
+    def payload(self) -> bytes:
+        """What our handshake messages carry for the peer; a change concerns later handshakes."""
+        ...
+
+    @payload.setter
+    def payload(self, payload: bytes) -> None: ...
+
     def listen(self, address: Address) -> Address:
         """Lets others dial us there. Returns the bound address (with the real port). Raises `HubError`."""
         ...
