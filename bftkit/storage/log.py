@@ -359,8 +359,11 @@ class Log(RecordLog):
     def settle(self) -> None:
         """See `RecordLog`. Raises `DiskFull`, `StorageFailed`."""
         self.flush()
-        if not self._dirty:
-            return
+        if self._dirty:
+            self._sync_file()
+
+    def _sync_file(self) -> None:
+        assert not self._buffer
         try:
             self._file.sync()
         except StorageFailed as error:
@@ -387,7 +390,9 @@ class Log(RecordLog):
 
     def rotate(self, standing: Sequence[bytes]) -> None:
         """See `RecordLog`. After `DiskFull` the log goes on in the old segment."""
-        self.settle()
+        self.flush()
+        if self._durable < self._current.size:  # a seal makes nothing dirty, but the next segment builds on it too
+            self._sync_file()
         before = self._current
         number = before.number + 1
         data, check = _opening_group(self._codec, number, before.size, self._check, standing)
@@ -468,8 +473,8 @@ class Log(RecordLog):
         try:
             if self._failed is None:
                 self.settle()
-                if self.seal():
-                    self._file.sync()
+                if self.seal() and self._durable < self._current.size:
+                    self._sync_file()
         finally:
             self._closed = True
             self._file.close()

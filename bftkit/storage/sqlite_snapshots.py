@@ -59,6 +59,11 @@ def _translated(what: str, error: sqlite3.Error) -> StorageError:
     return StorageFailed(text)
 
 
+def _seal(slot: int, manifest: bytes) -> bytes:
+    """Digest by which damage to a row of `checkpoints` is found, its slot included."""
+    return digest(slot.to_bytes(8, "big", signed=True), manifest)
+
+
 class SqliteSnapshots(SnapshotStore):
     """See the module's text and `SnapshotStore`."""
 
@@ -122,7 +127,7 @@ class SqliteSnapshots(SnapshotStore):
             connection.execute("pragma page_size = 16384")
             connection.execute("pragma journal_mode = wal")
             connection.execute("pragma synchronous = full")
-        except sqlite3.Error:
+        except BaseException:
             connection.close()
             raise
         return connection
@@ -138,6 +143,8 @@ class SqliteSnapshots(SnapshotStore):
             if isinstance(translated, StorageFailed):
                 self._failure = translated
             raise translated from error
+        except UnicodeDecodeError as error:  # a message of SQLite's that quotes damaged bytes
+            raise SnapshotCorrupt(f"{what} {self._path}: the database is damaged") from error
 
     @contextmanager
     def _transaction(self, what: str) -> Generator[sqlite3.Connection]:
@@ -159,7 +166,8 @@ class SqliteSnapshots(SnapshotStore):
             if newest is not None and slot < newest:
                 raise ValueError(f"checkpoint {slot} is older than checkpoint {newest}, which is kept already")
             database.execute("delete from contents where slot = ?", (slot,))
-            database.execute("insert or replace into checkpoints values (?, ?, ?)", (slot, manifest, digest(manifest)))
+            row = (slot, manifest, _seal(slot, manifest))
+            database.execute("insert or replace into checkpoints values (?, ?, ?)", row)
             brought: set[bytes] = set()
             for name, data in chunks:
                 if data is not None:
@@ -191,7 +199,7 @@ class SqliteSnapshots(SnapshotStore):
         with self._read_lock, self._translating("reading"):
             query = "select slot, manifest, digest from checkpoints order by slot"
             rows = self._reader.execute(query).fetchall()
-        good = [isinstance(manifest, bytes) and digest(manifest) == name for _, manifest, name in rows]
+        good = [isinstance(manifest, bytes) and _seal(slot, manifest) == name for slot, manifest, name in rows]
         return [(slot, manifest, fine) for (slot, manifest, _), fine in zip(rows, good, strict=True)]
 
     def checkpoints(self) -> list[Checkpoint]:
@@ -229,6 +237,14 @@ class SqliteSnapshots(SnapshotStore):
         with self._transaction("writing to") as database:
             rows = database.execute("select slot from checkpoints where slot < ?", (slot,))
             self._forget(database, [row[0] for row in rows])
+
+    def limit_pages(self, pages: int) -> None:
+        """Let the database have at most this many pages of 16 KiB; a save that needs more raises `DiskFull`.
+
+        It never shrinks below its present size.
+        """
+        with self._write_lock, self._translating("limiting"):
+            self._writer.execute(f"pragma max_page_count = {pages:d}").fetchall()
 
     def close(self) -> None:
         """See `SnapshotStore`."""

@@ -129,6 +129,10 @@ def script(writer: Writer) -> None:
     writer.cut(7)
     writer.append(4)
     writer.sync()
+    writer.log.seal()
+    writer.rotate(b"view 3")
+    writer.append(2)
+    writer.sync()
 
 
 def counting(limit: int | None) -> tuple[Callable[[str], None], list[str]]:
