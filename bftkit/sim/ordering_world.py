@@ -437,6 +437,10 @@ class OrderingWorld:
 
     def fail(self, what: str) -> NoReturn:
         """Raise a `Violation` that tells how to see it again."""
+        raise Violation(self.failure(what))
+
+    def failure(self, what: str) -> str:
+        """The text of a failure: what, where, how to see it again, and the last steps."""
         recent = Trace()
         for at, name, event, values, out in self._recent:
             recent.input(at, name, event, *values)
@@ -444,7 +448,7 @@ class OrderingWorld:
         heights = ", ".join(
             f"{name}={'down' if node.machine is None else node.height}" for name, node in self._nodes.items()
         )
-        raise Violation(
+        return (
             f"{what}\n  protocol {self.plugin.record.name}, seed {self.seed}, tick {self.now}; heights {heights}\n"
             f"  again: {self._rerun}\n  the last steps:\n{recent.text()}"
         )

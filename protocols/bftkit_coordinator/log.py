@@ -3,7 +3,7 @@
 The same for the coordinator and its followers. All positions count slots::
 
     floor <= stable <= delivered              entries are kept above the floor, the stable checkpoint before the last
-             stable <= held                   everything in (stable, held] is in `entries`
+             stable <= held <= last           everything in (stable, held] is in `entries`
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ class Log:
 
     floor: Slot
     stable: Slot
+    last: Slot
+    """The highest slot of which anything was ever here, perhaps above a gap."""
     held: Slot
     """Everything above `stable` and up to this slot is here without a gap."""
     committed: Slot
@@ -34,11 +36,12 @@ class Log:
     @classmethod
     def after(cls, start: Slot) -> Log:
         """The empty log of an instance whose first slot is ``start + 1``."""
-        return cls(start, start, start, start, start)
+        return cls(start, start, start, start, start, start)
 
     def add(self, entry: Entry) -> None:
         """Hold an entry, also above a gap."""
         self.entries[entry.slot] = entry
+        self.last = max(self.last, entry.slot)
         self._close_gaps()
 
     def learn(self, slot: Slot, digest: Digest) -> None:
@@ -53,6 +56,7 @@ class Log:
         self.floor, self.stable = self.stable, slot
         self.entries = {at: entry for at, entry in self.entries.items() if at > self.floor}
         self.learned = {at: digest for at, digest in self.learned.items() if at > slot}
+        self.last = max(self.last, slot)
         self.held = max(self.held, slot)
         self.committed = max(self.committed, slot)
         self.delivered = max(self.delivered, slot)

@@ -95,7 +95,7 @@ class Member(Forkable):
     @property
     def highest_voted(self) -> Slot:
         """The highest slot that this member wrote down."""
-        return max(self.log.stable, *self.log.entries, 0)
+        return self.log.last
 
     def on_timer(self, key: TimerKey, out: Out[Message, OrderingOutput]) -> None:
         """The coordinator sets none."""
@@ -140,21 +140,16 @@ class Coordinator(Member):
         return cls(setup, Log.after(setup.start))
 
     @property
-    def last(self) -> Slot:
-        """The last slot that was given away."""
-        return self.highest_voted
-
-    @property
     def room(self) -> int:
         """Slots that may be opened: within the pipeline, within the window, before the epoch's end."""
         if self.forgetful or self.boundary is not None:
             return 0
-        open_slots = self.last - self.log.committed
+        open_slots = self.log.last - self.log.committed
         return max(
             0,
             min(
                 self.setup.parameter(RECORD, "pipeline") - open_slots,
-                self.log.stable + self.setup.window - self.last,
+                self.log.stable + self.setup.window - self.log.last,
             ),
         )
 
@@ -194,19 +189,19 @@ class Coordinator(Member):
         """Fill up to the boundary with empty batches, window or not (SAFETY rule 23)."""
         self.boundary = slot
         if not self.forgetful:
-            while self.last < slot:
+            while self.log.last < slot:
                 self._append(NO_DIGEST, out)
         self._decide(out)
 
     def _append(self, digest: Digest, out: Out[Message, OrderingOutput]) -> None:
-        slot = self.last + 1
+        slot = self.log.last + 1
         entry = Entry(slot, digest, self.setup.keyring.sign(APPEND_PURPOSE, entry_statement(slot, digest)))
         # In this order: a slot that anybody ever saw is on this disk and is never given away again.
         self._hold(entry, out)
         out.broadcast(Append(entry, self.log.committed), carry=() if digest == NO_DIGEST else (digest,))
 
     def _on_held(self, sender: MemberId, held: Slot, out: Out[Message, OrderingOutput]) -> None:
-        if held > self.last:
+        if held > self.log.last:
             # Somebody holds a slot that we gave away and do not know: our disk is not what it was.
             self.forgetful = True
             return
