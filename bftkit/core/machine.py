@@ -220,6 +220,9 @@ class Machine(Protocol[I_contra, M, O]):
     Every method has this empty body to inherit: a machine need not speak of events that mean nothing to it.
     """
 
+    # So that an attrs machine has no __dict__, in which attributes that are no fields could hide from `fork`.
+    __slots__ = ()
+
     def on_start(self, out: Out[M, O]) -> None:
         """Called once, before anything else except `on_restore`."""
         return

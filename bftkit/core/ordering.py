@@ -232,6 +232,8 @@ FAULT_NAMES: Mapping[str, str] = {
 class OrderingMachine(Machine[OrderingInput, Any, OrderingOutput], Protocol):
     """A protocol's machine: one member in one epoch."""
 
+    __slots__ = ()
+
     @property
     def room(self) -> int:
         """How many proposals it would take now (0: not the leader, or the window is full)."""

@@ -207,7 +207,7 @@ class Many:
 
     @property
     def size_max(self) -> int:
-        return _header(self.maximum) + self.maximum * _size_max(self.item)
+        return _list_header(self.maximum) + self.maximum * _size_max(self.item)
 
     @property
     def items_max(self) -> int:
@@ -265,11 +265,12 @@ class Struct:
         hints = get_type_hints(cls, include_extras=True)
         names = tuple(column.name for column in columns)
         fields = tuple(_field_of(hints[name], cls, name) for name in names)
-        self.size_max = _header(len(fields)) + sum(_size_max(field) for field in fields)
+        self.size_max = _list_header(len(fields)) + sum(_size_max(field) for field in fields)
         """The length of the longest encoding, in bytes."""
         self.items_max = max((len(fields), *(_items_max(field) for field in fields)))
         """The longest list in any encoding."""
-        self._cls = cls
+        self.cls = cls
+        self.fields = fields
         self._arity = len(fields)
         self._values = _reader(names)
         # Bound methods, looked up once: messages pass here more often than anywhere else.
@@ -277,18 +278,18 @@ class Struct:
         self._unpack: tuple[Callable[[Any], Any], ...] = tuple(field.unpack for field in fields)
 
     def pack(self, value: object) -> object:
-        assert type(value) is self._cls, value
+        assert type(value) is self.cls, value
         return [pack(item) for pack, item in zip(self._pack, self._values(value), strict=True)]
 
     def unpack(self, plain: object) -> object:
         items = _items(plain)
         if items is None or len(items) != self._arity:
-            raise WireError(f"{self._cls.__name__} has {self._arity} fields, not {_shown(plain)}")
+            raise WireError(f"{self.cls.__name__} has {self._arity} fields, not {_shown(plain)}")
         values = [unpack(item) for unpack, item in zip(self._unpack, items, strict=True)]
         try:
-            return self._cls(*values)
+            return self.cls(*values)
         except ValueError as error:
-            raise WireError(f"{self._cls.__name__}: {error!s:.80}") from None
+            raise WireError(f"{self.cls.__name__}: {error!s:.80}") from None
 
 
 U8: TypeAlias = Annotated[int, Uint(8)]
@@ -326,8 +327,13 @@ def _reader(names: tuple[str, ...]) -> Callable[[object], tuple[object, ...]]:
 
 
 def _header(length: int) -> int:
-    """The most that msgpack puts in front of a string, of bytes or of a list of up to this length."""
+    """The most that msgpack puts in front of a string or of bytes of up to this length."""
     return 2 if length < 1 << 8 else 3 if length < 1 << 16 else 5
+
+
+def _list_header(length: int) -> int:
+    """The most that msgpack puts in front of a list of up to this length."""
+    return 1 if length < 1 << 4 else 3 if length < 1 << 16 else 5
 
 
 def _size_max(field: Field) -> int:
@@ -448,8 +454,9 @@ class Codec(Generic[M]):
             raise ValueError(f"codec {name}: a tag is one byte, 0 to 255")
         self.name = name
         self.bytes_max = bytes_max
-        self._structs = {tag: Struct(cls) for tag, cls in sorted(messages.items())}
-        self._tags = {cls: (bytes([tag]), self._structs[tag]) for tag, cls in sorted(messages.items())}
+        self.messages = dict(sorted(messages.items()))
+        self._structs = {tag: Struct(cls) for tag, cls in self.messages.items()}
+        self._tags = {cls: (bytes([tag]), self._structs[tag]) for tag, cls in self.messages.items()}
 
     def encode(self, message: M) -> bytes:
         """The message's only encoding. Raises `TypeError` for what is no message of this codec."""
