@@ -7,6 +7,7 @@ brought up to date does not lose its source under its hands.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -142,6 +143,10 @@ class Checkpoints:
         if not certificate.valid(self.keyring, CHECKPOINT_PURPOSE, self.quorum.certificate):
             raise WireError("the checkpoint's certificate is not signed by a quorum")
         return slot, root
+
+    def fits(self, root: Digest, leaves: Sequence[Digest]) -> bool:
+        """Whether these are the chunks of that root."""
+        return merkle_root(leaves) == root
 
     def make_stable(self, stable: Stable) -> None:
         """Keep it; forget everything that lies at or below, and the stable ones before the last two."""

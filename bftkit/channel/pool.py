@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import attrs
 
 from bftkit.channel.bundles import Bundle
+from bftkit.core.machine import Slot
 
 
 @attrs.define
@@ -21,6 +22,8 @@ class Waiting:
     bundle: Bundle
     beat: int
     """When it came, in beats."""
+    applied: Slot
+    """What was executed when it came."""
     in_flight: bool = False
     """Proposed by this member in its present leadership, and not decided yet."""
 
@@ -34,6 +37,7 @@ class Pool:
     entries: dict[tuple[bytes, int, int], Waiting] = attrs.field(factory=dict[tuple[bytes, int, int], Waiting])
     fresh: dict[tuple[bytes, int, int], None] = attrs.field(factory=dict[tuple[bytes, int, int], None])
     """Keys of entries that are not in flight, oldest first."""
+    fresh_requests: int = 0
     size: int = 0
     client_sizes: dict[bytes, int] = attrs.field(factory=dict[bytes, int])
 
@@ -49,12 +53,13 @@ class Pool:
         mine = self.client_sizes.get(bundle.client, 0)
         return self.size + size <= self.bytes_max and mine + size <= self.client_bytes_max
 
-    def add(self, bundle: Bundle, beat: int) -> None:
+    def add(self, bundle: Bundle, beat: int, applied: Slot) -> None:
         """Take a bundle in; the caller has checked `fits` and its signature."""
         key = (bundle.client, bundle.session, bundle.first)
         assert key not in self.entries
-        self.entries[key] = Waiting(bundle, beat)
+        self.entries[key] = Waiting(bundle, beat, applied)
         self.fresh[key] = None
+        self.fresh_requests += bundle.count
         self.size += len(bundle.raw)
         self.client_sizes[bundle.client] = self.client_sizes.get(bundle.client, 0) + len(bundle.raw)
 
@@ -63,7 +68,9 @@ class Pool:
         entry = self.entries.pop(key, None)
         if entry is None:
             return None
-        self.fresh.pop(key, None)
+        if key in self.fresh:
+            del self.fresh[key]
+            self.fresh_requests -= entry.bundle.count
         size = len(entry.bundle.raw)
         self.size -= size
         rest = self.client_sizes[entry.bundle.client] - size
@@ -87,6 +94,7 @@ class Pool:
         for bundle in taken:
             key = (bundle.client, bundle.session, bundle.first)
             del self.fresh[key]
+            self.fresh_requests -= bundle.count
             self.entries[key].in_flight = True
         return taken
 
@@ -95,6 +103,7 @@ class Pool:
         for entry in self.entries.values():
             entry.in_flight = False
         self.fresh = dict.fromkeys(self.entries)
+        self.fresh_requests = sum(entry.bundle.count for entry in self.entries.values())
 
     def of_client(self, client: bytes) -> list[Bundle]:
         """What waits of one client."""

@@ -13,7 +13,7 @@ fixed window. Lower numbers may arrive after higher ones. The table is part of t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Final
+from typing import Annotated, Final, cast
 
 import attrs
 
@@ -62,18 +62,17 @@ class Session:
         """Whether none of these numbers was executed or abandoned."""
         return first >= self.floor and not (self.executed >> (first - self.floor)) & ((1 << count) - 1)
 
-    def in_window(self, end: int, window: int) -> bool:
-        """Whether numbers below `end` fit the fixed window above the floor."""
-        return end <= self.floor + window
+    def in_window(self, low: int, end: int, window: int) -> bool:
+        """Whether numbers below `end` fit the fixed window, once the floor is raised to `low`."""
+        return end <= max(self.floor, low) + window
 
     def execute(self, first: int, count: int) -> None:
         """Remember that these numbers (none below the floor) are executed."""
         assert first >= self.floor
         self.executed |= ((1 << count) - 1) << (first - self.floor)
 
-    def raise_floor(self, low: int, window: int) -> None:
+    def raise_floor(self, low: int) -> None:
         """The client waits for nothing below `low` any more: forget those replies and numbers."""
-        low = min(low, self.floor + window)
         if low <= self.floor:
             return
         self.executed >>= low - self.floor
@@ -169,7 +168,7 @@ class SessionTable:
         for packed in unpack_plain(chunk):
             if type(packed) is not bytes:
                 raise WireError("a row of the session table is not bytes")
-            row: _Row = _ROW.unpack(unpack_plain(packed))
+            row = cast(_Row, _ROW.unpack(unpack_plain(packed)))
             session = Session(
                 row.client, row.number, row.nonce, row.floor, int.from_bytes(row.executed, "big"), row.used
             )

@@ -99,9 +99,10 @@ class ReplicatedState:
 
     def _requests(self, bundle: Bundle, slot: Slot, context: Context) -> Reply | None:
         session = self.sessions.get(bundle.client, bundle.session)
-        if session is None or not session.in_window(bundle.end, self.sessions.window):
+        if session is None or not session.in_window(bundle.low, bundle.end, self.sessions.window):
             return None
         self.sessions.touch(session, slot)
+        session.raise_floor(bundle.low)
         operations = bundle.payloads()
         if session.is_new(bundle.first, bundle.count):
             statuses, results = self._apply_all(operations, context)
@@ -113,7 +114,6 @@ class ReplicatedState:
         blob = pack_results(bytes(statuses), results)
         reply = Reply(bundle.first, bundle.count, slot, digest(blob), blob)
         session.keep(reply, self.sessions.reply_bytes_max)
-        session.raise_floor(bundle.low, self.sessions.window)
         return reply
 
     def _apply_all(self, operations: Sequence[bytes], context: Context) -> tuple[bytes | bytearray, list[bytes]]:

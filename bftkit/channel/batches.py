@@ -1,0 +1,189 @@
+"""The bytes of batches, which protocols know by digest only.
+
+A batch is kept from the time when this member may vote for it until a stable checkpoint covers it (SAFETY rule 3).
+Bytes arrive with a protocol's message, or are fetched from the members that should hold them. Whether a batch is
+authentic is judged here, once, the same way by every member (rule 4): its form, its bounds, and the signature of each
+bundle in it. Bundles that wait in this member's own pool were checked when they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from bftkit.channel.bundles import CLOCK, Bundle, parse_batch
+from bftkit.channel.frames import BatchBytes, BatchRequest, pack_control
+from bftkit.channel.pool import Pool
+from bftkit.core.digest import digest
+from bftkit.core.machine import Digest, MemberId, Slot
+from bftkit.core.wire import WireError
+
+if TYPE_CHECKING:
+    from bftkit.channel.replica import ReplicaOut, ReplicaSettings
+
+SERVED_AT_ONCE: Final = 16
+"""So many batches are sent in answer to one request."""
+
+
+@attrs.define(eq=False)
+class StoredBatch:
+    """A batch whose bytes are here."""
+
+    name: Digest
+    raw: bytes
+    time_ms: int
+    bundles: Sequence[Bundle]
+    authentic: bool
+    slot: Slot = 0
+    """The highest slot that it was wanted for: it is kept until a checkpoint covers that."""
+    durable: Slot = -1
+    """The log holds it, and keeps it until a checkpoint covers this slot."""
+    own: bool = False
+
+
+@attrs.define(eq=False)
+class Wanted:
+    """A batch that somebody should send."""
+
+    slot: Slot
+    holders: list[MemberId]
+
+
+class BatchStore:
+    """All batches of one replica."""
+
+    def __init__(self, settings: ReplicaSettings) -> None:
+        self._settings = settings
+        self._limits = settings.limits
+        self._stored: dict[Digest, StoredBatch] = {}
+        self._wanted: dict[Digest, Wanted] = {}
+        self._offered: dict[Digest, bytes] = {}
+
+    def get(self, name: Digest) -> StoredBatch | None:
+        """The batch, if its bytes are here."""
+        return self._stored.get(name)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes held; for metrics."""
+        return sum(len(stored.raw) for stored in self._stored.values())
+
+    # -------------------------------------------------------------------------------------- coming in
+
+    def offer(self, carried: Sequence[bytes]) -> None:
+        """Bytes that came with a message: kept only if the protocol wants them in this step."""
+        for raw in carried:
+            self._offered[digest(raw)] = raw
+
+    def withdraw(self) -> None:
+        """The step is over."""
+        self._offered.clear()
+
+    def find(self, name: Digest, pool: Pool) -> StoredBatch | None:
+        """The batch, from the store or from what was offered."""
+        stored = self._stored.get(name)
+        if stored is None:
+            raw = self._offered.pop(name, None)
+            if raw is not None:
+                stored = self._take(name, raw, pool)
+        return stored
+
+    def add_own(self, raw: bytes, time_ms: int, bundles: Sequence[Bundle]) -> StoredBatch:
+        """A batch that this member made."""
+        name = digest(raw)
+        stored = StoredBatch(name, raw, time_ms, bundles, True, own=True)
+        self._stored[name] = stored
+        return stored
+
+    def restore(self, raw: bytes, slot: Slot) -> None:
+        """A batch from this member's log; it was judged before it was written."""
+        name = digest(raw)
+        time_ms, bundles = parse_batch(raw, bundle_bytes_max=len(raw))
+        self._stored[name] = StoredBatch(name, raw, time_ms, bundles, True, slot, slot)
+
+    def arrived(self, raw: bytes, pool: Pool) -> tuple[StoredBatch, Slot] | None:
+        """Bytes that another member sent on request; None if nobody here wants them."""
+        name = digest(raw)
+        wanted = self._wanted.pop(name, None)
+        if wanted is None:
+            return None
+        return self._take(name, raw, pool), wanted.slot
+
+    def _take(self, name: Digest, raw: bytes, pool: Pool) -> StoredBatch:
+        self._wanted.pop(name, None)
+        try:
+            time_ms, bundles = self._check(raw, pool)
+            stored = StoredBatch(name, raw, time_ms, bundles, True)
+        except WireError:
+            stored = StoredBatch(name, raw, 0, (), False)
+        self._stored[name] = stored
+        return stored
+
+    def _check(self, raw: bytes, pool: Pool) -> tuple[int, list[Bundle]]:
+        limits = self._limits
+        if len(raw) > limits.batch_bytes + limits.bundle_bytes:
+            raise WireError(f"a batch of {len(raw)} bytes is too large")
+        time_ms, bundles = parse_batch(raw, bundle_bytes_max=limits.bundle_bytes)
+        group = self._settings.group
+        entries = pool.entries
+        for bundle in bundles:
+            known = entries.get((bundle.client, bundle.session, bundle.first))
+            if known is not None and known.bundle.raw == bundle.raw:
+                continue
+            if not self._allowed(bundle) or not bundle.authentic(group):
+                raise WireError("a batch with a bundle that is not authentic")
+        return time_ms, bundles
+
+    def _allowed(self, bundle: Bundle) -> bool:
+        if bundle.kind == CLOCK:
+            return bundle.client in self._settings.member_keys
+        listed = self._settings.listed_clients
+        return (listed is None or bundle.client in listed) and not self.oversize(bundle)
+
+    def oversize(self, bundle: Bundle) -> bool:
+        """Whether an operation in it exceeds the group's limit."""
+        limit = self._limits.operation_bytes
+        if len(bundle.raw) <= limit:
+            return False
+        return any(len(operation) > limit for operation in bundle.payloads())
+
+    # -------------------------------------------------------------------------------------- asking around
+
+    def want(self, name: Digest, slot: Slot, holders: Sequence[MemberId], out: ReplicaOut) -> None:
+        """Ask for a batch; `retry` asks on, one holder after the other."""
+        wanted = self._wanted.get(name)
+        if wanted is None:
+            self._wanted[name] = wanted = Wanted(slot, list(holders))
+            if wanted.holders:
+                out.send(wanted.holders[0], pack_control(BatchRequest((name,))))
+            return
+        wanted.slot = max(wanted.slot, slot)
+        wanted.holders.extend(holder for holder in holders if holder not in wanted.holders)
+
+    def retry(self, out: ReplicaOut) -> None:
+        """Ask again for everything that did not come, each time another holder."""
+        requests: dict[MemberId, list[Digest]] = {}
+        for name, wanted in self._wanted.items():
+            if wanted.holders:
+                wanted.holders.append(wanted.holders.pop(0))
+                requests.setdefault(wanted.holders[0], []).append(name)
+        for member in sorted(requests):
+            out.send(member, pack_control(BatchRequest(tuple(requests[member][:SERVED_AT_ONCE]))))
+
+    def serve(self, sender: MemberId, names: Sequence[Digest], out: ReplicaOut) -> None:
+        """Send what another member asked for, within bounds."""
+        budget = 4 * self._limits.batch_bytes
+        for name in names[:SERVED_AT_ONCE]:
+            stored = self._stored.get(name)
+            if stored is not None and stored.authentic and budget > 0:
+                budget -= len(stored.raw)
+                out.send(sender, pack_control(BatchBytes(stored.raw)))
+
+    def forget(self, floor: Slot, applied: Slot) -> None:
+        """Drop what checkpoints cover: decided batches up to `floor`, wanted ones up to `applied`."""
+        self._stored = {
+            name: stored for name, stored in self._stored.items() if max(stored.slot, stored.durable) > floor
+        }
+        self._wanted = {name: wanted for name, wanted in self._wanted.items() if wanted.slot > applied}

@@ -1,0 +1,254 @@
+"""Catching up: how a member learns what it missed, by claims for a few slots and by state transfer for many.
+
+Members tell each other their status. Who sees another one lag behind sends *claims*: which batch was decided in which
+slot. Links are authenticated but claims are not transferable, so f + 1 equal ones are needed (SAFETY rule 17); the
+bytes are fetched from those that claimed. Who lags behind the oldest slot that others still hold is sent a certified
+checkpoint instead, and fetches its state (see `transfer`). Both work while the group is idle as well (rule 18).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from bftkit.channel import frames
+from bftkit.channel.checkpoints import Stable
+from bftkit.channel.frames import (
+    CheckpointProof,
+    Chunk,
+    ChunkRequest,
+    Control,
+    DecidedClaims,
+    Manifest,
+    ManifestRequest,
+    NotHere,
+    Status,
+    pack_control,
+)
+from bftkit.channel.transfer import Transfer
+from bftkit.core.machine import Digest, MemberId, Slot
+from bftkit.core.wire import WireError
+from bftkit.crypto.signed import Certificate
+
+if TYPE_CHECKING:
+    from bftkit.channel.replica import Replica, ReplicaOut
+
+CLAIMS_AT_ONCE: Final = 256
+RETRY_BEATS: Final = 5
+"""A transfer that got nothing for so long asks again, elsewhere first."""
+
+
+class CatchUp:
+    """The part of a replica that brings it, and others, up to date."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self.peers: dict[MemberId, Status] = {}
+        self.learned: dict[Slot, Digest] = {}
+        """Decided by others, as f + 1 of them say; or by ourselves, as our log says."""
+        self.transfer: Transfer | None = None
+        self._claims: dict[Slot, dict[MemberId, Digest]] = {}
+        self._applied_at_beat: Slot = 0
+        self._progress: tuple[int, int] = (0, 0)
+        self._manifest_asked = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether this member knows that it is behind."""
+        if self.transfer is not None:
+            return True
+        applied = self._replica.applied
+        return any(status.applied > applied for status in self.peers.values())
+
+    def claimers(self, slot: Slot, name: Digest) -> tuple[MemberId, ...]:
+        """Who claimed that this batch was decided in this slot."""
+        claims = self._claims.get(slot, {})
+        return tuple(member for member in sorted(claims) if claims[member] == name)
+
+    def settle(self, slot: Slot) -> None:
+        """The slot is executed."""
+        self.learned.pop(slot, None)
+        self._claims.pop(slot, None)
+
+    def forget(self, applied: Slot) -> None:
+        """Drop claims about slots that are executed."""
+        self._claims = {slot: claims for slot, claims in self._claims.items() if slot > applied}
+        self.learned = {slot: name for slot, name in self.learned.items() if slot > applied}
+
+    def on_control(self, sender: MemberId, message: Control, out: ReplicaOut) -> None:
+        """Dispatch."""
+        match message:
+            case Status():
+                self._on_status(sender, message, out)
+            case DecidedClaims():
+                self._on_claims(sender, message)
+            case CheckpointProof():
+                self._on_proof(message, out)
+            case ManifestRequest(slot):
+                self._on_manifest_request(sender, slot, out)
+            case Manifest():
+                self._on_manifest(sender, message, out)
+            case ChunkRequest(slot, index):
+                self._on_chunk_request(sender, slot, index, out)
+            case Chunk():
+                self._on_chunk(sender, message, out)
+            case NotHere(slot):
+                if self.transfer is not None and self.transfer.slot == slot:
+                    self.transfer.drop(sender)
+                    self._continue(out)
+            case _:
+                raise WireError(f"unexpected message {type(message).__name__}")
+
+    def on_beat(self, out: ReplicaOut) -> None:
+        """Every beat: retry what did not come."""
+        replica = self._replica
+        self._applied_at_beat = replica.applied
+        transfer = self.transfer
+        if transfer is None:
+            return
+        beat, received = self._progress
+        if received != transfer.received_bytes:
+            self._progress = (replica.beat, transfer.received_bytes)
+        elif replica.beat - beat >= RETRY_BEATS:
+            self._progress = (replica.beat, transfer.received_bytes)
+            if not transfer.sources:
+                self.transfer = None  # another proof will come with somebody's answer to our status
+                return
+            transfer.retry()
+            if transfer.leaves is None:
+                self._ask_manifest(transfer, out)
+        self._continue(out)
+
+    # ------------------------------------------------------------------------------------------ by claims
+
+    def _on_status(self, sender: MemberId, status: Status, out: ReplicaOut) -> None:
+        replica = self._replica
+        if status.epoch != replica.settings.epoch:
+            return
+        self.peers[sender] = status
+        # Who is behind by less than a beat is about to get there without help.
+        if status.applied >= min(self._applied_at_beat, replica.applied):
+            return
+        history = replica.history
+        first = status.applied + 1
+        if first not in history:
+            if replica.checkpoints.kept:
+                certificate = replica.checkpoints.kept[-1].certificate
+                out.send(sender, pack_control(CheckpointProof(status.epoch, certificate)))
+            return
+        names: list[Digest] = []
+        for slot in range(first, min(replica.applied, first + CLAIMS_AT_ONCE - 1) + 1):
+            names.append(history[slot])
+        out.send(sender, pack_control(DecidedClaims(status.epoch, first, tuple(names))))
+
+    def _on_claims(self, sender: MemberId, message: DecidedClaims) -> None:
+        replica = self._replica
+        if message.epoch != replica.settings.epoch or len(message.digests) > CLAIMS_AT_ONCE:
+            raise WireError("claims of another epoch, or too many")
+        applied = replica.applied
+        highest = applied + 2 * CLAIMS_AT_ONCE  # bounded, whatever is claimed (FAULTS 29)
+        for slot, name in enumerate(message.digests, message.first):
+            if not applied < slot <= highest or slot in self.learned:
+                continue
+            claims = self._claims.setdefault(slot, {})
+            claims[sender] = name
+            if sum(claimed == name for claimed in claims.values()) >= replica.quorum.weak:
+                self.learned[slot] = name
+
+    # ------------------------------------------------------------------------------------------ by state
+
+    def _on_proof(self, message: CheckpointProof, out: ReplicaOut) -> None:
+        replica = self._replica
+        if message.epoch != replica.settings.epoch:
+            return
+        # Looked at before the signatures are: most proofs are news to nobody.
+        slot, _ = frames.parse_checkpoint_body(message.certificate.body)
+        if slot <= replica.applied or (self.transfer is not None and slot <= self.transfer.slot):
+            return
+        slot, root = replica.checkpoints.check(message.certificate)
+        replica.check_own_vote(slot, message.certificate, out)
+        self._begin(slot, root, message.certificate, out)
+
+    def _begin(self, slot: Slot, root: Digest, certificate: Certificate, out: ReplicaOut) -> None:
+        replica = self._replica
+        signers = [vote.member for vote in certificate.votes if vote.member != replica.me]
+        turn = replica.settings.members.index(replica.me) % max(1, len(signers))
+        transfer = Transfer(slot, root, certificate, signers[turn:] + signers[:turn])
+        if self.transfer is not None:
+            transfer.have = self.transfer.have
+        self.transfer = transfer
+        self._progress = (replica.beat, 0)
+        replica.counters.transfers += 1
+        self._ask_manifest(transfer, out)
+
+    def _ask_manifest(self, transfer: Transfer, out: ReplicaOut) -> None:
+        if transfer.sources:
+            out.send(transfer.sources[0], pack_control(ManifestRequest(transfer.slot)))
+
+    def _on_manifest_request(self, sender: MemberId, slot: Slot, out: ReplicaOut) -> None:
+        stable = self._replica.checkpoints.at(slot)
+        if stable is None:
+            out.send(sender, pack_control(NotHere(slot)))
+        else:
+            out.send(sender, pack_control(Manifest(stable.certificate, stable.leaves)))
+
+    def _on_manifest(self, sender: MemberId, message: Manifest, out: ReplicaOut) -> None:
+        transfer = self.transfer
+        if transfer is None or transfer.leaves is not None:
+            return
+        slot, _ = frames.parse_checkpoint_body(message.certificate.body)
+        if slot != transfer.slot or sender not in transfer.sources:
+            return
+        if not transfer.take_manifest(message.leaves, self._own_chunks(message.leaves)):
+            transfer.drop(sender)
+            self._replica.blame(sender, "manifest that is not the certified one", b"", out)
+            self._ask_manifest(transfer, out)
+            return
+        self._continue(out)
+
+    def _own_chunks(self, leaves: tuple[Digest, ...]) -> dict[Digest, bytes]:
+        """What this member's own state has of these chunks already."""
+        view = self._replica.state.view()
+        wanted = set(leaves)
+        own: dict[Digest, bytes] = {}
+        for index in range(view.count):
+            name = view.leaf(index)
+            if name in wanted:
+                own[name] = view.chunk(index)
+        return own
+
+    def _on_chunk_request(self, sender: MemberId, slot: Slot, index: int, out: ReplicaOut) -> None:
+        stable = self._replica.checkpoints.at(slot)
+        if stable is None or index >= stable.view.count:
+            out.send(sender, pack_control(NotHere(slot)))
+        else:
+            out.send(sender, pack_control(Chunk(slot, index, stable.view.chunk(index))))
+
+    def _on_chunk(self, sender: MemberId, message: Chunk, out: ReplicaOut) -> None:
+        transfer = self.transfer
+        if transfer is None or transfer.slot != message.slot:
+            return
+        self._replica.counters.transferred_bytes += len(message.data)
+        if not transfer.take_chunk(sender, message.index, message.data):
+            self._replica.blame(sender, "chunk that is not the certified one", b"", out)
+        self._continue(out)
+
+    def _continue(self, out: ReplicaOut) -> None:
+        transfer = self.transfer
+        if transfer is None:
+            return
+        if transfer.slot <= self._replica.applied:
+            self.transfer = None  # claims were faster
+            return
+        for source, index in transfer.requests():
+            out.send(source, pack_control(ChunkRequest(transfer.slot, index)))
+        if transfer.complete:
+            self._finish(transfer, out)
+
+    def _finish(self, transfer: Transfer, out: ReplicaOut) -> None:
+        replica = self._replica
+        self.transfer = None
+        assert transfer.leaves is not None
+        replica.state.restore(transfer.slot, transfer.chunks())
+        self.forget(transfer.slot)
+        stable = Stable(transfer.slot, transfer.root, transfer.certificate, transfer.leaves, replica.state.view())
+        replica.settle(stable, out)

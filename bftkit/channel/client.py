@@ -1,0 +1,444 @@
+"""The client's deterministic part: what it sends, when it believes an answer, when it asks again.
+
+A client opens a session (see `sessions`), numbers its operations, and sends them as signed bundles to the member that
+it believes to lead. It accepts a result when f + 1 members agree on (slot, digest of the results), and one of them
+sent the results themselves (SAFETY rule 8). What is not answered in time is sent again, unchanged and to every
+member, so it can execute only once, however often it is sent.
+
+A strong read goes to all members and counts when q of them give the same answer in one epoch (rule 13); if they do
+not, it is ordered like any other operation.
+
+The same object runs under trio, asyncio, in a plain loop and in the simulator; `bftkit.client` only drives it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+import attrs
+
+from bftkit.channel import frames
+from bftkit.channel.bundles import FAILED, OK, OPEN, OVERHEAD, REQUESTS, make_bundle, unpack_results
+from bftkit.channel.frames import (
+    ANSWER_CODEC,
+    AskStatus,
+    Read,
+    ReadAnswer,
+    ReadRefusal,
+    Refusal,
+    ReplyFrame,
+    StatusAnswer,
+    pack_ask,
+    unpack_reply,
+)
+from bftkit.core.digest import digest
+from bftkit.core.machine import MemberId, Out, Slot, TimerKey
+from bftkit.core.quorum import Quorum
+from bftkit.core.wire import WireError
+from bftkit.crypto.keys import SigningKey
+
+RETRY_TICKS: Final = 50
+"""How often the client looks for what is late."""
+PATIENCE_TICKS: Final = 300
+"""After so long without an answer a bundle goes to every member; doubled each time."""
+PATIENCE_TICKS_MAX: Final = 4000
+READ_PATIENCE_TICKS: Final = 300
+
+# ------------------------------------------------------------------------------------------------ inputs
+
+
+@attrs.frozen
+class Submit:
+    """Order and execute these operations; they get consecutive sequence numbers from `ClientMachine.next_number`."""
+
+    operations: Sequence[bytes]
+
+
+@attrs.frozen
+class AskRead:
+    """Answer this operation without ordering it, if the members agree. `token` comes back with the answer."""
+
+    token: int
+    operation: bytes
+
+
+@attrs.frozen
+class SendNow:
+    """Everything that was ready has been handed in: form bundles and send them."""
+
+
+ClientInput: TypeAlias = Submit | AskRead | SendNow
+
+# ------------------------------------------------------------------------------------------------ outputs
+
+
+@attrs.frozen
+class Executed:
+    """The operations from number `first` on were executed in `slot`; (status, result) of each."""
+
+    first: int
+    slot: Slot
+    results: list[tuple[int, bytes]]
+
+
+@attrs.frozen
+class NotExecuted:
+    """These operations were not executed and never will be; or (`unknown`) nobody can say any more."""
+
+    first: int
+    count: int
+    reason: str
+    unknown: bool = False
+
+
+@attrs.frozen
+class ReadDone:
+    """The answer to `AskRead`: status `OK` or `FAILED`, and the bytes."""
+
+    token: int
+    status: int
+    result: bytes
+
+
+@attrs.frozen
+class MemberStatus:
+    """A member's answer about itself (JSON text)."""
+
+    member: MemberId
+    text: str
+
+
+ClientOutput: TypeAlias = Executed | NotExecuted | ReadDone | MemberStatus
+
+ClientOut: TypeAlias = Out[bytes, ClientOutput]
+
+
+@attrs.define(eq=False)
+class _InFlight:
+    """A bundle that waits for its results."""
+
+    raw: bytes
+    first: int
+    count: int
+    due: int
+    """The client's own tick count at which patience ends."""
+    patience: int = PATIENCE_TICKS
+    votes: dict[tuple[Slot, bytes], set[MemberId]] = attrs.field(factory=dict[tuple[Slot, bytes], set[MemberId]])
+    results: dict[bytes, bytes] = attrs.field(factory=dict[bytes, bytes])
+    refusals: dict[int, set[MemberId]] = attrs.field(factory=dict[int, set[MemberId]])
+
+
+@attrs.define(eq=False)
+class _Reading:
+    token: int
+    operation: bytes
+    due: int
+    answers: dict[MemberId, tuple[int, bytes]] = attrs.field(factory=dict[MemberId, tuple[int, bytes]])
+    results: dict[bytes, tuple[int, bytes]] = attrs.field(factory=dict[bytes, tuple[int, bytes]])
+    ordered_as: int | None = None
+
+
+@attrs.frozen
+class ClientSettings:
+    """What a client knows of its group: the newest configuration that it has verified."""
+
+    group: bytes
+    members: tuple[MemberId, ...]
+    quorum: Quorum
+    key: SigningKey = attrs.field(repr=False)
+    epoch: int = 0
+    operation_bytes_max: int = 1 << 20
+    bundle_bytes_max: int = 2 << 20
+    bundle_requests_max: int = 1024
+    session_window: int = 16_384
+
+
+class ClientMachine:
+    """One client identity with one session. See the top of this file."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self.settings = settings
+        self.session = 0
+        self.next_number = 1
+        """The sequence number that the next submitted operation gets."""
+        self.heard_from: set[MemberId] = set()
+        """Who answered anything at all."""
+        self.last_refusal: str | None = None
+        self._nonce: bytes | None = None
+        self._opening: _InFlight | None = None
+        self._queue: deque[bytes] = deque()
+        self._queue_first = 1
+        self._in_flight: dict[int, _InFlight] = {}
+        self._reads: dict[int, _Reading] = {}
+        self._read_number = 0
+        self._ordered_reads: dict[int, _Reading] = {}
+        self._leader: MemberId = settings.members[0]
+        self._now = 0
+        self._ticking = False
+        self._bundle_bytes = min(settings.bundle_bytes_max, 256 << 10)
+
+    # -------------------------------------------------------------------------------------------- machine
+
+    @property
+    def outstanding(self) -> int:
+        """Operations that are submitted and not answered."""
+        return len(self._queue) + sum(bundle.count for bundle in self._in_flight.values())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the session is open."""
+        return self.session != 0
+
+    def on_start(self, out: ClientOut) -> None:
+        """Open a session. The nonce makes a repeated opening the same session."""
+        out.draw(("nonce",), 1 << 128)
+
+    def on_draw(self, key: TimerKey, value: int, out: ClientOut) -> None:
+        """The nonce."""
+        self._nonce = value.to_bytes(16, "big")
+        raw = make_bundle(self.settings.key, self.settings.group, OPEN, 0, 0, 0, (self._nonce,))
+        self._opening = _InFlight(raw, 0, 1, self._now + PATIENCE_TICKS)
+        out.send(self.settings.members, b"\x02" + raw)
+        self._tick(out)
+
+    def on_input(self, value: ClientInput, out: ClientOut) -> None:
+        """See the inputs above. Raises `ValueError` for an operation that exceeds the group's limit."""
+        if isinstance(value, Submit):
+            for operation in value.operations:
+                self._check_size(operation)
+            self._queue.extend(value.operations)
+            self.next_number += len(value.operations)
+        elif isinstance(value, AskRead):
+            self._check_size(value.operation)
+            self._start_read(value, out)
+        else:
+            self._send_queue(out)
+
+    def on_message(self, sender: MemberId, message: bytes, out: ClientOut) -> None:
+        """A frame from a member, over a link that authenticates it. Rubbish is ignored."""
+        try:
+            kind = message[0] if message else 0
+            if kind == frames.REPLY:
+                self._on_reply(sender, unpack_reply(message), out)
+            elif kind == frames.ANSWER:
+                answer = ANSWER_CODEC.decode(message[1:])
+                self.heard_from.add(sender)
+                if isinstance(answer, ReadAnswer):
+                    self._on_read_answer(sender, answer, out)
+                elif isinstance(answer, Refusal):
+                    self._on_refusal(sender, answer, out)
+                elif isinstance(answer, StatusAnswer):
+                    out.deliver(MemberStatus(sender, answer.text))
+                else:
+                    self._on_read_refusal(sender, answer, out)
+        except WireError:
+            return
+
+    def on_timer(self, key: TimerKey, out: ClientOut) -> None:
+        """Look for what is late, and ask everybody."""
+        self._now += RETRY_TICKS
+        self._ticking = False
+        if self._opening is not None:
+            self._retry(self._opening, out)
+        for bundle in self._in_flight.values():
+            self._retry(bundle, out)
+        for number in [number for number, read in self._reads.items() if read.due <= self._now]:
+            self._order_read(number, out)
+        self._send_queue(out)
+        if self._opening is not None or self._in_flight or self._reads or self._queue:
+            self._tick(out)
+
+    def ask_status(self, out: ClientOut) -> None:
+        """Ask every member how it is; the answers are `MemberStatus`, one by one."""
+        self._read_number += 1
+        out.send(self.settings.members, pack_ask(AskStatus(self._read_number)))
+
+    def on_link(self, member: MemberId, out: ClientOut) -> None:
+        """A link to this member came up: what waits for an answer may have been lost with the one before."""
+        if self._opening is not None:
+            out.send(member, b"\x02" + self._opening.raw)
+        if member == self._leader:
+            for bundle in self._in_flight.values():
+                out.send(member, b"\x02" + bundle.raw)
+        for number, read in self._reads.items():
+            out.send(member, pack_ask(Read(number, read.operation)))
+
+    # -------------------------------------------------------------------------------------------- sending
+
+    def _check_size(self, operation: bytes) -> None:
+        limit = self.settings.operation_bytes_max
+        if len(operation) > limit:
+            raise ValueError(f"an operation of {len(operation)} bytes exceeds the group's limit of {limit}")
+
+    def _send_queue(self, out: ClientOut) -> None:
+        if not self.session:
+            return
+        queue = self._queue
+        settings = self.settings
+        while queue:
+            low = next(iter(self._in_flight), self._queue_first)
+            room = min(len(queue), settings.bundle_requests_max, low + settings.session_window - self._queue_first)
+            if room <= 0:
+                return
+            size = OVERHEAD
+            payloads: list[bytes] = []
+            while len(payloads) < room:
+                size += 4 + len(queue[0])
+                if payloads and size > self._bundle_bytes:
+                    break
+                payloads.append(queue.popleft())
+            first = self._queue_first
+            raw = make_bundle(settings.key, settings.group, REQUESTS, self.session, first, low, payloads)
+            self._queue_first += len(payloads)
+            self._in_flight[first] = _InFlight(raw, first, len(payloads), self._now + PATIENCE_TICKS)
+            out.send(self._leader, b"\x02" + raw)
+        self._tick(out)
+
+    def _retry(self, bundle: _InFlight, out: ClientOut) -> None:
+        if self._now >= bundle.due:
+            bundle.patience = min(2 * bundle.patience, PATIENCE_TICKS_MAX)
+            bundle.due = self._now + bundle.patience
+            out.send(self.settings.members, b"\x02" + bundle.raw)
+
+    def _tick(self, out: ClientOut) -> None:
+        if not self._ticking:
+            self._ticking = True
+            out.set_timer(("retry",), RETRY_TICKS)
+
+    # -------------------------------------------------------------------------------------------- results
+
+    def _on_reply(self, sender: MemberId, reply: ReplyFrame, out: ClientOut) -> None:
+        self.heard_from.add(sender)
+        if reply.epoch != self.settings.epoch:
+            return
+        if reply.session == 0 and reply.first == 0:
+            bundle = self._opening
+        else:
+            bundle = self._in_flight.get(reply.first) if reply.session == self.session else None
+        if bundle is None or reply.count != bundle.count:
+            return
+        place = (reply.slot, reply.digest)
+        voters = bundle.votes.setdefault(place, set())
+        if sender in voters:
+            if not reply.full:
+                return
+        elif any(sender in others for others in bundle.votes.values()):
+            # It contradicts itself: only its newest word counts, so a liar has one vote like everybody.
+            for others in bundle.votes.values():
+                others.discard(sender)
+        voters.add(sender)
+        if reply.full and reply.digest not in bundle.results and digest(reply.results) == reply.digest:
+            bundle.results[reply.digest] = reply.results
+        if len(voters) < self.settings.quorum.weak:
+            return
+        blob = bundle.results.get(reply.digest)
+        if blob is None:
+            return
+        members = self.settings.members
+        if reply.leader < len(members):
+            self._leader = members[reply.leader]
+        results = unpack_results(blob, bundle.count)
+        if bundle is self._opening:
+            self._opening = None
+            self.session = int.from_bytes(results[0][1], "big")
+            self._send_queue(out)
+            return
+        del self._in_flight[bundle.first]
+        self._settle(bundle.first, reply.slot, results, out)
+
+    def _settle(self, first: int, slot: Slot, results: list[tuple[int, bytes]], out: ClientOut) -> None:
+        if self._ordered_reads:
+            for number, (status, result) in enumerate(results, first):
+                read = self._ordered_reads.pop(number, None)
+                if read is not None:
+                    out.deliver(ReadDone(read.token, status, result))
+        out.deliver(Executed(first, slot, results))
+
+    def _on_refusal(self, sender: MemberId, refusal: Refusal, out: ClientOut) -> None:
+        self.last_refusal = refusal.text
+        if refusal.session == 0 and refusal.first == 0:
+            bundle = self._opening
+        else:
+            bundle = self._in_flight.get(refusal.first) if refusal.session == self.session else None
+        if bundle is None:
+            return
+        voters = bundle.refusals.setdefault(refusal.reason, set())
+        voters.add(sender)
+        if len(voters) < self.settings.quorum.weak or refusal.reason in (frames.BUSY, frames.STOPPED):
+            return
+        if bundle is self._opening:
+            if refusal.reason == frames.NOT_LISTED:
+                self._opening = None
+                self._fail_queue(refusal.text, out)
+            return
+        if refusal.reason == frames.NO_SESSION:
+            self._reopen(out)
+        else:
+            del self._in_flight[bundle.first]
+            unknown = refusal.reason == frames.OUTSIDE_WINDOW
+            out.deliver(NotExecuted(bundle.first, bundle.count, refusal.text, unknown))
+
+    def _fail_queue(self, reason: str, out: ClientOut) -> None:
+        first, count = self._queue_first, len(self._queue)
+        self._queue.clear()
+        self._queue_first += count
+        if count:
+            out.deliver(NotExecuted(first, count, reason))
+
+    def _reopen(self, out: ClientOut) -> None:
+        """The group ended the session: what was under way may have been executed before that, or never will."""
+        lost = list(self._in_flight.values())
+        self._in_flight.clear()
+        self.session = 0
+        for bundle in lost:
+            text = "the group ended this session; whether the operation was executed before is not known"
+            out.deliver(NotExecuted(bundle.first, bundle.count, text, True))
+        self.on_start(out)
+
+    # -------------------------------------------------------------------------------------------- reads
+
+    def _start_read(self, value: AskRead, out: ClientOut) -> None:
+        self._read_number += 1
+        number = self._read_number
+        self._reads[number] = _Reading(value.token, value.operation, self._now + READ_PATIENCE_TICKS)
+        out.send(self.settings.members, pack_ask(Read(number, value.operation)))
+        self._tick(out)
+
+    def _on_read_answer(self, sender: MemberId, answer: ReadAnswer, out: ClientOut) -> None:
+        read = self._reads.get(answer.number)
+        if read is None or answer.epoch != self.settings.epoch:
+            return
+        if digest(bytes((answer.failed,)), answer.result) != answer.digest:
+            return
+        read.answers[sender] = (answer.slot, answer.digest)
+        read.results[answer.digest] = (FAILED if answer.failed else OK, answer.result)
+        quorum = self.settings.quorum
+        counts: dict[bytes, int] = {}
+        for _, name in read.answers.values():
+            counts[name] = counts.get(name, 0) + 1
+        if counts[answer.digest] >= quorum.certificate:
+            del self._reads[answer.number]
+            status, result = read.results[answer.digest]
+            out.deliver(ReadDone(read.token, status, result))
+        elif max(counts.values()) + quorum.n - len(read.answers) < quorum.certificate:
+            self._order_read(answer.number, out)
+
+    def _on_read_refusal(self, sender: MemberId, answer: ReadRefusal, out: ClientOut) -> None:
+        self.last_refusal = answer.text
+        read = self._reads.get(answer.number)
+        if read is not None:
+            # A refusal is an answer that agrees with nobody's.
+            read.answers[sender] = (0, b"refused by " + sender.encode())
+            if len(read.answers) >= self.settings.quorum.available:
+                self._order_read(answer.number, out)
+
+    def _order_read(self, number: int, out: ClientOut) -> None:
+        """The members do not agree at once (something is being written): let the total order decide."""
+        read = self._reads.pop(number)
+        read.ordered_as = self.next_number
+        self._ordered_reads[self.next_number] = read
+        self._queue.append(read.operation)
+        self.next_number += 1
+        self._send_queue(out)

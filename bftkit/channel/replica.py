@@ -1,0 +1,1036 @@
+"""One member's group channel: everything between authenticated frames and the replicated application.
+
+A `Replica` is itself a machine. It runs a protocol's machine inside, gives it batches to order, keeps the bytes that
+the protocol only knows by digest, executes what is decided, answers clients, takes checkpoints, and brings itself or
+others up to date. A node runs it over sockets and a disk, the simulator over neither; the object is the same.
+
+Inputs come in *rounds*: everything that is ready is handed in, then `RoundEnd`. That is where batches are made, so
+that a batch holds all that came together, without any timer.
+
+A round's parts and where they live::
+
+    bundles.py, frames.py   what travels            sessions.py, state.py   what a batch does to the state
+    pool.py, batches.py     what waits, what is kept    checkpoints.py, catchup.py   settling, catching up
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import attrs
+
+from bftkit.channel import frames
+from bftkit.channel.agreed_time import AgreedClock
+from bftkit.channel.application import Application
+from bftkit.channel.batches import BatchStore, StoredBatch
+from bftkit.channel.bundles import CLOCK, OPEN, REQUESTS, Bundle, make_batch, make_bundle, parse_bundle
+from bftkit.channel.catchup import CatchUp
+from bftkit.channel.checkpoints import Checkpoints, Stable
+from bftkit.channel.frames import (
+    CheckpointVote,
+    Control,
+    Read,
+    ReadAnswer,
+    ReadRefusal,
+    Refusal,
+    Status,
+    pack_answer,
+    pack_control,
+    pack_protocol,
+    pack_reply,
+)
+from bftkit.channel.pool import Pool
+from bftkit.channel.sessions import Reply, SessionTable
+from bftkit.channel.state import ReplicatedState, error_text, opening_reply
+from bftkit.core.digest import NO_DIGEST, digest
+from bftkit.core.machine import (
+    Blame,
+    Broadcast,
+    CancelTimer,
+    Deliver,
+    Digest,
+    Draw,
+    DrawKey,
+    DrawSecret,
+    MemberId,
+    Out,
+    Persist,
+    Send,
+    SetTimer,
+    Slot,
+    TimerKey,
+)
+from bftkit.core.ordering import (
+    Available,
+    Batch,
+    Decided,
+    Fetch,
+    LeaderChanged,
+    Learned,
+    Neglected,
+    OrderingInput,
+    OrderingMachine,
+    Plugin,
+    Propose,
+    Refused,
+    Setup,
+    SignerProtocol,
+    Waiting,
+)
+from bftkit.core.quorum import Quorum
+from bftkit.core.wire import WireError, pack_plain, unpack_plain
+from bftkit.crypto.keys import SigningKey
+from bftkit.crypto.signed import Certificate
+
+BEAT_TICKS: Final = 100
+"""The replica's own rhythm: forwarding, status, retries."""
+IDLE_BEATS: Final = 10
+"""An idle member tells its status every so many beats."""
+CLOCK_BEATS: Final = 5
+"""A clock report every D/2 = 500 ticks."""
+FORWARD_BEATS: Final = 2
+PATIENCE_BEATS: Final = 20
+"""A leader that passes over a request for so long, and for two windows of slots, is unfair."""
+CLOCK_PATIENCE_BEATS: Final = 40
+FULL_REPLY_BYTES: Final = 512
+"""Results up to this size are sent by every member; larger ones by one, the others send the digest (rule 8)."""
+
+# ---------------------------------------------------------------------------------------------- inputs
+
+
+@attrs.frozen
+class FromClient:
+    """A frame from a client, known by its public key."""
+
+    client: bytes
+    frame: bytes
+
+
+@attrs.frozen
+class Clock:
+    """This member's wall clock reads so many milliseconds since 1970. It may jump."""
+
+    now_ms: int
+
+
+@attrs.frozen
+class RoundEnd:
+    """Everything that was ready has been handed in."""
+
+
+@attrs.frozen
+class Saved:
+    """The checkpoint that `Save` asked for is durable."""
+
+    slot: Slot
+
+
+ReplicaInput: TypeAlias = FromClient | Clock | RoundEnd | Saved
+
+# ---------------------------------------------------------------------------------------------- outputs
+
+
+@attrs.frozen
+class ToClient:
+    """A frame for a client, if it is connected here."""
+
+    client: bytes
+    frame: bytes
+
+
+@attrs.frozen(eq=False)
+class Save:
+    """Make this stable checkpoint durable and answer `Saved`. Its view is frozen: another thread may do it."""
+
+    stable: Stable
+
+    def manifest(self) -> bytes:
+        """What `on_restore` wants beside the chunks."""
+        return frames.CONTROL_CODEC.encode(frames.Manifest(self.stable.certificate, self.stable.leaves))
+
+
+@attrs.frozen
+class Jot:
+    """Append this record to the log when convenient; nothing waits for it, and it may be lost in a crash."""
+
+    record: bytes
+    slot: Slot
+
+
+@attrs.frozen
+class StatusAsked:
+    """A client asks how this member is: answer with `pack_answer(StatusAnswer(number, text))`."""
+
+    client: bytes
+    number: int
+
+
+@attrs.frozen
+class Rotate:
+    """Start a new log segment with these standing records."""
+
+    standing: tuple[bytes, ...]
+
+
+@attrs.frozen
+class Cut:
+    """Log segments that concern nothing above this slot may go."""
+
+    slot: Slot
+
+
+@attrs.frozen
+class Halted:
+    """This member stopped taking part, for this reason; it still answers what it knows."""
+
+    reason: str
+
+
+ReplicaOutput: TypeAlias = ToClient | StatusAsked | Save | Jot | Rotate | Cut | Halted
+
+ReplicaOut: TypeAlias = Out[bytes, ReplicaOutput]
+
+# ---------------------------------------------------------------------------------------------- settings
+
+
+@attrs.frozen
+class Limits:
+    """Bounds on everything that a peer can fill."""
+
+    operation_bytes: int = 1 << 20
+    bundle_bytes: int = 2 << 20
+    batch_bytes: int = 1 << 20
+    """A batch is closed at this size; one bundle may exceed it."""
+    batch_requests: int = 1024
+    pool_bytes: int = 64 << 20
+    client_pool_bytes: int = 16 << 20
+    sessions: int = 10_000
+    session_window: int = 16_384
+    session_reply_bytes: int = 16 << 20
+    checkpoint_bytes: int = 32 << 20
+    """So many bytes of batches bring the next checkpoint forward (SAFETY rule 18)."""
+    reads: int = 10_000
+
+
+@attrs.frozen
+class ReplicaSettings:
+    """All that a replica is given and that never changes within an epoch."""
+
+    group: bytes
+    me: MemberId
+    members: tuple[MemberId, ...]
+    quorum: Quorum
+    plugin: Plugin
+    keyring: SignerProtocol
+    clock_key: SigningKey = attrs.field(repr=False)
+    """Signs this member's clock reports: its key of this epoch."""
+    member_keys: Mapping[bytes, MemberId]
+    """The members' public keys of this epoch."""
+    epoch: int = 0
+    parameters: Mapping[str, int] = attrs.field(factory=dict[str, int])
+    checkpoint_interval: int = 128
+    window: int = 256
+    limits: Limits = attrs.field(factory=Limits)
+    listed_clients: frozenset[bytes] | None = None
+    """None: the group is open to any client."""
+
+
+@attrs.frozen(eq=False)
+class Restored:
+    """What a restart found on the disk."""
+
+    records: Sequence[bytes] = ()
+    """The log's records in order, standing ones of older segments left out."""
+    checkpoint: tuple[Slot, bytes, Sequence[bytes]] | None = None
+    """Slot, manifest and chunks of the newest saved checkpoint."""
+    amnesic: bool = False
+    """The disk is empty, corrupt or was not synced: stay silent for the rest of the epoch (SAFETY rule 16)."""
+
+
+# Kinds of log records.
+_PROTOCOL_RECORD: Final = b"\x01"
+_BATCH_RECORD: Final = b"\x02"
+_DECIDED_RECORD: Final = b"\x03"
+_OWN_RECORD: Final = b"\x04"
+
+
+@attrs.define
+class _PendingRead:
+    client: bytes
+    number: int
+    operation: bytes
+    after: Slot
+
+
+@attrs.define
+class Counters:
+    """What happened here since the start, for people and metrics."""
+
+    refused_frames: int = 0
+    blames: int = 0
+    evidence: int = 0
+    equivocations: int = 0
+    view_changes: int = 0
+    checkpoints: int = 0
+    transfers: int = 0
+    transferred_bytes: int = 0
+    batches: int = 0
+    learned: int = 0
+
+
+class Replica:
+    """One member of the group in one epoch. See the top of this file."""
+
+    def __init__(self, settings: ReplicaSettings, application: Application) -> None:
+        self.settings = settings
+        self.limits = settings.limits
+        self.me = settings.me
+        self.others = tuple(member for member in settings.members if member != settings.me)
+        self._indices = {member: index for index, member in enumerate(settings.members)}
+        self.quorum = settings.quorum
+        limits = settings.limits
+        self.state = ReplicatedState(
+            settings.group,
+            application,
+            SessionTable(limits.sessions, limits.session_window, limits.session_reply_bytes),
+            AgreedClock(settings.quorum.available),
+            settings.member_keys,
+        )
+        self.machine: OrderingMachine = settings.plugin.create(
+            Setup(
+                settings.me,
+                settings.members,
+                settings.quorum,
+                settings.keyring,
+                0,
+                settings.window,
+                settings.parameters,
+            )
+        )
+        self.pool = Pool(limits.pool_bytes, limits.client_pool_bytes)
+        self.batches = BatchStore(settings)
+        self.checkpoints = Checkpoints(settings.quorum, settings.keyring)
+        self.catchup = CatchUp(self)
+        self.counters = Counters()
+        self.history: dict[Slot, Digest] = {}
+        """What is decided, from the older kept checkpoint on."""
+        self.silent = False
+        self.stopped: str | None = None
+        self.clock_ms = 0
+        self.beat = 0
+        self._inputs: deque[OrderingInput] = deque()
+        self._stepping = False
+        self._told_waiting = False
+        self._reads: list[_PendingRead] = []
+        self._bytes_since_checkpoint = 0
+        self._checkpoint_voted = 0
+        self._saved: list[Slot] = []
+        self._reports: dict[MemberId, Bundle] = {}
+        self._report_counter = 0
+        self._report_beat = 0
+        self._report_slot = 0
+        self._report_watched = 0
+        self._neglect_view = -1
+        self._status_told: tuple[int, int, int, int] = (0, 0, 0, 0)
+        self._status_beat = 0
+        self._in_flight_batches = 0
+
+    # ------------------------------------------------------------------------------------------ machine
+
+    @property
+    def applied(self) -> Slot:
+        """The last slot that was executed here."""
+        return self.state.applied
+
+    def on_restore(self, restored: Restored, out: ReplicaOut) -> None:
+        """After a restart, before `on_start`. Raises `WireError` if what the disk holds makes no sense."""
+        self.silent = restored.amnesic
+        if restored.checkpoint is not None:
+            slot, packed, chunks = restored.checkpoint
+            manifest = frames.CONTROL_CODEC.decode(packed)
+            if not isinstance(manifest, frames.Manifest):
+                raise WireError("the saved checkpoint has no manifest")
+            certified, root = self.checkpoints.check(manifest.certificate)
+            names = [digest(chunk) for chunk in chunks]
+            if certified != slot or names != list(manifest.leaves) or not self.checkpoints.fits(root, names):
+                raise WireError("the saved checkpoint is not the certified one")
+            self.state.restore(slot, chunks)
+            self.checkpoints.make_stable(Stable(slot, root, manifest.certificate, manifest.leaves, self.state.view()))
+            self._saved.append(slot)
+        protocol_records: list[bytes] = []
+        decided: dict[Slot, Digest] = {}
+        for record in restored.records:
+            kind, body = record[:1], record[1:]
+            if kind == _PROTOCOL_RECORD:
+                protocol_records.append(body)
+            elif kind == _BATCH_RECORD:
+                self.batches.restore(body[8:], int.from_bytes(body[:8], "big"))
+            elif kind == _DECIDED_RECORD:
+                decided[int.from_bytes(body[:8], "big")] = body[8:]
+            elif kind == _OWN_RECORD:
+                self._checkpoint_voted, amnesic = unpack_plain(body)
+                self.silent = self.silent or amnesic
+            else:
+                raise WireError(f"unknown kind of log record {kind.hex()}")
+        if not self.silent:
+            self._step(lambda inner: self.machine.on_restore(protocol_records, inner), out)
+        for slot in sorted(decided):
+            if slot > self.applied:
+                self.catchup.learned[slot] = decided[slot]
+        if restored.amnesic:
+            out.persist(self._own_record())
+
+    def on_start(self, out: ReplicaOut) -> None:
+        """Begin to take part."""
+        out.set_timer(("beat",), BEAT_TICKS)
+        if not self.silent:
+            self._step(self.machine.on_start, out)
+            if self.checkpoints.stable:
+                self._tell_stable(self.checkpoints.kept[-1], out)
+        self._advance(out, replay=True)
+        self._tell_status(out)
+
+    def on_input(self, value: ReplicaInput, out: ReplicaOut) -> None:
+        """See the inputs above."""
+        if isinstance(value, FromClient):
+            self._on_client(value.client, value.frame, out)
+        elif isinstance(value, RoundEnd):
+            self._on_round_end(out)
+        elif isinstance(value, Clock):
+            self.clock_ms = max(0, value.now_ms)
+        else:
+            self._on_saved(value.slot, out)
+
+    def on_message(self, sender: MemberId, message: bytes, out: ReplicaOut) -> None:
+        """A frame from another member, over a link that authenticates it."""
+        try:
+            kind = message[0] if message else 0
+            if kind == frames.PROTOCOL:
+                self._on_protocol(sender, message, out)
+            elif kind == frames.BUNDLE:
+                self._on_bundle(message[1:], sender, None, out)
+            elif kind == frames.CONTROL:
+                self._on_control(sender, frames.CONTROL_CODEC.decode(message[1:]), out)
+            else:
+                raise WireError(f"unknown kind of frame {kind}")
+        except WireError as error:
+            self.refuse(sender, str(error), out)
+
+    def on_timer(self, key: TimerKey, out: ReplicaOut) -> None:
+        """A timer of ours, or of the protocol's (those begin with ``p``)."""
+        if key[0] == "p":
+            if not self.silent:
+                self._step(lambda inner: self.machine.on_timer(key[1:], inner), out)
+        elif key == ("beat",):
+            self._on_beat(out)
+
+    def on_draw(self, key: DrawKey, value: int, out: ReplicaOut) -> None:
+        """A draw that the protocol asked for."""
+        if not self.silent:
+            self._step(lambda inner: self.machine.on_draw(key[1:], value, inner), out)
+
+    # ------------------------------------------------------------------------------------------ the protocol
+
+    def _step(self, call: Callable[[Out[Any, Any]], None], out: ReplicaOut) -> None:
+        """One step of the protocol, and then whatever inputs its effects call for."""
+        if self.stopped is not None:
+            return
+        assert not self._stepping
+        self._stepping = True
+        try:
+            inner: Out[Any, Any] = Out()
+            call(inner)
+            self._absorb(inner, out)
+            while self._inputs:
+                value = self._inputs.popleft()
+                inner = Out()
+                self.machine.on_input(value, inner)
+                self._absorb(inner, out)
+        except WireError:
+            raise
+        except Exception as error:
+            # A plug-in's bug (SAFETY rule 29): the protocol counts as stopped, the member lives on without it.
+            self.halt(f"the protocol failed: {error_text(error).decode()}", out)
+        finally:
+            self._stepping = False
+
+    def give(self, value: OrderingInput, out: ReplicaOut) -> None:
+        """Hand the protocol an input, now or at the end of the step that is under way."""
+        self._inputs.append(value)
+        if not self._stepping:
+            self._step(lambda inner: None, out)
+
+    def _absorb(self, inner: Out[Any, Any], out: ReplicaOut) -> None:
+        codec = self.settings.plugin.codec
+        for effect in inner.effects:
+            match effect:
+                case Broadcast(message, carry):
+                    frame = pack_protocol(self.settings.epoch, codec.encode(message), self._carried(carry))
+                    out.broadcast(frame)
+                case Send(to, message, carry):
+                    frame = pack_protocol(self.settings.epoch, codec.encode(message), self._carried(carry))
+                    out.send(to, frame)
+                case Persist(record, slot):
+                    out.persist(_PROTOCOL_RECORD + record, slot)
+                case Deliver(output):
+                    self._on_output(output, out)
+                case SetTimer(key, ticks):
+                    out.set_timer(("p", *key), ticks)
+                case CancelTimer(key):
+                    out.cancel_timer(("p", *key))
+                case Blame(member, fault, proof):
+                    self.blame(member, fault, proof, out)
+                case Draw(key, choices):
+                    out.draw(("p", *key), choices)
+                case DrawSecret(key):
+                    out.draw_secret(("p", *key))
+
+    def _carried(self, carry: tuple[Digest, ...]) -> list[bytes]:
+        stored = (self.batches.get(name) for name in carry if name != NO_DIGEST)
+        return [batch.raw for batch in stored if batch is not None]
+
+    def _on_output(self, output: Any, out: ReplicaOut) -> None:
+        if isinstance(output, Decided):
+            self._on_decided(output.slot, output.digest, out)
+        elif isinstance(output, Fetch):
+            self._on_fetch(output, out)
+        elif isinstance(output, LeaderChanged):
+            self.counters.view_changes += 1
+            self._in_flight_batches = 0
+            self.pool.land()
+
+    def _on_protocol(self, sender: MemberId, frame: bytes, out: ReplicaOut) -> None:
+        epoch, packed, carried = frames.unpack_protocol(frame)
+        if epoch != self.settings.epoch:
+            raise WireError(f"a message of epoch {epoch}; this is epoch {self.settings.epoch}")
+        if self.silent:
+            return
+        message = self.settings.plugin.codec.decode(packed)
+        self.batches.offer(carried)
+        try:
+            self._step(lambda inner: self.machine.on_message(sender, message, inner), out)
+        finally:
+            self.batches.withdraw()
+        self._advance(out)
+
+    def _on_fetch(self, fetch: Fetch, out: ReplicaOut) -> None:
+        if fetch.digest == NO_DIGEST:
+            self._inputs.append(Available(fetch.digest))
+            return
+        stored = self.batches.find(fetch.digest, self.pool)
+        if stored is None:
+            holders = tuple(member for member in fetch.holders if member != self.me)
+            self.batches.want(fetch.digest, fetch.slot, holders, out)
+            return
+        self._answer_fetch(stored, fetch.slot, out)
+
+    def _answer_fetch(self, stored: StoredBatch, slot: Slot, out: ReplicaOut) -> None:
+        if not stored.authentic:
+            self._inputs.append(Refused(stored.name))
+            return
+        self.keep_durable(stored, slot, out)
+        self._inputs.append(Available(stored.name))
+
+    def keep_durable(self, stored: StoredBatch, slot: Slot, out: ReplicaOut) -> None:
+        """Bytes before votes (SAFETY rule 3): the batch is in the log before whatever the protocol sends next."""
+        if stored.durable < slot:
+            stored.durable = slot
+            out.persist(_BATCH_RECORD + slot.to_bytes(8, "big") + stored.raw, slot)
+
+    def _on_decided(self, slot: Slot, name: Digest, out: ReplicaOut) -> None:
+        if slot <= self.applied:
+            known = self.history.get(slot)
+            if known is not None and known != name:
+                self.halt(f"slot {slot} was decided twice, as {known.hex()[:16]} and {name.hex()[:16]}", out)
+            return
+        self.history[slot] = name
+
+    def _tell_stable(self, stable: Stable, out: ReplicaOut) -> None:
+        self._step(lambda inner: self.machine.on_stable(stable.slot, stable.root, inner), out)
+
+    # ------------------------------------------------------------------------------------------ proposing
+
+    def _on_round_end(self, out: ReplicaOut) -> None:
+        ready = self.checkpoints.step()
+        if ready is not None:
+            self._vote(*ready, out)
+        if self.stopped is not None or self.silent:
+            return
+        self._tell_waiting(out)
+        while self.pool.fresh and self.machine.room > 0 and self._worth_proposing():
+            bundles = self.pool.take(self.limits.batch_bytes, self.limits.batch_requests)
+            reports = self._reports_due()
+            raw = make_batch(self.clock_ms, [bundle.raw for bundle in (*reports, *bundles)])
+            stored = self.batches.add_own(raw, self.clock_ms, [*reports, *bundles])
+            self.keep_durable(stored, self.applied + self.settings.window, out)
+            self._in_flight_batches += 1
+            self.give(Propose(Batch(stored.name, len(raw))), out)
+        self._advance(out)
+
+    def _worth_proposing(self) -> bool:
+        # While a batch is under way, a small one would only cost its members' time: let it grow meanwhile.
+        return self._in_flight_batches == 0 or self.pool.fresh_requests * 2 >= self.limits.batch_requests
+
+    def _tell_waiting(self, out: ReplicaOut) -> None:
+        waiting = len(self.pool) > 0
+        if waiting != self._told_waiting:
+            self._told_waiting = waiting
+            self.give(Waiting(waiting), out)
+
+    # ------------------------------------------------------------------------------------------ executing
+
+    def _advance(self, out: ReplicaOut, *, replay: bool = False) -> None:
+        """Execute whatever is decided next and here (SAFETY rule 7)."""
+        moved = False
+        while self.stopped is None:
+            slot = self.applied + 1
+            name = self.history.get(slot)
+            learned = name is None
+            if name is None:
+                name = self.catchup.learned.get(slot)
+                if name is None:
+                    break
+            if name == NO_DIGEST:
+                self.state.skip(slot)
+            else:
+                stored = self.batches.get(name)
+                if stored is None:
+                    if not replay:
+                        self.batches.want(name, slot, self.catchup.claimers(slot, name) or self.others, out)
+                    break
+                self._execute(slot, stored, out, replay=replay)
+            self.history[slot] = name
+            if not replay:
+                out.deliver(Jot(_DECIDED_RECORD + slot.to_bytes(8, "big") + name, slot))
+            if learned:
+                self.catchup.settle(slot)
+                self.counters.learned += 1
+                if not self.silent:
+                    self.give(Learned(slot, name), out)
+            moved = True
+            self._after_slot(slot, out)
+        if moved:
+            self._answer_reads(out)
+
+    def _execute(self, slot: Slot, stored: StoredBatch, out: ReplicaOut, *, replay: bool) -> None:
+        stored.slot = max(stored.slot, slot)
+        self._bytes_since_checkpoint += len(stored.raw)
+        self.counters.batches += 1
+        if stored.own:
+            self._in_flight_batches = max(0, self._in_flight_batches - 1)
+        entries = self.state.execute(slot, stored.name, stored.time_ms, stored.bundles)
+        answer = not (replay or self.silent)
+        for bundle, reply in entries:
+            self.pool.remove((bundle.client, bundle.session, bundle.first))
+            if answer and reply is not None:
+                full = len(reply.results) <= FULL_REPLY_BYTES or self._sends_result(reply)
+                out.deliver(ToClient(bundle.client, self._reply_frame(bundle, reply, full=full)))
+
+    def _sends_result(self, reply: Reply) -> bool:
+        return self.settings.members[reply.slot % self.quorum.n] == self.me
+
+    def _reply_frame(self, bundle: Bundle, reply: Reply, *, full: bool) -> bytes:
+        leader = self.machine.leader
+        return pack_reply(
+            self.settings.epoch,
+            reply.slot,
+            bundle.session,
+            reply.first,
+            reply.count,
+            reply.digest,
+            frames.NO_LEADER if leader is None else self._indices.get(leader, frames.NO_LEADER),
+            reply.results if full else None,
+        )
+
+    def _after_slot(self, slot: Slot, out: ReplicaOut) -> None:
+        interval = self.settings.checkpoint_interval
+        if slot % interval == 0 or self._bytes_since_checkpoint >= self.limits.checkpoint_bytes:
+            self._bytes_since_checkpoint = 0
+            self.checkpoints.begin(slot, self.state.view())
+
+    # ------------------------------------------------------------------------------------------ checkpoints
+
+    def _vote(self, slot: Slot, root: Digest, out: ReplicaOut) -> None:
+        if self.silent or self.stopped is not None:
+            self._try_stable(slot, out)
+            return
+        if slot > self._checkpoint_voted:
+            self._checkpoint_voted = slot
+            out.persist(self._own_record())
+        signature = self.settings.keyring.sign(frames.CHECKPOINT_PURPOSE, frames.checkpoint_body(slot, root))
+        out.broadcast(pack_control(CheckpointVote(self.settings.epoch, slot, root, signature)))
+        self.checkpoints.add_vote(self.me, slot, root, signature)
+        self._try_stable(slot, out)
+
+    def _own_record(self) -> bytes:
+        return _OWN_RECORD + pack_plain([self._checkpoint_voted, self.silent])
+
+    def on_vote(self, sender: MemberId, vote: CheckpointVote, out: ReplicaOut) -> None:
+        """Another member's checkpoint vote."""
+        if vote.slot <= self.checkpoints.stable:
+            return
+        body = frames.checkpoint_body(vote.slot, vote.root)
+        if not self.settings.keyring.verify(sender, frames.CHECKPOINT_PURPOSE, body, vote.signature):
+            raise WireError("a checkpoint vote with a bad signature")
+        if self.checkpoints.add_vote(sender, vote.slot, vote.root, vote.signature):
+            self._try_stable(vote.slot, out)
+
+    def _try_stable(self, slot: Slot, out: ReplicaOut) -> None:
+        ready = self.checkpoints.ready.get(slot)
+        if ready is None:
+            return
+        certified = self.checkpoints.certificate(slot)
+        if certified is None:
+            if self.checkpoints.is_divergent(slot):
+                self.halt(f"the members' states differ at slot {slot}: no digest can reach a quorum", out)
+            return
+        root, certificate = certified
+        mine, hashed = ready
+        if root != mine:
+            self.halt(f"this member's state differs from the quorum's at slot {slot}", out)
+            return
+        self.settle(Stable(slot, root, certificate, tuple(hashed.leaves), hashed.view), out)
+
+    def settle(self, stable: Stable, out: ReplicaOut) -> None:
+        """A checkpoint became stable, and its state is here."""
+        self.checkpoints.make_stable(stable)
+        self.counters.checkpoints += 1
+        out.deliver(Save(stable))
+        self._forget()
+        if not self.silent:
+            self._tell_stable(stable, out)
+
+    def _forget(self) -> None:
+        """Drop what lies at or below the older kept checkpoint (SAFETY rule 18)."""
+        kept = self.checkpoints.kept
+        floor = kept[0].slot if len(kept) > 1 else 0
+        self.batches.forget(floor, self.applied)
+        self.history = {slot: name for slot, name in self.history.items() if slot > floor}
+        self.catchup.forget(self.applied)
+
+    def _on_saved(self, slot: Slot, out: ReplicaOut) -> None:
+        self._saved.append(slot)
+        standing = () if self.silent else tuple(_PROTOCOL_RECORD + record for record in self.machine.standing())
+        out.deliver(Rotate((self._own_record(), *standing)))
+        if len(self._saved) > 1:
+            out.deliver(Cut(self._saved[-2]))
+            del self._saved[:-2]
+
+    # ------------------------------------------------------------------------------------------ clients
+
+    def _on_client(self, client: bytes, frame: bytes, out: ReplicaOut) -> None:
+        try:
+            kind = frame[0] if frame else 0
+            if kind == frames.BUNDLE:
+                self._on_bundle(frame[1:], None, client, out)
+            elif kind == frames.ASK:
+                ask = frames.ASK_CODEC.decode(frame[1:])
+                if isinstance(ask, Read):
+                    self._on_read(client, ask, out)
+                else:
+                    out.deliver(StatusAsked(client, ask.number))
+            else:
+                raise WireError(f"unknown kind of frame {kind}")
+        except WireError:
+            self.counters.refused_frames += 1
+
+    def _on_bundle(self, raw: bytes, member: MemberId | None, client: bytes | None, out: ReplicaOut) -> None:
+        """A bundle, straight from its client or forwarded by a member."""
+        if client is not None and len(raw) > self.limits.bundle_bytes:
+            # Refused by its header alone, with a reason that the client can act upon.
+            self._refuse_large(raw, client, out)
+            return
+        bundle = parse_bundle(raw, bytes_max=self.limits.bundle_bytes)
+        if bundle.kind == CLOCK:
+            self._on_report(member, bundle)
+            return
+        if client is not None and bundle.client != client:
+            raise WireError("a bundle of another client")
+        key = (bundle.client, bundle.session, bundle.first)
+        if key in self.pool:
+            return
+        refusal = self._refusal(bundle)
+        if refusal is None:
+            done = self._known_reply(bundle)
+            if done is not None:
+                if client is not None and not self.silent:
+                    out.deliver(ToClient(client, self._reply_frame(bundle, done, full=True)))
+                return
+            if self._is_over(bundle):
+                refusal = (frames.OUTSIDE_WINDOW, "executed before, and its reply is no longer kept")
+            elif not bundle.authentic(self.settings.group):
+                raise WireError("a bundle with a bad signature")
+            elif not self.pool.fits(bundle):
+                refusal = (frames.BUSY, "too many requests wait; try again")
+        if refusal is not None:
+            if client is not None:
+                reason, text = refusal
+                answer = Refusal(bundle.session, bundle.first, reason, text)
+                out.deliver(ToClient(client, pack_answer(answer)))
+            return
+        self.pool.add(bundle, self.beat, self.applied)
+        leader = self.machine.leader
+        if member is None and leader is not None and leader != self.me:
+            out.send(leader, b"\x02" + raw)
+
+    def _refuse_large(self, raw: bytes, client: bytes, out: ReplicaOut) -> None:
+        bundle = parse_bundle(raw, bytes_max=len(raw))
+        text = f"{len(raw)} bytes exceed the group's limit of {self.limits.bundle_bytes} a bundle"
+        answer = Refusal(bundle.session, bundle.first, frames.TOO_LARGE, text)
+        out.deliver(ToClient(client, pack_answer(answer)))
+
+    def _refusal(self, bundle: Bundle) -> tuple[int, str] | None:
+        """Why this member will not take the bundle, if so."""
+        if self.stopped is not None:
+            return frames.STOPPED, f"this member has stopped: {self.stopped}"[:400]
+        if self.silent:
+            return frames.STOPPED, "this member lost its disk and takes no part in this epoch"
+        listed = self.settings.listed_clients
+        if listed is not None and bundle.client not in listed:
+            return frames.NOT_LISTED, "this group serves listed clients only"
+        if bundle.kind == OPEN:
+            return None
+        session = self.state.sessions.get(bundle.client, bundle.session)
+        if session is None:
+            return frames.NO_SESSION, "no such session; its requests are never executed"
+        if not session.in_window(bundle.low, bundle.end, self.limits.session_window):
+            return frames.OUTSIDE_WINDOW, f"the session's window is {self.limits.session_window} requests wide"
+        if self.batches.oversize(bundle):
+            return frames.TOO_LARGE, f"an operation exceeds the group's limit of {self.limits.operation_bytes} bytes"
+        return None
+
+    def _known_reply(self, bundle: Bundle) -> Reply | None:
+        if bundle.kind == OPEN:
+            session = self.state.sessions.by_client.get(bundle.client)
+            if session is not None and bundle.payloads() == [session.nonce]:
+                return opening_reply(session, session.number >> 20)
+            return None
+        session = self.state.sessions.get(bundle.client, bundle.session)
+        reply = session.replies.get(bundle.first) if session is not None else None
+        return reply if reply is not None and reply.count == bundle.count else None
+
+    def _is_over(self, bundle: Bundle) -> bool:
+        if bundle.kind != REQUESTS:
+            return False
+        session = self.state.sessions.get(bundle.client, bundle.session)
+        return session is not None and session.is_done(bundle.first, bundle.count)
+
+    def _on_read(self, client: bytes, read: Read, out: ReplicaOut) -> None:
+        text = self.stopped
+        if self.silent:
+            text = "this member takes no part in this epoch"
+        elif len(self._reads) >= self.limits.reads:
+            text = "too many reads wait; try again"
+        if text is not None:
+            out.deliver(ToClient(client, pack_answer(ReadRefusal(read.number, text[:400]))))
+            return
+        after = self.machine.highest_voted
+        pending = _PendingRead(client, read.number, read.operation, after)
+        if after <= self.applied:
+            self._answer_read(pending, out)
+        else:
+            self._reads.append(pending)
+
+    def _answer_reads(self, out: ReplicaOut) -> None:
+        if not self._reads:
+            return
+        due = [read for read in self._reads if read.after <= self.applied]
+        self._reads = [read for read in self._reads if read.after > self.applied]
+        for read in due:
+            self._answer_read(read, out)
+
+    def _answer_read(self, read: _PendingRead, out: ReplicaOut) -> None:
+        failed = 0
+        try:
+            result = self.state.application.read(read.operation)
+            if type(result) is not bytes:
+                raise TypeError(f"read returned {type(result).__name__}, not bytes")
+        except Exception as error:
+            failed, result = 1, error_text(error)
+        name = digest(bytes((failed,)), result)
+        answer = ReadAnswer(read.number, self.settings.epoch, self.applied, failed, name, result)
+        out.deliver(ToClient(read.client, pack_answer(answer)))
+
+    # ------------------------------------------------------------------------------------------ the beat
+
+    def _on_beat(self, out: ReplicaOut) -> None:
+        self.beat += 1
+        out.set_timer(("beat",), BEAT_TICKS)
+        if self.beat % CLOCK_BEATS == 0 and not self.silent:
+            self._report_clock(out)
+        self._prune(out)
+        self.batches.retry(out)
+        self.catchup.on_beat(out)
+        if self.stopped is None and not self.silent:
+            self._forward(out)
+            self._watch_leader(out)
+        self._tell_status(out)
+
+    def _tell_status(self, out: ReplicaOut) -> None:
+        now = (self.settings.epoch, self.applied, self.checkpoints.stable, self.machine.view)
+        busy = now != self._status_told or len(self.pool) > 0 or self.catchup.busy
+        if busy or self.beat - self._status_beat >= IDLE_BEATS:
+            self._status_told, self._status_beat = now, self.beat
+            out.broadcast(pack_control(Status(*now)))
+
+    def _prune(self, out: ReplicaOut) -> None:
+        """Drop bundles that can no longer be executed: their numbers ran in another bundle, or the session ended."""
+        for entry in list(self.pool.oldest()):
+            if self.beat - entry.beat < FORWARD_BEATS:
+                break
+            bundle = entry.bundle
+            if bundle.kind == OPEN:
+                over = self._known_reply(bundle) is not None
+            else:
+                session = self.state.sessions.get(bundle.client, bundle.session)
+                over = session is None or session.is_done(bundle.first, bundle.count)
+            if over:
+                self.pool.remove((bundle.client, bundle.session, bundle.first))
+
+    def _forward(self, out: ReplicaOut) -> None:
+        """A request may have been lost on its way to the leader: forward what has waited, some at a time."""
+        leader = self.machine.leader
+        if leader is None or leader == self.me:
+            return
+        budget = self.limits.batch_bytes
+        for entry in self.pool.oldest():
+            age = self.beat - entry.beat
+            if age < FORWARD_BEATS or budget < 0:
+                break
+            if age % FORWARD_BEATS == 0:
+                out.send(leader, b"\x02" + entry.bundle.raw)
+                budget -= len(entry.bundle.raw)
+
+    def _watch_leader(self, out: ReplicaOut) -> None:
+        """Unfairness to one client, or to one member's clock, is a reason to replace the leader (FAULTS 31)."""
+        leader = self.machine.leader
+        if leader is None or leader == self.me or self._neglect_view == self.machine.view:
+            return
+        oldest = next(self.pool.oldest(), None)
+        passed_over = (
+            oldest is not None
+            and self.beat - oldest.beat >= PATIENCE_BEATS
+            and self.applied - oldest.applied >= 2 * self.settings.window
+        )
+        known = self.state.clock.reports.get(self.me)
+        if self._report_counter == 0 or (known is not None and known.counter >= self._report_watched):
+            self._report_beat, self._report_slot = self.beat, self.applied
+            self._report_watched = self._report_counter
+        unreported = (
+            self.beat - self._report_beat >= CLOCK_PATIENCE_BEATS
+            and self.applied - self._report_slot >= self.settings.window
+        )
+        if passed_over or unreported:
+            self._neglect_view = self.machine.view
+            self._report_beat, self._report_slot = self.beat, self.applied
+            self.give(Neglected(leader), out)
+
+    _report_beat_counter: int = 0
+
+    # ------------------------------------------------------------------------------------------ agreed time
+
+    def _report_clock(self, out: ReplicaOut) -> None:
+        known = self.state.clock.reports.get(self.me)
+        self._report_counter = max(self._report_counter, known.counter if known is not None else 0) + 1
+        raw = make_bundle(
+            self.settings.clock_key, self.settings.group, CLOCK, self._report_counter, self.clock_ms, 0, ()
+        )
+        self._reports[self.me] = parse_bundle(raw, bytes_max=len(raw))
+        out.broadcast(b"\x02" + raw)
+
+    def _on_report(self, member: MemberId | None, bundle: Bundle) -> None:
+        if member is None or self.settings.member_keys.get(bundle.client) != member:
+            raise WireError("a clock report of somebody else")
+        held = self._reports.get(member)
+        if held is None or bundle.session > held.session:
+            self._reports[member] = bundle
+
+    def _reports_due(self) -> list[Bundle]:
+        """Reports that are news; checked only now, since most of them are overtaken before they are needed."""
+        due: list[Bundle] = []
+        for member in self.settings.members:
+            bundle = self._reports.get(member)
+            if bundle is None:
+                continue
+            known = self.state.clock.reports.get(member)
+            if known is not None and known.counter >= bundle.session:
+                continue
+            if member == self.me or bundle.authentic(self.settings.group):
+                due.append(bundle)
+                # Put into one batch only, unless that one is lost and a newer report comes.
+            del self._reports[member]
+        return due
+
+    # ------------------------------------------------------------------------------------------ the rest
+
+    def _on_control(self, sender: MemberId, message: Control, out: ReplicaOut) -> None:
+        if isinstance(message, CheckpointVote):
+            if message.epoch == self.settings.epoch:
+                self.on_vote(sender, message, out)
+        elif isinstance(message, frames.BatchBytes):
+            self._on_batch_bytes(sender, message.batch, out)
+        elif isinstance(message, frames.BatchRequest):
+            self.batches.serve(sender, message.digests, out)
+        else:
+            self.catchup.on_control(sender, message, out)
+        self._advance(out)
+
+    def _on_batch_bytes(self, sender: MemberId, raw: bytes, out: ReplicaOut) -> None:
+        arrived = self.batches.arrived(raw, self.pool)
+        if arrived is None:
+            return
+        stored, slot = arrived
+        if self.silent:
+            return
+        self._answer_fetch(stored, slot, out)
+        self._step(lambda inner: None, out)
+
+    def refuse(self, sender: MemberId, reason: str, out: ReplicaOut) -> None:
+        """Something that this member sent is not understood: counted and attributed, nothing else."""
+        self.counters.refused_frames += 1
+        self.blame(sender, f"refused: {reason}", b"", out)
+
+    def blame(self, member: MemberId, fault: str, proof: bytes, out: ReplicaOut) -> None:
+        """A peer broke the rules; with a proof it is evidence (SAFETY rule 6)."""
+        self.counters.blames += 1
+        if proof:
+            self.counters.evidence += 1
+        if fault == "equivocation":
+            self.counters.equivocations += 1
+        out.blame(member, fault, proof)
+
+    def check_own_vote(self, slot: Slot, certificate: Certificate, out: ReplicaOut) -> None:
+        """A quorum's certificate with a vote of ours that we do not remember: our disk was rolled back (rule 16)."""
+        if slot > self._checkpoint_voted and not self.silent:
+            if any(vote.member == self.me for vote in certificate.votes):
+                self.halt(f"a checkpoint vote of ours at slot {slot} is not in our log: the disk was rolled back", out)
+
+    def halt(self, reason: str, out: ReplicaOut) -> None:
+        """Stop taking part, and say why."""
+        if self.stopped is None:
+            self.stopped = reason
+            out.deliver(Halted(reason))
+
+    def status(self) -> dict[str, Any]:
+        """How this member is, as plain data for people."""
+        return {
+            "member": self.me,
+            "epoch": self.settings.epoch,
+            "protocol": self.settings.plugin.record.name,
+            "view": self.machine.view,
+            "leader": self.machine.leader,
+            "applied": self.applied,
+            "stable": self.checkpoints.stable,
+            "checkpoints": {str(kept.slot): kept.root.hex() for kept in self.checkpoints.kept},
+            "executed": self.state.executed,
+            "failed": self.state.failed,
+            "sessions": len(self.state.sessions.by_client),
+            "waiting": len(self.pool),
+            "agreed_time_ms": self.state.clock.now_ms,
+            "silent": self.silent,
+            "stopped": self.stopped,
+            "catching_up": self.catchup.busy,
+            "counters": attrs.asdict(self.counters),
+        }
