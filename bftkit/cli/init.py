@@ -23,14 +23,15 @@ import attrs
 from cyclopts import Parameter
 
 from bftkit.cli.app import CommandFailed, ExitCode, output
-from bftkit.cli.keygen import new_epochs, new_key, public_entry
-from bftkit.configuration.keyfiles import EPOCHS_DEFAULT, EpochSecrets, KeyPair
+from bftkit.cli.keygen import address_argument, new_epochs, new_key, public_entry
+from bftkit.configuration.keyfiles import EPOCHS_DEFAULT, KeyPair, epoch_keys_text
 from bftkit.configuration.settings import ClientSettings, MemberSettings
 from bftkit.configuration.text import ConfigurationError, hex_bytes
 from bftkit.core.ordering import ProtocolRecord
 from bftkit.core.plugin import load_protocol
+from bftkit.crypto.keys import EpochKeys
 from bftkit.membership.genesis import NONCE_SIZE, Genesis
-from bftkit.membership.roster import MEMBERS_MAX, Roster, canonical_address
+from bftkit.membership.roster import MEMBERS_MAX, Roster
 from bftkit.network.addresses import parse_address
 from bftkit.node.folders import CLIENT_FILE, GENESIS_FILE, MEMBER_FILE, MemberFolder, read_member, write_file
 from bftkit.storage.disk import DiskDirectory
@@ -161,7 +162,7 @@ def _addresses(ids: tuple[str, ...], given: tuple[str, ...], base_port: int | No
         if not equals or member not in ids:
             known = "m0" if len(ids) == 1 else f"m0 to m{len(ids) - 1}"
             raise CommandFailed(ExitCode.USAGE, f"--address {text}: give member=host:port, for {known}")
-        found[member] = (*found.get(member, ()), canonical_address(f"--address {text}", place))
+        found[member] = (*found.get(member, ()), address_argument(text, place))
     if base_port is not None and not 1 <= base_port <= 65536 - len(ids):
         raise CommandFailed(
             ExitCode.USAGE, f"--base-port {base_port}: {len(ids)} ports from there on must be 1 to 65535"
@@ -194,7 +195,10 @@ def _is_free(port: int) -> bool:
 
 
 def _public_keys(option: str, texts: tuple[str, ...]) -> tuple[bytes, ...]:
-    return tuple(hex_bytes(option, text, 32, "a public key") for text in texts)
+    try:
+        return tuple(hex_bytes(option, text, 32, "a public key") for text in texts)
+    except ConfigurationError as error:
+        raise CommandFailed(ExitCode.USAGE, str(error)) from None
 
 
 def _parameters(given: tuple[str, ...]) -> dict[str, int]:
@@ -219,7 +223,7 @@ def _group_name(directory: Path) -> str:
 def _build(
     directory: Path,
     genesis: Genesis,
-    keys: dict[str, tuple[KeyPair, EpochSecrets]],
+    keys: dict[str, tuple[KeyPair, EpochKeys]],
     client: KeyPair,
     operator: KeyPair | None,
 ) -> None:
@@ -245,7 +249,7 @@ def _build(
 
 
 def _build_member(
-    folder: Path, member: str, genesis: Genesis, text: str, identity: KeyPair, epochs: EpochSecrets
+    folder: Path, member: str, genesis: Genesis, text: str, identity: KeyPair, epochs: EpochKeys
 ) -> MemberFolder:
     settings = MemberSettings(
         id=member,
@@ -258,7 +262,7 @@ def _build_member(
     write_file(folder / MEMBER_FILE, settings.to_text())
     _folder(folder / "keys")
     write_file(folder / settings.keys.identity, identity.to_text(), 0o600)
-    write_file(folder / settings.keys.epochs, epochs.to_text(), 0o600)
+    write_file(folder / settings.keys.epochs, epoch_keys_text(epochs), 0o600)
     _folder(folder / settings.data)
     built = read_member(folder)
     _folder(built.log)

@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from bftkit.cli.app import CommandFailed, ExitCode, output
-from bftkit.configuration.keyfiles import EPOCHS_DEFAULT, EpochSecrets, KeyKind, KeyPair
-from bftkit.configuration.text import to_toml
+from bftkit.configuration.keyfiles import EPOCHS_DEFAULT, KeyKind, KeyPair, epoch_keys_text
+from bftkit.configuration.text import ConfigurationError, to_toml
 from bftkit.core.wire import is_name
 from bftkit.crypto.keys import EpochKeys
 from bftkit.membership.genesis import entry_table
@@ -27,25 +27,30 @@ def new_key(kind: KeyKind) -> KeyPair:
     return KeyPair.of(kind, secrets.token_bytes(32))
 
 
-def new_epochs(count: int) -> EpochSecrets:
+def new_epochs(count: int) -> EpochKeys:
     """Fresh keys for so many epochs."""
-    return EpochSecrets.of(tuple(secrets.token_bytes(32) for _ in range(count)))
+    return EpochKeys.generate([secrets.token_bytes(32) for _ in range(count)])
 
 
-def public_entry(
-    member: str, identity: KeyPair, epochs: EpochSecrets, addresses: tuple[str, ...], epoch: int = 0
-) -> RosterEntry:
-    """What the others know of a member with these keys."""
-    tree = EpochKeys.generate(epochs.seeds)
+def public_entry(member: str, identity: KeyPair, epochs: EpochKeys, addresses: tuple[str, ...]) -> RosterEntry:
+    """What the others know of a member with these keys, in epoch 0."""
     return RosterEntry(
         id=member,
         identity=identity.public,
-        epoch_root=tree.root,
-        epoch_count=len(epochs.publics),
-        epoch_key=tree.public(epoch),
-        epoch_path=tree.path(epoch),
+        epoch_root=epochs.root,
+        epoch_count=epochs.count,
+        epoch_key=epochs.public(0),
+        epoch_path=epochs.path(0),
         addresses=addresses,
     )
+
+
+def address_argument(argument: str, address: str) -> str:
+    """The address in its one spelling; `argument` is what stood on the command line."""
+    try:
+        return canonical_address(f"--address {argument}", address)
+    except ConfigurationError as error:
+        raise CommandFailed(ExitCode.USAGE, str(error)) from None
 
 
 def keygen(
@@ -71,11 +76,11 @@ def keygen(
         raise CommandFailed(ExitCode.USAGE, f"--id {id}: give 1 to 32 of the characters a-z, 0-9, _ - and .")
     if not 1 <= epochs <= 1 << 16:
         raise CommandFailed(ExitCode.USAGE, f"--epochs {epochs}: give a number between 1 and {1 << 16}")
-    places = tuple(canonical_address(f"--address {text}", text) for text in address)
+    places = tuple(address_argument(text, text) for text in address)
     identity, keys = new_key("identity"), new_epochs(epochs)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_file(path / "identity.key", identity.to_text(), 0o600)
-    write_file(path / "epochs.key", keys.to_text(), 0o600)
+    write_file(path / "epochs.key", epoch_keys_text(keys), 0o600)
     entry = entry_table(public_entry(id, identity, keys, places))
     out.event("key", kind=kind, folder=str(path), **entry)
     out.plain(to_toml({"members": [entry]}).strip())

@@ -1,8 +1,8 @@
 """Secret keys as files: TOML with the public half beside the secret one.
 
-A `KeyPair` is one Ed25519 key: a member's identity, an operator's or a client's key. `EpochSecrets` are a member's
-signing keys for all epochs to come, of which the oldest are erased as epochs end (SAFETY rule 28); the public halves
-stay, since old signatures must remain checkable and the Merkle paths are computed from them.
+A `KeyPair` is one Ed25519 key: a member's identity, an operator's or a client's key. A member's `EpochKeys`, which it
+signs with from epoch to epoch, lie in one file: the oldest secrets are erased as epochs end (SAFETY rule 28), while
+the public halves stay, since the Merkle paths are computed from them.
 
 A key file names what it is for, and a wrong one is refused: with the operator's key in a member's place, that
 member would sign in the operator's name. Secrets never show in a `repr`, an error text or a log (SAFETY rule 20).
@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import Final, Literal, TypeAlias, TypeVar, cast
 
 import attrs
-from nacl.signing import SigningKey
 
 from bftkit.configuration.text import ConfigurationError, hex_bytes, parse_toml, right, structure, to_toml
+from bftkit.crypto.keys import EpochKeys, SigningKey
 
 T = TypeVar("T")
 
@@ -28,11 +28,6 @@ EPOCHS_DEFAULT: Final = 256
 
 _SECRET_COMMENT: Final = "# A secret key of bftkit. Whoever can read this file can act in its owner's name.\n"
 _PUBLIC_RIGHT: Final = "a public key as 64 hexadecimal digits"
-
-
-def public_of(seed: bytes) -> bytes:
-    """The Ed25519 public key of a 32-byte secret seed."""
-    return bytes(SigningKey(seed).verify_key)
 
 
 @attrs.frozen
@@ -48,7 +43,12 @@ class KeyPair:
     @classmethod
     def of(cls, kind: KeyKind, seed: bytes) -> KeyPair:
         """The key pair of 32 secret bytes, which must come from a source that is good enough for keys."""
-        return cls(kind, seed, public_of(seed))
+        return cls(kind, seed, SigningKey(seed).public)
+
+    @property
+    def signing_key(self) -> SigningKey:
+        """What signs with this key."""
+        return SigningKey(self.seed)
 
     def to_text(self) -> str:
         """The content of the key's file."""
@@ -61,65 +61,43 @@ class KeyPair:
         _check_kind(table.kind, kind)
         public = hex_bytes("public", table.public, 32, "a public key")
         seed = _secret("secret", table.secret)
-        if public_of(seed) != public:
+        if SigningKey(seed).public != public:
             raise ConfigurationError("public", "this is not the public key of the secret", "restore the whole file")
         return cls(kind, seed, public)
 
 
-@attrs.frozen
-class EpochSecrets:
-    """A member's signing keys, epoch by epoch."""
+def epoch_keys_text(keys: EpochKeys) -> str:
+    """The content of the file of a member's epoch keys, without the secrets that were erased."""
+    kept = [seed for seed in keys.seeds if seed is not None]
+    return _SECRET_COMMENT + to_toml(
+        {
+            "kind": EPOCHS_KIND,
+            "first": keys.count - len(kept),
+            "publics": [public.hex() for public in keys.publics],
+            "secrets": [seed.hex() for seed in kept],
+        }
+    )
 
-    publics: tuple[bytes, ...]
-    """The public keys, from epoch 0 on; none is ever removed."""
-    first: int
-    """The first epoch whose secret is still here."""
-    seeds: tuple[bytes, ...] = attrs.field(repr=False)
-    """Secret seeds, 32 bytes each, from epoch `first` on."""
 
-    @classmethod
-    def of(cls, seeds: tuple[bytes, ...]) -> EpochSecrets:
-        """The keys of so many secret seeds, from epoch 0 on."""
-        return cls(tuple(public_of(seed) for seed in seeds), 0, seeds)
-
-    def erase(self, epoch: int) -> EpochSecrets:
-        """The same keys without the secrets of all epochs before this one (the file must be overwritten with it)."""
-        gone = max(0, epoch - self.first)
-        return attrs.evolve(self, first=self.first + gone, seeds=self.seeds[gone:])
-
-    def to_text(self) -> str:
-        """The content of the file."""
-        return _SECRET_COMMENT + to_toml(
-            {
-                "kind": EPOCHS_KIND,
-                "first": self.first,
-                "publics": [public.hex() for public in self.publics],
-                "secrets": [seed.hex() for seed in self.seeds],
-            }
+def epoch_keys_from_text(text: str) -> EpochKeys:
+    """Reads a member's epoch keys. Raises `ConfigurationError`, which never has a secret in it."""
+    table = _structure(text, _EpochsTable)
+    _check_kind(table.kind, EPOCHS_KIND)
+    count = len(table.publics)
+    if count == 0 or not 0 <= table.first <= count or len(table.secrets) != count - table.first:
+        raise ConfigurationError(
+            "secrets",
+            f"there are {len(table.secrets)} secrets from epoch {table.first} on, for {count} public keys",
+            "restore the whole file",
         )
-
-    @classmethod
-    def from_text(cls, text: str) -> EpochSecrets:
-        """Reads the keys. Raises `ConfigurationError`, which never has a secret in it."""
-        table = _structure(text, _EpochsTable)
-        _check_kind(table.kind, EPOCHS_KIND)
-        count = len(table.publics)
-        if not 0 <= table.first <= count or len(table.secrets) != count - table.first:
+    publics = tuple(hex_bytes(f"publics[{i}]", key, 32, "a public key") for i, key in enumerate(table.publics))
+    seeds = [_secret(f"secrets[{i}]", seed) for i, seed in enumerate(table.secrets)]
+    for epoch, seed in enumerate(seeds, table.first):
+        if SigningKey(seed).public != publics[epoch]:
             raise ConfigurationError(
-                "secrets",
-                f"there are {len(table.secrets)} secrets from epoch {table.first} on, for {count} public keys",
-                "restore the whole file",
+                f"publics[{epoch}]", "this is not the public key of its secret", "restore the whole file"
             )
-        publics = tuple(hex_bytes(f"publics[{i}]", key, 32, "a public key") for i, key in enumerate(table.publics))
-        seeds = tuple(_secret(f"secrets[{i}]", seed) for i, seed in enumerate(table.secrets))
-        for index, seed in enumerate(seeds):
-            if public_of(seed) != publics[table.first + index]:
-                raise ConfigurationError(
-                    f"publics[{table.first + index}]",
-                    "this is not the public key of its secret",
-                    "restore the whole file",
-                )
-        return cls(publics, table.first, seeds)
+    return EpochKeys([*[None] * table.first, *seeds], publics)
 
 
 @attrs.frozen
@@ -133,6 +111,7 @@ class _KeyTable:
 class _EpochsTable:
     kind: str = attrs.field(metadata=right(f'"{EPOCHS_KIND}"'))
     first: int = attrs.field(metadata=right("the first epoch whose secret is here, as a whole number"))
+    """Secrets of earlier epochs were erased."""
     publics: tuple[str, ...] = attrs.field(metadata=right("a list of public keys"))
     secrets: tuple[str, ...] = attrs.field(metadata=right("a list of secrets"))
 

@@ -23,9 +23,10 @@ from typing import Final, TypeVar
 
 import attrs
 
-from bftkit.configuration.keyfiles import EpochSecrets, KeyKind, KeyPair
+from bftkit.configuration.keyfiles import KeyKind, KeyPair, epoch_keys_from_text
 from bftkit.configuration.settings import ClientSettings, MemberSettings
 from bftkit.configuration.text import ConfigurationError
+from bftkit.crypto.keys import EpochKeys
 from bftkit.membership.genesis import Genesis
 from bftkit.membership.roster import RosterEntry
 
@@ -47,7 +48,7 @@ class MemberFolder:
     settings: MemberSettings
     genesis: Genesis
     identity: KeyPair
-    epochs: EpochSecrets
+    epochs: EpochKeys
 
     @property
     def entry(self) -> RosterEntry:
@@ -99,7 +100,7 @@ def read_member(folder: Path) -> MemberFolder:
     except ConfigurationError as error:
         raise error.inside(str(folder / MEMBER_FILE)) from None
     identity = read_key(folder / settings.keys.identity, "identity")
-    epochs = _secret_file(folder / settings.keys.epochs, EpochSecrets.from_text)
+    epochs = _secret_file(folder / settings.keys.epochs, epoch_keys_from_text)
     found = MemberFolder(folder, settings, genesis, identity, epochs)
     _check_keys(found)
     return found
@@ -145,7 +146,7 @@ def _check_keys(folder: MemberFolder) -> None:
             f"put the identity key of {entry.id} there",
         )
     epochs = folder.epochs
-    if len(epochs.publics) != entry.epoch_count or epochs.publics[roster.epoch] != entry.epoch_key:
+    if epochs.count != entry.epoch_count or epochs.root != entry.epoch_root:
         raise ConfigurationError(
             str(folder.epochs_path),
             f"these are not the epoch keys that the genesis commits {entry.id} to",
