@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Final
+from typing import Final, TypeAlias
 
 import attrs
 
@@ -44,13 +44,14 @@ LISTENER_PAUSE_SECONDS: Final = 0.2
 
 _READ: Final = selectors.EVENT_READ
 _BOTH: Final = selectors.EVENT_READ | selectors.EVENT_WRITE
-_SocketAddress = tuple[int, tuple[str, int]]
+_Target: TypeAlias = tuple[int, tuple[str | int | bytes, ...]]
+"""An address family and what `connect` takes for it."""
 
 
 class TcpLink(Link):
     """A socket with its session."""
 
-    __slots__ = ("address", "admission", "connecting", "deadline", "host", "output", "session", "socket")
+    __slots__ = ("address", "admission", "connecting", "deadline", "host", "others", "output", "session", "socket")
 
     def __init__(
         self, sock: socket.socket, session: Session, source: str, host: str, deadline: float, address: Address | None
@@ -66,6 +67,8 @@ class TcpLink(Link):
         """Where we dialled; None if we were dialled."""
         self.admission: Admission | None = None
         self.connecting = address is not None
+        self.others: list[_Target] = []
+        """What else the host's name stands for, to be tried if nobody answers here."""
         self.output: memoryview = memoryview(b"")
         """Encrypted bytes that the socket did not take yet."""
 
@@ -116,7 +119,7 @@ class TcpHub(Switchboard[TcpLink]):
     def listen(self, address: Address) -> Address:
         self._check_dialable(address)
         try:
-            family, target = _look_up(address)
+            family, target = _look_up(address)[0]
             sock = socket.socket(family, socket.SOCK_STREAM)
             try:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -187,56 +190,39 @@ class TcpHub(Switchboard[TcpLink]):
             raise HubError(f"this hub speaks tcp:// only, not {address}")
 
     def _dial(self, route: Route[TcpLink], dial: Dial, address: Address, now: float) -> None:
-        session = Session.initiator(
-            self._identity,
-            dial.public_key,
-            self._prologue,
-            self._entropy(32),
-            self._payload,
-            self._limits.frame_bytes,
-        )
         if address.is_numeric:
             try:
-                self._dial_there(route, session, address, _look_up(address), now)
-            except OSError as error:
+                targets = _look_up(address)
+            except OSError as error:  # an IPv6 scope that this machine does not have
                 self._dial_failed(route, address, error.strerror or str(error), now)
+                return
+            self._dial_first(route, dial, address, targets, now)
         else:
-            # A look-up may block for many seconds: it gets a thread of its own, and `_dial_looked_up` its result.
+            # A look-up may block for many seconds: it gets a thread of its own, and `_on_looked_up` its result.
             threading.Thread(
-                target=self._look_up_elsewhere, args=(route, dial, session, address), daemon=True, name="bftkit-look-up"
+                target=self._look_up_elsewhere, args=(route, dial, address), daemon=True, name="bftkit-look-up"
             ).start()
 
-    def _look_up_elsewhere(
-        self, route: Route[TcpLink], dial: Dial, session: Session, address: Address
-    ) -> None:  # runs in its own thread: touches nothing but the queue and the waker
-        found: _SocketAddress | None = None
+    def _look_up_elsewhere(self, route: Route[TcpLink], dial: Dial, address: Address) -> None:
+        """Runs in its own thread: touches nothing but the queue and the waker."""
+        found: list[_Target] = []
         reason = ""
         try:
             found = _look_up(address)
         except OSError as error:
             reason = error.strerror or str(error)
-        self._looked_up.put(partial(self._on_looked_up, route, dial, session, address, found, reason))
+        self._looked_up.put(partial(self._on_looked_up, route, dial, address, found, reason))
         self.wake()
 
     def _on_looked_up(
-        self,
-        route: Route[TcpLink],
-        dial: Dial,
-        session: Session,
-        address: Address,
-        found: _SocketAddress | None,
-        reason: str,
+        self, route: Route[TcpLink], dial: Dial, address: Address, found: list[_Target], reason: str
     ) -> None:
         if route.dial is not dial or route.dialled is not None or dial.due != math.inf:
             return  # disconnected, or dialled otherwise, meanwhile
-        now = self._clock()
-        if found is None:
-            self._dial_failed(route, address, reason, now)
-            return
-        try:
-            self._dial_there(route, session, address, found, now)
-        except OSError as error:
-            self._dial_failed(route, address, error.strerror or str(error), now)
+        if found:
+            self._dial_first(route, dial, address, found, self._clock())
+        else:
+            self._dial_failed(route, address, reason, self._clock())
 
     def _on_wake(self, mask: int) -> None:
         super()._on_wake(mask)
@@ -244,27 +230,36 @@ class TcpHub(Switchboard[TcpLink]):
             while True:
                 self._looked_up.get_nowait()()
 
-    def _dial_there(
-        self, route: Route[TcpLink], session: Session, address: Address, found: _SocketAddress, now: float
+    def _dial_first(
+        self, route: Route[TcpLink], dial: Dial, address: Address, targets: list[_Target], now: float
     ) -> None:
-        family, target = found
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            _prepare(sock)
-            code = sock.connect_ex(target)
-            if code not in (0, errno.EINPROGRESS):
-                raise OSError(code, os.strerror(code))
-        except OSError:
-            sock.close()
-            raise
-        deadline = now + self._limits.handshake_seconds
-        link = TcpLink(sock, session, str(address), address.host, deadline, address)
-        link.peer = route.peer
-        link.public_key = session.peer_key
-        route.dialled = link
-        self._dialling[link] = None
-        self._soon(deadline)
-        self._selector.register(sock, _BOTH, partial(self._on_ready, link))
+        """Dials the first target that can be dialled at all."""
+        reason = "the host has no address"
+        for position, (family, target) in enumerate(targets):
+            try:
+                sock = _begin_connect(family, target)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                continue
+            session = Session.initiator(
+                self._identity,
+                dial.public_key,
+                self._prologue,
+                self._entropy(32),
+                self._payload,
+                self._limits.frame_bytes,
+            )
+            deadline = now + self._limits.handshake_seconds
+            link = TcpLink(sock, session, str(address), address.host, deadline, address)
+            link.peer = route.peer
+            link.public_key = dial.public_key
+            link.others = targets[position + 1 :]
+            route.dialled = link
+            self._dialling[link] = None
+            self._soon(deadline)
+            self._selector.register(sock, _BOTH, partial(self._on_ready, link))
+            return
+        self._dial_failed(route, address, reason, now)
 
     # --- a ready socket -----------------------------------------------------------------------------------------
 
@@ -281,6 +276,10 @@ class TcpHub(Switchboard[TcpLink]):
     def _on_readable(self, link: TcpLink) -> None:
         if link.connecting:
             return  # the writable side tells whether it worked
+        if link.up_since is None and not link.dialled:
+            if not self._strangers_left:
+                return  # stays readable: the next round
+            self._strangers_left -= 1
         try:
             size = link.socket.recv_into(self._buffer)
         except (BlockingIOError, InterruptedError):
@@ -409,7 +408,11 @@ class TcpHub(Switchboard[TcpLink]):
         else:
             assert link.peer is not None
             route = self._routes.get(link.peer)
-            if route is not None:
+            if route is None:
+                return
+            if link.connecting and link.others and route.dial is not None:
+                self._dial_first(route, route.dial, address, link.others, now)
+            else:
                 self._dial_failed(route, address, reason, now)
 
     def _release(self, link: TcpLink) -> None:
@@ -446,12 +449,25 @@ class TcpHub(Switchboard[TcpLink]):
         self._listeners.clear()
 
 
-def _look_up(address: Address) -> _SocketAddress:
-    """The first of the host's addresses. Raises `OSError`."""
+def _look_up(address: Address) -> list[_Target]:
+    """What the host stands for. Raises `OSError`; not for a numeric host."""
     flags = socket.AI_NUMERICHOST if address.is_numeric else 0
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=flags)
-    family, _type, _protocol, _name, target = found[0]
-    return family, (str(target[0]), int(target[1]))
+    return [(family, target) for family, _type, _protocol, _name, target in found]
+
+
+def _begin_connect(family: int, target: tuple[str | int | bytes, ...]) -> socket.socket:
+    """A socket on its way to `target`. Raises `OSError`."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        _prepare(sock)
+        code = sock.connect_ex(target)
+        if code not in (0, errno.EINPROGRESS):
+            raise OSError(code, os.strerror(code))
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _counted_host(host: str) -> str:

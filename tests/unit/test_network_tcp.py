@@ -36,11 +36,17 @@ class Site:
 
     def __init__(self, limits: Limits) -> None:
         self.clock = Clock()
-        self.hub = TcpHub(BOB, GROUP, accept=lambda key, payload: Admission(key), limits=limits, clock=self.clock)
+        self.welcome = True
+        self.asked: list[bytes] = []
+        self.hub = TcpHub(BOB, GROUP, accept=self.accept, limits=limits, clock=self.clock)
         self.address = self.hub.listen(LOOPBACK)
         self.got: list[bytes] = []
         self.sockets: list[socket.socket] = []
         self.clients: list[TcpHub] = []
+
+    def accept(self, public_key: bytes, payload: bytes) -> Admission | None:
+        self.asked.append(public_key)
+        return Admission(public_key) if self.welcome else None
 
     def raw(self, data: bytes = b"") -> socket.socket:
         sock = socket.create_connection((self.address.host, self.address.port))
@@ -313,6 +319,42 @@ def test_host_names_are_looked_up(make_site: Callable[..., Site]) -> None:
         site.hub.poll(0.0)
         client.poll(0.001)
         failed = failed or client.counters["dial_failed"] > 0
+
+
+def test_all_addresses_of_a_name_are_tried(make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where localhost is first an IPv6 address, on which nobody listens."""
+    site = make_site()
+    port = site.address.port
+    target = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+    answer = [(*target, ("127.0.0.9", port)), (*target, ("127.0.0.8", port)), (*target, ("127.0.0.1", port))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_settings: answer)  # pyright: ignore
+    client = TcpHub(ANN, GROUP, clock=site.clock)
+    site.clients.append(client)
+    client.connect("bob", BOB.public_key, [Address("tcp", "member.example", port)])
+    site.until(lambda: client.is_up("bob"))
+    assert client.counters["dial_failed"] == 0
+
+
+def test_many_handshakes_do_not_hold_up_frames(make_site: Callable[..., Site]) -> None:
+    """A hundred strangers knock at once: a round handles a few, so that the frames of peers come soon."""
+    site = make_site()
+    client = site.honest()
+    site.until(lambda: client.is_up("bob") and site.hub.is_up(ANN.public_key))
+    site.welcome = False
+    site.asked.clear()
+    for number in range(40):
+        stranger = Identity.from_seed(bytes([number]) * 32)
+        session = Session.initiator(stranger, BOB.public_key, group_prologue(GROUP), b"e" * 32)
+        site.raw(session.take_output())
+    site.until(lambda: site.hub.counters["accepted"] == 41)
+    before = len(site.asked)
+    rounds = 0
+    while len(site.asked) < 40:
+        site.hub.poll(0.1)
+        assert len(site.asked) - before <= 8
+        before = len(site.asked)
+        rounds += 1
+    assert rounds >= 4
 
 
 def test_ipv6(make_site: Callable[..., Site]) -> None:
