@@ -570,6 +570,9 @@ class OrderingWorld:
 
     def _sync(self, node: _Node) -> None:
         reached = node.written
+        if self._random.random() < 0.5:
+            # A writer may take any prefix of what waits; it is not to be relied on that one step is one sync.
+            reached = self._random.randint(node.synced + 1, reached)
         ticks = self._random.randint(self.disk.sync_min, self.disk.sync_max)
         self._after(ticks, self._for(node, lambda: self._synced(node, reached)))
 

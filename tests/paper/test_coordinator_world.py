@@ -61,9 +61,9 @@ def test_survives_leader_restart(seed: int) -> None:
             assert given.setdefault(message.entry.slot, message.entry.digest) == message.entry.digest
 
     world.observers.append(watch)
-    for _ in range(6):
+    for turn in range(6):
         world.submit(20)
-        world.run(35)
+        world.run((13 * seed + 7 * turn) % 40 + 1)
         world.crash("m0")
         world.run(20)
         world.restart("m0")
@@ -74,9 +74,9 @@ def test_survives_leader_restart(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_survives_power_cut(seed: int) -> None:
     world = group(seed)
-    for _ in range(5):
+    for turn in range(5):
         world.submit(20)
-        world.run(60)
+        world.run((13 * seed + 7 * turn) % 60 + 1)
         world.crash(*world.members)
         world.restart(*world.members)
     world.run_until(world.all_delivered, 60_000)
