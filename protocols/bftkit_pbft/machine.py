@@ -462,7 +462,8 @@ class PbftMachine(Forkable):
                 return
         state.prepared = True
         certificate = Certificate.of(body, votes)
-        self.held[slot] = Held(self.view, digest, certificate)
+        if slot > self.low:
+            self.held[slot] = Held(self.view, digest, certificate)
         out.persist(m.RECORDS.encode(m.Prepared(certificate)), slot)
         commit = m.Commit(self.view, slot, digest)
         out.broadcast(commit)
@@ -1000,9 +1001,8 @@ class PbftMachine(Forkable):
                     if prepare is None or state.digest is not None:
                         continue
                     leader = leader_of(self.setup, self.view)
-                    holders = (leader, member)
                     if not self._take_header(
-                        member, slot, state, prepare.digest, prepare.leader_signature, holders, out
+                        member, slot, state, prepare.digest, prepare.leader_signature, (leader, member), out
                     ):
                         del state.prepares[member]
                     if not self.active:
