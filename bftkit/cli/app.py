@@ -64,6 +64,11 @@ COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
     ("keygen", "bftkit.cli.keygen:keygen", "Make a secret key for a member, an operator or a client."),
     ("config", "bftkit.cli.config:app", "Check or show the configuration in a folder or a genesis."),
     ("log", "bftkit.cli.log:app", "Examine a member's log."),
+    ("node", "bftkit.cli.node:app", "Run a member."),
+    ("put", "bftkit.cli.client:put", "Store a value under a key."),
+    ("get", "bftkit.cli.client:get", "Read the value under a key."),
+    ("submit", "bftkit.cli.client:submit", "Submit an operation as it is."),
+    ("status", "bftkit.cli.client:status", "Ask every member how it is; needs no quorum."),
     ("version", "bftkit.cli.version:version", "Say which bftkit this is, and which protocols are installed."),
 )
 
@@ -73,6 +78,11 @@ FAILURES: Final[tuple[tuple[str, ExitCode], ...]] = (
     ("bftkit.core.plugin:UnknownProtocol", ExitCode.BAD_CONFIGURATION),
     ("bftkit.storage.recovery:LogMismatch", ExitCode.BAD_CONFIGURATION),
     ("bftkit.storage.files:StorageError", ExitCode.FAILED),
+    ("bftkit.network.hub:HubError", ExitCode.FAILED),
+    ("bftkit.client.errors:NoAnswer", ExitCode.NO_ANSWER),
+    ("bftkit.client.errors:OutcomeUnknown", ExitCode.TOO_FEW_AGREED),
+    ("bftkit.client.errors:Refused", ExitCode.REFUSED),
+    ("bftkit.client.errors:OperationFailed", ExitCode.FAILED),
     ("builtins:OSError", ExitCode.FAILED),
 )
 

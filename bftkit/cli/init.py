@@ -24,7 +24,7 @@ from cyclopts import Parameter
 
 from bftkit.cli.app import CommandFailed, ExitCode, output
 from bftkit.cli.keygen import address_argument, new_epochs, new_key, public_entry
-from bftkit.configuration.keyfiles import EPOCHS_DEFAULT, KeyPair, epoch_keys_text
+from bftkit.configuration.keyfiles import EPOCHS_DEFAULT, KeyPair
 from bftkit.configuration.settings import ClientSettings, MemberSettings
 from bftkit.configuration.text import ConfigurationError, hex_bytes
 from bftkit.core.ordering import ProtocolRecord
@@ -106,7 +106,7 @@ def init(
     if not 1 <= members <= MEMBERS_MAX:
         raise CommandFailed(ExitCode.USAGE, f"--members {members}: a group has 1 to {MEMBERS_MAX} members")
     record = load_protocol(protocol).record
-    f, c = _faults(record, members, byzantine, crash)
+    f, c = default_faults(record, members, byzantine, crash)
     ids = tuple(f"m{index}" for index in range(members))
     addresses = _addresses(ids, address, base_port)
     client = new_key("client")
@@ -143,7 +143,7 @@ def init(
 # ------------------------------------------------------------------------------------------------- choices
 
 
-def _faults(record: ProtocolRecord, n: int, byzantine: int | None, crash: int | None) -> tuple[int, int]:
+def default_faults(record: ProtocolRecord, n: int, byzantine: int | None, crash: int | None) -> tuple[int, int]:
     """f and c: what was asked for, and for what was not, as much as n members bear."""
     if record.byzantine:
         f = (n - 1) // 3 if byzantine is None and crash is None else byzantine
@@ -262,7 +262,7 @@ def _build_member(
     write_file(folder / MEMBER_FILE, settings.to_text())
     _folder(folder / "keys")
     write_file(folder / settings.keys.identity, identity.to_text(), 0o600)
-    write_file(folder / settings.keys.epochs, epoch_keys_text(epochs), 0o600)
+    write_file(folder / settings.keys.epochs, epochs.to_bytes(), 0o600)
     _folder(folder / settings.data)
     built = read_member(folder)
     _folder(built.log)

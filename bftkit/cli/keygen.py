@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from bftkit.cli.app import CommandFailed, ExitCode, output
-from bftkit.configuration.keyfiles import EPOCHS_DEFAULT, KeyKind, KeyPair, epoch_keys_text
+from bftkit.configuration.keyfiles import EPOCHS_DEFAULT, KeyKind, KeyPair
 from bftkit.configuration.text import ConfigurationError, to_toml
 from bftkit.core.wire import is_name
 from bftkit.crypto.keys import EpochKeys
@@ -80,7 +80,7 @@ def keygen(
     identity, keys = new_key("identity"), new_epochs(epochs)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_file(path / "identity.key", identity.to_text(), 0o600)
-    write_file(path / "epochs.key", epoch_keys_text(keys), 0o600)
+    write_file(path / "epochs.key", keys.to_bytes(), 0o600)
     entry = entry_table(public_entry(id, identity, keys, places))
     out.event("key", kind=kind, folder=str(path), **entry)
     out.plain(to_toml({"members": [entry]}).strip())

@@ -1,8 +1,8 @@
 """Secret keys as files: TOML with the public half beside the secret one.
 
-A `KeyPair` is one Ed25519 key: a member's identity, an operator's or a client's key. A member's `EpochKeys`, which it
-signs with from epoch to epoch, lie in one file: the oldest secrets are erased as epochs end (SAFETY rule 28), while
-the public halves stay, since the Merkle paths are computed from them.
+A `KeyPair` is one Ed25519 key: a member's identity, an operator's or a client's key. (The keys that a member signs
+with from epoch to epoch have a file form of their own, `EpochKeys.to_bytes`, since the secrets in it are erased one
+by one.)
 
 A key file names what it is for, and a wrong one is refused: with the operator's key in a member's place, that
 member would sign in the operator's name. Secrets never show in a `repr`, an error text or a log (SAFETY rule 20).
@@ -15,14 +15,13 @@ from typing import Final, Literal, TypeAlias, TypeVar, cast
 import attrs
 
 from bftkit.configuration.text import ConfigurationError, hex_bytes, parse_toml, right, structure, to_toml
-from bftkit.crypto.keys import EpochKeys, SigningKey
+from bftkit.crypto.keys import SigningKey
 
 T = TypeVar("T")
 
 KeyKind: TypeAlias = Literal["identity", "operator", "client"]
 
 KEY_KINDS: Final = ("identity", "operator", "client")
-EPOCHS_KIND: Final = "epochs"
 EPOCHS_DEFAULT: Final = 256
 """So many epochs are prepared when a member is set up."""
 
@@ -66,54 +65,11 @@ class KeyPair:
         return cls(kind, seed, public)
 
 
-def epoch_keys_text(keys: EpochKeys) -> str:
-    """The content of the file of a member's epoch keys, without the secrets that were erased."""
-    kept = [seed for seed in keys.seeds if seed is not None]
-    return _SECRET_COMMENT + to_toml(
-        {
-            "kind": EPOCHS_KIND,
-            "first": keys.count - len(kept),
-            "publics": [public.hex() for public in keys.publics],
-            "secrets": [seed.hex() for seed in kept],
-        }
-    )
-
-
-def epoch_keys_from_text(text: str) -> EpochKeys:
-    """Reads a member's epoch keys. Raises `ConfigurationError`, which never has a secret in it."""
-    table = _structure(text, _EpochsTable)
-    _check_kind(table.kind, EPOCHS_KIND)
-    count = len(table.publics)
-    if count == 0 or not 0 <= table.first <= count or len(table.secrets) != count - table.first:
-        raise ConfigurationError(
-            "secrets",
-            f"there are {len(table.secrets)} secrets from epoch {table.first} on, for {count} public keys",
-            "restore the whole file",
-        )
-    publics = tuple(hex_bytes(f"publics[{i}]", key, 32, "a public key") for i, key in enumerate(table.publics))
-    seeds = [_secret(f"secrets[{i}]", seed) for i, seed in enumerate(table.secrets)]
-    for epoch, seed in enumerate(seeds, table.first):
-        if SigningKey(seed).public != publics[epoch]:
-            raise ConfigurationError(
-                f"publics[{epoch}]", "this is not the public key of its secret", "restore the whole file"
-            )
-    return EpochKeys([*[None] * table.first, *seeds], publics)
-
-
 @attrs.frozen
 class _KeyTable:
     kind: str = attrs.field(metadata=right(f"one of {', '.join(KEY_KINDS)}"))
     public: str = attrs.field(metadata=right(_PUBLIC_RIGHT))
     secret: str = attrs.field(metadata=right("the secret as 64 hexadecimal digits"))
-
-
-@attrs.frozen
-class _EpochsTable:
-    kind: str = attrs.field(metadata=right(f'"{EPOCHS_KIND}"'))
-    first: int = attrs.field(metadata=right("the first epoch whose secret is here, as a whole number"))
-    """Secrets of earlier epochs were erased."""
-    publics: tuple[str, ...] = attrs.field(metadata=right("a list of public keys"))
-    secrets: tuple[str, ...] = attrs.field(metadata=right("a list of secrets"))
 
 
 def _parsed(text: str) -> object:
@@ -135,7 +91,7 @@ def _structure(text: str, cls: type[T]) -> T:
 
 def _check_kind(found: str, wanted: str) -> None:
     if found != wanted:
-        known = found if found in (*KEY_KINDS, EPOCHS_KIND) else "unknown"
+        known = found if found in KEY_KINDS else "unknown"
         raise ConfigurationError(
             "kind", f"the file holds a key of kind {known}, not {wanted}", f"give the path of the {wanted} key"
         )
@@ -154,4 +110,4 @@ def key_kind(text: str) -> str | None:
         kind = cast("dict[str, object]", _parsed(text)).get("kind")
     except ConfigurationError:
         return None
-    return kind if isinstance(kind, str) and kind in (*KEY_KINDS, EPOCHS_KIND) else None
+    return kind if isinstance(kind, str) and kind in KEY_KINDS else None

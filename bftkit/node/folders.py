@@ -23,7 +23,7 @@ from typing import Final, TypeVar
 
 import attrs
 
-from bftkit.configuration.keyfiles import KeyKind, KeyPair, epoch_keys_from_text
+from bftkit.configuration.keyfiles import KeyKind, KeyPair
 from bftkit.configuration.settings import ClientSettings, MemberSettings
 from bftkit.configuration.text import ConfigurationError
 from bftkit.crypto.keys import EpochKeys
@@ -100,7 +100,7 @@ def read_member(folder: Path) -> MemberFolder:
     except ConfigurationError as error:
         raise error.inside(str(folder / MEMBER_FILE)) from None
     identity = read_key(folder / settings.keys.identity, "identity")
-    epochs = _secret_file(folder / settings.keys.epochs, epoch_keys_from_text)
+    epochs = read_epoch_keys(folder / settings.keys.epochs)
     found = MemberFolder(folder, settings, genesis, identity, epochs)
     _check_keys(found)
     return found
@@ -122,15 +122,26 @@ def read_client(folder: Path) -> ClientFolder:
 
 def read_key(path: Path, kind: KeyKind) -> KeyPair:
     """One secret key. Raises `ConfigurationError`, also if others than its owner may read the file."""
-    return _secret_file(path, lambda text: KeyPair.from_text(text, kind))
+    _check_secret(path)
+    return _parsed(path, lambda text: KeyPair.from_text(text, kind))
 
 
-def write_file(path: Path, text: str, mode: int = 0o644) -> None:
+def read_epoch_keys(path: Path) -> EpochKeys:
+    """A member's epoch keys. Raises `ConfigurationError`, also if others than its owner may read the file."""
+    _check_secret(path)
+    data = _read(path)
+    try:
+        return EpochKeys.from_bytes(data)
+    except ValueError as error:
+        raise ConfigurationError(str(path), str(error), "give the right path, or restore the file") from None
+
+
+def write_file(path: Path, content: str | bytes, mode: int = 0o644) -> None:
     """Write a new file, durably. Raises `FileExistsError`; a secret must never replace another by mistake."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+    with os.fdopen(descriptor, "wb") as file:
         os.fchmod(descriptor, mode)  # whatever the umask: 0600 is meant exactly
-        file.write(text)
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(descriptor)
 
@@ -155,36 +166,34 @@ def _check_keys(folder: MemberFolder) -> None:
 
 
 def _parsed(path: Path, parse: Callable[[str], T]) -> T:
-    text = _read(path)
+    data = _read(path)
     try:
-        return parse(text)
+        return parse(data.decode())
     except ConfigurationError as error:
         raise error.inside(str(path)) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(str(path), "the file is not UTF-8 text", "give the path of the right file") from None
 
 
-def _secret_file(path: Path, parse: Callable[[str], T]) -> T:
+def _check_secret(path: Path) -> None:
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError:
-        mode = 0o600  # reading it will say better what is wrong
+        return  # reading it will say better what is wrong
     if mode & 0o077:
         raise ConfigurationError(
             str(path), f"others than its owner can reach this secret (mode {mode:04o})", f"chmod 600 {path}"
         )
-    return _parsed(path, parse)
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> bytes:
     try:
         if path.is_file() and path.stat().st_size > FILE_BYTES_MAX:
             raise ConfigurationError(str(path), "the file is far too large", "give the path of the right file")
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except FileNotFoundError:
-        raise ConfigurationError(
-            str(path), "there is no such file", "give the right path, or run bftkit init"
-        ) from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(str(path), "the file is not UTF-8 text", "restore it from a copy") from None
+        advice = "give the right path, or use bftkit init"
+        raise ConfigurationError(str(path), "there is no such file", advice) from None
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ConfigurationError(str(path), f"cannot be read: {reason}", "mend its path or its permissions") from None

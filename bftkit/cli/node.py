@@ -1,0 +1,40 @@
+"""`bftkit node run`: one member as a process."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import trio
+from cyclopts import App, Parameter
+
+from bftkit.cli.app import output
+from bftkit.node.assembly import assemble, load_adversary
+from bftkit.node.folders import read_member
+
+app = App(name="node", help="Run a member.")
+
+
+@app.command
+async def run(
+    folder: Annotated[Path, Parameter(help="The member's folder, as `bftkit init` made it.")],
+    /,
+    *,
+    adversary: Annotated[
+        str | None, Parameter(help='Make this member a liar, for fault injection: "package.module:Class".')
+    ] = None,
+) -> None:
+    """Run a member until SIGTERM or SIGINT."""
+    found = read_member(folder)
+    logging.basicConfig(level=found.settings.log.level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    member = assemble(found, adversary=load_adversary(adversary) if adversary else None)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(member.node.run, member.restored)
+            output().event("ready", member=found.settings.id, address=str(member.address))
+            output().show(f"{found.settings.id} runs at {member.address}; stop it with SIGTERM or Ctrl-C")
+            async for _ in signals:
+                break
+            member.node.stop()
