@@ -258,6 +258,13 @@ def test_the_worlds_seed_decides_simulated_signatures() -> None:
     assert not two.verify("m0", "p", b"s", one.sign("p", b"s"))
 
 
+def test_a_member_of_another_simulated_group_is_a_stranger() -> None:
+    outsider = fast_keyrings(b"1", GROUP, 0, OPENING, [*MEMBERS, "m9"])["m9"]
+    signature = outsider.sign("p", b"s")
+    assert outsider.verify("m9", "p", b"s", signature)
+    assert not fast_keyrings(b"1", GROUP, 0, OPENING, MEMBERS)["m0"].verify("m9", "p", b"s", signature)
+
+
 def test_fresh_keys_differ() -> None:
     assert len(entropy.fresh_seed()) == 32
     assert entropy.fresh_seed() != entropy.fresh_seed()

@@ -68,6 +68,23 @@ def test_wrong_lengths_of_a_peer() -> None:
     assert not merkle.verify(root, 5, 0, leaf, (path[0] + path[1][:1], path[1][1:], *path[2:]))
 
 
+def test_a_root_made_up_over_other_than_digests_proves_nothing() -> None:
+    # Whoever makes the root chooses what is hashed into it; leaves and siblings are digests all the same.
+    def seal(count: int, top: bytes) -> bytes:
+        return digest(b"\x02", count.to_bytes(8, "big"), top)
+
+    for leaf in (b"", b"short", bytes(33)):
+        assert not merkle.verify(seal(1, digest(b"\x00", leaf)), 1, 0, leaf, ())
+    (leaf,) = leaves(1)
+    for sibling in (b"", b"short", bytes(33)):
+        top = digest(b"\x01", digest(b"\x00", leaf), sibling)
+        assert not merkle.verify(seal(2, top), 2, 0, leaf, (sibling,))
+
+
+def test_a_count_that_has_no_place_in_the_root() -> None:
+    assert not merkle.verify(bytes(32), 1 << 64, 0, leaves(1)[0], leaves(64))
+
+
 def test_a_callers_mistakes() -> None:
     with pytest.raises(ValueError, match="leaf 1 has 3 bytes"):
         merkle.root([leaves(1)[0], b"abc"])
