@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import attrs
 
@@ -24,6 +24,7 @@ from bftkit.channel.bundles import FAILED, OK, OPEN, OVERHEAD, REQUESTS, make_bu
 from bftkit.channel.frames import (
     ANSWER_CODEC,
     AskStatus,
+    LinkProof,
     Read,
     ReadAnswer,
     ReadRefusal,
@@ -140,6 +141,14 @@ class _Reading:
     ordered_as: int | None = None
 
 
+class VerifierProtocol(Protocol):
+    """The half of a `bftkit.crypto.keys.Keyring` that a client has."""
+
+    def verify(self, member: MemberId, purpose: str, statement: bytes, signature: bytes) -> bool:
+        """Whether that member made this signature."""
+        ...
+
+
 @attrs.frozen
 class ClientSettings:
     """What a client knows of its group: the newest configuration that it has verified."""
@@ -148,6 +157,8 @@ class ClientSettings:
     members: tuple[MemberId, ...]
     quorum: Quorum
     key: SigningKey = attrs.field(repr=False)
+    keyring: VerifierProtocol
+    """Checks members' signatures of this epoch."""
     epoch: int = 0
     operation_bytes_max: int = 1 << 20
     bundle_bytes_max: int = 2 << 20
@@ -166,6 +177,8 @@ class ClientMachine:
         self.heard_from: set[MemberId] = set()
         """Who answered anything at all."""
         self.last_refusal: str | None = None
+        self._bindings: dict[MemberId, bytes] = {}
+        self._proved: set[MemberId] = set()
         self._nonce: bytes | None = None
         self._opening: _InFlight | None = None
         self._queue: deque[bytes] = deque()
@@ -221,16 +234,22 @@ class ClientMachine:
         try:
             kind = message[0] if message else 0
             if kind == frames.REPLY:
+                if sender not in self._proved:
+                    return
                 self._on_reply(sender, unpack_reply(message), out)
             elif kind == frames.ANSWER:
                 answer = ANSWER_CODEC.decode(message[1:])
                 self.heard_from.add(sender)
-                if isinstance(answer, ReadAnswer):
+                if isinstance(answer, StatusAnswer):
+                    out.deliver(MemberStatus(sender, answer.text))
+                elif isinstance(answer, LinkProof):
+                    self._on_proof(sender, answer)
+                elif sender not in self._proved:
+                    return
+                elif isinstance(answer, ReadAnswer):
                     self._on_read_answer(sender, answer, out)
                 elif isinstance(answer, Refusal):
                     self._on_refusal(sender, answer, out)
-                elif isinstance(answer, StatusAnswer):
-                    out.deliver(MemberStatus(sender, answer.text))
                 else:
                     self._on_read_refusal(sender, answer, out)
         except WireError:
@@ -255,8 +274,19 @@ class ClientMachine:
         self._read_number += 1
         out.send(self.settings.members, pack_ask(AskStatus(self._read_number)))
 
-    def on_link(self, member: MemberId, out: ClientOut) -> None:
-        """A link to this member came up: what waits for an answer may have been lost with the one before."""
+    def _on_proof(self, sender: MemberId, proof: LinkProof) -> None:
+        binding = self._bindings.get(sender)
+        if binding is not None and proof.epoch == self.settings.epoch:
+            if self.settings.keyring.verify(sender, frames.LINK_PURPOSE, binding, proof.signature):
+                self._proved.add(sender)
+
+    def on_link(self, member: MemberId, binding: bytes, out: ClientOut) -> None:
+        """A link to this member came up: what waits for an answer may have been lost with the one before.
+
+        Nothing from the member counts until its epoch key has signed the link's binding (SAFETY rule 8).
+        """
+        self._bindings[member] = binding
+        self._proved.discard(member)
         if self._opening is not None:
             out.send(member, b"\x02" + self._opening.raw)
         if member == self._leader:

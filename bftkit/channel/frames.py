@@ -231,10 +231,21 @@ class ReadRefusal:
     text: Annotated[str, Text(400)]
 
 
-Answer: TypeAlias = ReadAnswer | StatusAnswer | Refusal | ReadRefusal
+@attrs.frozen
+class LinkProof:
+    """This link is the member's of this epoch: its epoch key signed the link's binding (SAFETY rule 8).
+
+    Everything that comes over the link is authenticated by it, so replies need no signatures of their own.
+    """
+
+    epoch: U64
+    signature: Signature64
+
+
+Answer: TypeAlias = ReadAnswer | StatusAnswer | Refusal | ReadRefusal | LinkProof
 
 ANSWER_CODEC: Final = Codec[Answer](
-    "answer", {1: ReadAnswer, 2: StatusAnswer, 3: Refusal, 4: ReadRefusal}, bytes_max=1 << 27
+    "answer", {1: ReadAnswer, 2: StatusAnswer, 3: Refusal, 4: ReadRefusal, 5: LinkProof}, bytes_max=1 << 27
 )
 
 # Reasons of a refusal.
@@ -352,6 +363,7 @@ def pack_answer(message: Answer) -> bytes:
 
 # ------------------------------------------------------------------------------------- checkpoints' statement
 
+LINK_PURPOSE: Final = "link"
 CHECKPOINT_PURPOSE: Final = "checkpoint"
 _CHECKPOINT: Final = struct.Struct(">Q32s")
 

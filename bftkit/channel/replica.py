@@ -109,6 +109,14 @@ class FromClient:
 
 
 @attrs.frozen
+class ClientLink:
+    """A link to this client came up; `binding` names it, the same on both sides."""
+
+    client: bytes
+    binding: bytes
+
+
+@attrs.frozen
 class Clock:
     """This member's wall clock reads so many milliseconds since 1970. It may jump."""
 
@@ -127,7 +135,7 @@ class Saved:
     slot: Slot
 
 
-ReplicaInput: TypeAlias = FromClient | Clock | RoundEnd | Saved
+ReplicaInput: TypeAlias = FromClient | ClientLink | Clock | RoundEnd | Saved
 
 # ---------------------------------------------------------------------------------------------- outputs
 
@@ -400,6 +408,10 @@ class Replica:
             self._on_round_end(out)
         elif isinstance(value, Clock):
             self.clock_ms = max(0, value.now_ms)
+        elif isinstance(value, ClientLink):
+            signature = self.settings.keyring.sign(frames.LINK_PURPOSE, value.binding)
+            proof = frames.LinkProof(self.settings.epoch, signature)
+            out.deliver(ToClient(value.client, pack_answer(proof)))
         else:
             self._on_saved(value.slot, out)
 
@@ -712,11 +724,15 @@ class Replica:
 
     def _on_saved(self, slot: Slot, out: ReplicaOut) -> None:
         self._saved.append(slot)
-        standing = () if self.silent else tuple(_PROTOCOL_RECORD + record for record in self.machine.standing())
-        out.deliver(Rotate((self._own_record(), *standing)))
+        out.deliver(Rotate(self.standing()))
         if len(self._saved) > 1:
             out.deliver(Cut(self._saved[-2]))
             del self._saved[:-2]
+
+    def standing(self) -> tuple[bytes, ...]:
+        """The standing records that a new log segment must begin with."""
+        records = () if self.silent else self.machine.standing()
+        return (self._own_record(), *(_PROTOCOL_RECORD + record for record in records))
 
     # ------------------------------------------------------------------------------------------ clients
 

@@ -1,0 +1,22 @@
+"""Clients: `connect` for trio and asyncio, `connect_sync` for everybody else.
+
+The deterministic part (what to send, when to believe an answer) is `bftkit.channel.client`; here it is only driven.
+"""
+
+from bftkit.client.aio import AsyncClient
+from bftkit.client.connect import connect, connect_sync
+from bftkit.client.errors import ClientError, NoAnswer, OperationFailed, OutcomeUnknown, Refused, TooFewAgreed
+from bftkit.client.sync import SyncClient
+
+__all__ = [
+    "AsyncClient",
+    "ClientError",
+    "NoAnswer",
+    "OperationFailed",
+    "OutcomeUnknown",
+    "Refused",
+    "SyncClient",
+    "TooFewAgreed",
+    "connect",
+    "connect_sync",
+]

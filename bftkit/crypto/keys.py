@@ -274,6 +274,24 @@ class Ed25519Keyring:
         return self
 
 
+@attrs.frozen(eq=False)
+class Ed25519Verifier:
+    """The half of a keyring that needs no secret: for clients, and for whoever checks evidence."""
+
+    group: bytes
+    epoch: int
+    opening: bytes
+    publics: Mapping[MemberId, bytes] = attrs.field(repr=False)
+
+    def verify(self, member: MemberId, purpose: str, statement: bytes, signature: bytes) -> bool:
+        """See `Keyring.verify`."""
+        public = self.publics.get(member)
+        if public is None:
+            return False
+        context = signing_context(self.group, self.epoch, self.opening)
+        return verify_signature(public, purpose_prefix(purpose) + context + framed_statement(statement), signature)
+
+
 def purpose_prefix(purpose: str) -> bytes:
     """The first bytes of every signed string. Raises ValueError unless the purpose is printable ASCII."""
     if not purpose or not purpose.isascii() or not purpose.isprintable():

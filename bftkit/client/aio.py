@@ -1,0 +1,89 @@
+"""The client for trio and, through anyio, asyncio: many tasks may use one client at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+
+from bftkit.client.core import ClientCore, Outcome, Pending
+from bftkit.client.errors import ClientError
+from bftkit.core.machine import MemberId
+
+TIMEOUT_SECONDS = 10.0
+
+
+class AsyncClient:
+    """Made by `connect`: ``async with connect(folder) as client: await client.submit(operation)``."""
+
+    def __init__(self, core: ClientCore) -> None:
+        self.core = core
+
+    async def submit(self, operation: bytes, *, timeout: float = TIMEOUT_SECONDS) -> bytes:
+        """As `SyncClient.submit`. Operations that tasks submit together travel together."""
+        event = anyio.Event()
+        return _result(await self._until(self.core.submit([operation], event.set), event, timeout))
+
+    async def submit_many(self, operations: Sequence[bytes], *, timeout: float = TIMEOUT_SECONDS) -> list[Outcome]:
+        """As `SyncClient.submit_many`."""
+        event = anyio.Event()
+        pending = self.core.submit(operations, event.set)
+        try:
+            await self._until(pending, event, timeout)
+        except ClientError as error:
+            return [outcome if outcome is not None else error for outcome in pending.outcomes]
+        return [outcome for outcome in pending.outcomes if outcome is not None]
+
+    async def read(self, operation: bytes, *, timeout: float = TIMEOUT_SECONDS) -> bytes:
+        """As `SyncClient.read`."""
+        event = anyio.Event()
+        return _result(await self._until(self.core.read(operation, event.set), event, timeout))
+
+    async def status(self, *, timeout: float = 2.0) -> Mapping[MemberId, dict[str, Any]]:
+        """As `SyncClient.status`."""
+        core = self.core
+        core.statuses.clear()
+        with anyio.move_on_after(timeout):
+            while len(core.statuses) < len(core.machine.settings.members):
+                core.ask_status()
+                core.hub.wake()
+                await anyio.sleep(0.05)
+        return dict(sorted(core.statuses.items()))
+
+    async def _until(self, pending: Pending, event: anyio.Event, timeout: float) -> Pending:
+        self.core.hub.wake()  # the loop below sends what all tasks have submitted by then, in one bundle
+        with anyio.move_on_after(timeout):
+            await event.wait()
+        if pending.missing:
+            raise self.core.give_up(pending)
+        return pending
+
+    async def run(self) -> None:
+        """The loop that drives the client; `connect` starts it."""
+        core = self.core
+        while True:
+            await core.hub.wait(core.deadline)
+            core.turn()
+
+
+@asynccontextmanager
+async def driving(core: ClientCore) -> AsyncGenerator[AsyncClient]:
+    """Runs the client's loop in the background of the block."""
+    client = AsyncClient(core)
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.run)
+            yield client
+            group.cancel_scope.cancel()
+    finally:
+        core.close()
+
+
+def _result(pending: Pending) -> bytes:
+    outcome = pending.outcomes[0]
+    assert outcome is not None
+    if isinstance(outcome, ClientError):
+        raise outcome
+    return outcome

@@ -1,0 +1,223 @@
+"""The driver that all faces of the client share: a hub, the client machine, its timers, and who waits for what.
+
+It has no event loop of its own: `turn` does one round (take in what is ready, let the machine act, send), and the
+faces decide how to wait between rounds. Everything happens in one thread.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from bftkit.channel.bundles import FAILED, SKIPPED
+from bftkit.channel.client import (
+    AskRead,
+    ClientMachine,
+    ClientOut,
+    ClientOutput,
+    ClientSettings,
+    Executed,
+    MemberStatus,
+    NotExecuted,
+    ReadDone,
+    SendNow,
+    Submit,
+)
+from bftkit.client.errors import ClientError, NoAnswer, OperationFailed, OutcomeUnknown, Refused, TooFewAgreed
+from bftkit.core.machine import Broadcast, CancelTimer, Deliver, Draw, MemberId, Out, Send, SetTimer
+from bftkit.network.addresses import Address
+from bftkit.network.hub import Hub, LinkUp
+
+Outcome = bytes | ClientError
+"""A result, or why there is none."""
+
+
+@attrs.define(eq=False)
+class Pending:
+    """Operations that one caller waits for together."""
+
+    first: int
+    count: int
+    outcomes: list[Outcome | None]
+    missing: int
+    on_done: Callable[[], None]
+
+    def set(self, index: int, outcome: Outcome) -> None:
+        """One of them is settled."""
+        if self.outcomes[index] is None:
+            self.outcomes[index] = outcome
+            self.missing -= 1
+            if self.missing == 0:
+                self.on_done()
+
+
+class ClientCore:
+    """One client session, driven by `turn`."""
+
+    def __init__(
+        self,
+        settings: ClientSettings,
+        hub: Hub,
+        peers: Mapping[MemberId, tuple[bytes, tuple[Address, ...]]],
+        *,
+        on_executed: Callable[[Executed], None] | None = None,
+    ) -> None:
+        """`on_executed` is for load generators: it is called with whole bundles of results instead of single ones."""
+        self.machine = ClientMachine(settings)
+        self.hub = hub
+        self.statuses: dict[MemberId, dict[str, Any]] = {}
+        self._on_executed = on_executed
+        self._pending: dict[int, tuple[Pending, int]] = {}
+        self._reads: dict[int, Pending] = {}
+        self._tokens = 0
+        self._timer: float | None = None
+        for member in sorted(peers):
+            key, addresses = peers[member]
+            hub.connect(member, key, addresses)
+        self._step(self.machine.on_start)
+
+    # ------------------------------------------------------------------------------------------ asking
+
+    def submit(self, operations: Sequence[bytes], on_done: Callable[[], None]) -> Pending:
+        """Queue operations; `turn` sends them. Raises `ValueError` for one that exceeds the group's limit."""
+        first = self.machine.next_number
+        self._step(lambda out: self.machine.on_input(Submit(operations), out))
+        pending = Pending(first, len(operations), [None] * len(operations), len(operations), on_done)
+        for index in range(len(operations)):
+            self._pending[first + index] = (pending, index)
+        return pending
+
+    def submit_bulk(self, operations: Sequence[bytes]) -> int:
+        """As `submit`, for load generators: results go to `on_executed` alone. Returns the first number."""
+        first = self.machine.next_number
+        self._step(lambda out: self.machine.on_input(Submit(operations), out))
+        return first
+
+    def read(self, operation: bytes, on_done: Callable[[], None]) -> Pending:
+        """Ask for a strong read."""
+        self._tokens += 1
+        token = self._tokens
+        self._reads[token] = pending = Pending(0, 1, [None], 1, on_done)
+        self._step(lambda out: self.machine.on_input(AskRead(token, operation), out))
+        return pending
+
+    def ask_status(self) -> None:
+        """Ask all members for their status; the answers appear in `statuses`."""
+        self._step(self.machine.ask_status)
+
+    def give_up(self, pending: Pending) -> OutcomeUnknown:
+        """The caller's patience is over: what is known now. The operation itself stays under way."""
+        heard = sorted(self.machine.heard_from)
+        number = pending.first
+        refusal = self.machine.last_refusal
+        if not heard:
+            return NoAnswer(number, "no member answered")
+        text = f"{', '.join(heard)} answered, but too few agreed"
+        return TooFewAgreed(number, f"{text}; the last said: {refusal}" if refusal else text)
+
+    # ------------------------------------------------------------------------------------------ driving
+
+    @property
+    def deadline(self) -> float:
+        """When `turn` should be called at the latest, by the hub's clock."""
+        own = self._timer if self._timer is not None else float("inf")
+        return min(own, self.hub.deadline())
+
+    def turn(self, timeout: float = 0.0) -> None:
+        """One round; waits up to `timeout` seconds if nothing is ready."""
+        received = self.hub.poll(timeout)
+        out: ClientOut = Out()
+        machine = self.machine
+        for event in self.hub.events():
+            if isinstance(event, LinkUp) and isinstance(event.peer, str):
+                machine.on_link(event.peer, event.binding, out)
+        for peer, frames in received:
+            if isinstance(peer, str):
+                for frame in frames:
+                    machine.on_message(peer, frame, out)
+        if self._timer is not None and self.hub.clock() >= self._timer:
+            self._timer = None
+            machine.on_timer(("retry",), out)
+        # First the results, so that what their receivers submit in answer leaves with this round's bundle.
+        self._carry_out(out)
+        out = Out()
+        machine.on_input(SendNow(), out)
+        self._carry_out(out)
+        self.hub.flush()
+
+    def close(self) -> None:
+        """Close all links; what is under way is abandoned."""
+        self.hub.close()
+
+    def _step(self, step: Callable[[ClientOut], None]) -> None:
+        out: ClientOut = Out()
+        step(out)
+        self._carry_out(out)
+
+    def _carry_out(self, out: ClientOut) -> None:
+        for effect in out.effects:
+            match effect:
+                case Send(to, frame):
+                    for member in to:
+                        self.hub.send(member, frame)
+                case Deliver(output):
+                    self._on_output(output)
+                case SetTimer(_, ticks):
+                    self._timer = self.hub.clock() + ticks / 1000
+                case CancelTimer():
+                    self._timer = None
+                case Draw(key, choices):
+                    value = secrets.randbelow(choices)
+                    inner: ClientOut = Out()
+                    self.machine.on_draw(key, value, inner)
+                    self._carry_out(inner)
+                case Broadcast():
+                    raise AssertionError("a client is no member: it sends, and never broadcasts")
+                case _:
+                    raise AssertionError(f"a client machine has no use for {type(effect).__name__}")
+
+    def _on_output(self, output: ClientOutput) -> None:
+        match output:
+            case Executed():
+                if self._on_executed is not None:
+                    self._on_executed(output)
+                if self._pending:
+                    for number, (status, result) in enumerate(output.results, output.first):
+                        self._settle(number, status, result)
+            case NotExecuted(first, count, reason, unknown):
+                for number in range(first, first + count):
+                    error = OutcomeUnknown(number, reason) if unknown else Refused(reason)
+                    waiting = self._pending.pop(number, None)
+                    if waiting is not None:
+                        waiting[0].set(waiting[1], error)
+            case ReadDone(token, status, result):
+                pending = self._reads.pop(token, None)
+                if pending is not None:
+                    pending.set(0, _outcome(status, result))
+            case MemberStatus(member, text):
+                self._on_status(member, text)
+
+    def _settle(self, number: int, status: int, result: bytes) -> None:
+        waiting = self._pending.pop(number, None)
+        if waiting is not None:
+            waiting[0].set(waiting[1], _outcome(status, result))
+
+    def _on_status(self, member: MemberId, text: str) -> None:
+        try:
+            status = json.loads(text)
+        except ValueError:
+            return
+        if isinstance(status, dict):
+            self.statuses[member] = status
+
+
+def _outcome(status: int, result: bytes) -> Outcome:
+    if status == FAILED:
+        return OperationFailed(result.decode("utf-8", "replace"))
+    if status == SKIPPED:
+        return Refused("this sequence number was executed before with another operation")
+    return result

@@ -1,0 +1,32 @@
+"""What a client can tell its caller when it has no result: what is known, and what to do."""
+
+from __future__ import annotations
+
+
+class ClientError(Exception):
+    """Base of all that a client raises about an operation."""
+
+
+class OperationFailed(ClientError):
+    """The operation was executed and the application raised: its error, the same on all members. It had no effect."""
+
+
+class Refused(ClientError):
+    """Not executed, and it never will be: enough members refused it for a reason that time does not change."""
+
+
+class OutcomeUnknown(ClientError):
+    """No result in time. The operation may be executed yet: ask again with `client.wait(number)`, never resubmit."""
+
+    def __init__(self, number: int, text: str) -> None:
+        """`number`: the operation's sequence number (0 for a read, which has no effect anyway)."""
+        super().__init__(text)
+        self.number = number
+
+
+class NoAnswer(OutcomeUnknown):
+    """No member answered at all."""
+
+
+class TooFewAgreed(OutcomeUnknown):
+    """Members answered, but too few of them agreed."""

@@ -1,0 +1,222 @@
+"""From a member's folder to a running member: everything is opened, checked and put together here."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, cast
+
+import attrs
+
+from bftkit.channel.application import Application
+from bftkit.channel.replica import Limits, Replica, ReplicaSettings, Restored
+from bftkit.configuration.text import ConfigurationError
+from bftkit.core.machine import MemberId
+from bftkit.core.plugin import load_protocol
+from bftkit.crypto.keys import Ed25519Keyring, SigningKey
+from bftkit.membership.genesis import Genesis
+from bftkit.network.addresses import Address, parse_address
+from bftkit.network.hub import Admission
+from bftkit.network.hub import Limits as HubLimits
+from bftkit.network.session import Identity
+from bftkit.network.tcp import TcpHub
+from bftkit.node.folders import MemberFolder
+from bftkit.node.node import Adversary, Node
+from bftkit.storage.disk import DiskDirectory
+from bftkit.storage.files import StorageError
+from bftkit.storage.log import Durability, Log, LogCorrupt, LogMissing, MemoryLog, RecordLog, set_aside
+from bftkit.storage.snapshots import MemorySnapshots, SnapshotCorrupt, SnapshotStore
+from bftkit.storage.sqlite_snapshots import SqliteSnapshots
+
+logger = logging.getLogger("bftkit.node")
+
+SNAPSHOTS_FILE = "checkpoints.db"
+
+
+def load_service(name: str) -> Application:
+    """An instance of the class that ``package.module:Class`` names. Raises `ConfigurationError`."""
+    module_name, _, class_name = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a service beside where the command is run is found, as with `python -m`
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in class_name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            "service", f"{name!r} cannot be loaded: {error}", "install the package that has it"
+        ) from None
+    return cast(Application, found())
+
+
+def load_adversary(name: str) -> Callable[[ReplicaSettings], Adversary]:
+    """The adversary that ``package.module:Class`` names. Raises `ConfigurationError`."""
+    module_name, _, class_name = name.partition(":")
+    try:
+        found: Any = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            "--adversary", f"{name!r} cannot be loaded: {error}", "give package.module:Class"
+        ) from None
+    return cast(Callable[[ReplicaSettings], Adversary], found)
+
+
+def genesis_settings(genesis: Genesis, me: MemberId, key: SigningKey) -> ReplicaSettings:
+    """What a replica of epoch 0 is given."""
+    plugin = load_protocol(genesis.protocol)
+    genesis.check_protocol(plugin.record)
+    publics = {entry.id: entry.epoch_key for entry in genesis.roster.entries}
+    group = genesis.group_id
+    limits = genesis.limits
+    return ReplicaSettings(
+        group=group,
+        me=me,
+        members=genesis.roster.ids,
+        quorum=genesis.quorum,
+        plugin=plugin,
+        keyring=Ed25519Keyring(group, 0, group, me, key, publics),
+        clock_key=key,
+        member_keys={public: member for member, public in publics.items()},
+        parameters=dict(genesis.parameters),
+        checkpoint_interval=genesis.checkpoint_interval,
+        window=genesis.window,
+        limits=Limits(
+            operation_bytes=limits.operation_bytes_max,
+            bundle_bytes=limits.bundle_bytes_max,
+            batch_bytes=limits.batch_bytes_max - limits.bundle_bytes_max,
+            sessions=limits.sessions_max,
+            session_window=limits.session_window,
+        ),
+        listed_clients=frozenset(genesis.clients) if genesis.client_policy == "listed" else None,
+    )
+
+
+def open_storage(folder: MemberFolder) -> tuple[RecordLog, SnapshotStore, Restored]:
+    """The member's disk, and what it remembers.
+
+    A disk that is empty, damaged or was not synced makes the member *silent* for the rest of the epoch (SAFETY rules
+    15 and 16): it follows the group, and promises nothing. Raises `StorageFailed`, `LogMismatch`, `StorageBusy`.
+    """
+    durability = Durability(folder.settings.durability)
+    started_before = folder.path / folder.settings.data / "started"
+    if durability is Durability.MEMORY:
+        # Nothing is kept, so whoever was started before has forgotten what it promised then.
+        amnesic = started_before.exists()
+        started_before.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        started_before.touch(mode=0o600)
+        return MemoryLog(), MemorySnapshots(), Restored(amnesic=amnesic)
+    directory = DiskDirectory(folder.log)
+    directory.lock()
+    group, identity = folder.genesis.group_id, folder.identity.public
+    amnesic = False
+    records: list[bytes] = []
+    log: RecordLog
+    try:
+        log, recovered = Log.open(directory, group=group, identity=identity, durability=durability)
+        records = [entry.payload for entry in recovered.records]
+        if recovered.torn_bytes:
+            logger.warning("cut a torn tail of %d bytes: nothing in it was ever acknowledged", recovered.torn_bytes)
+        if durability is Durability.ASYNC and records:
+            amnesic = True  # what the kernel had not written yet may be gone, and nobody can tell
+    except (LogMissing, LogCorrupt) as error:
+        logger.error("%s: this member has forgotten what it promised, and stays silent in this epoch", error)
+        set_aside(directory)
+        Log.create(directory, group=group, identity=identity, salt=SigningKey(folder.identity.seed).public[:16])
+        log, _ = Log.open(directory, group=group, identity=identity, durability=durability)
+        amnesic = True
+    snapshots, checkpoint = _open_snapshots(folder)
+    if amnesic and not records:
+        checkpoint = None
+    return log, snapshots, Restored(records, checkpoint, amnesic)
+
+
+def _open_snapshots(
+    folder: MemberFolder,
+) -> tuple[SnapshotStore, tuple[int, bytes, list[bytes]] | None]:
+    store = SqliteSnapshots(folder.snapshots / SNAPSHOTS_FILE)
+    from bftkit.channel.frames import CONTROL_CODEC, Manifest
+
+    for slot, packed in reversed(store.checkpoints()):
+        try:
+            manifest = CONTROL_CODEC.decode(packed)
+            assert isinstance(manifest, Manifest)
+            chunks = [store.chunk(leaf) for leaf in manifest.leaves]
+        except SnapshotCorrupt as error:
+            logger.error("the checkpoint at slot %d is damaged (%s); trying the one before", slot, error)
+            continue
+        if all(chunk is not None for chunk in chunks):
+            return store, (slot, packed, [chunk for chunk in chunks if chunk is not None])
+    return store, None
+
+
+@attrs.define(eq=False)
+class Member:
+    """A member that is ready to run: `await member.node.run(member.restored)`."""
+
+    node: Node
+    restored: Restored
+    address: Address
+
+
+def assemble(
+    folder: MemberFolder,
+    *,
+    application: Application | None = None,
+    adversary: Callable[[ReplicaSettings], Adversary] | None = None,
+) -> Member:
+    """Open everything that a member needs. Raises `ConfigurationError`, `StorageError`, `HubError`."""
+    key = folder.epochs.signing_key(0)
+    settings = genesis_settings(folder.genesis, folder.settings.id, key)
+    service = application if application is not None else load_service(folder.settings.service)
+    log, snapshots, restored = open_storage(folder)
+    try:
+        hub = open_hub(folder, settings)
+    except BaseException:
+        log.close()
+        snapshots.close()
+        raise
+    roster = folder.genesis.roster
+    peers = {
+        entry.id: (entry.identity, tuple(parse_address(address) for address in entry.addresses))
+        for entry in roster.entries
+        if entry.id != settings.me
+    }
+    address = hub.listen(parse_address(folder.settings.listen))
+    node = Node(
+        Replica(settings, service),
+        hub,
+        log,
+        snapshots,
+        peers=peers,
+        adversary=adversary(settings) if adversary is not None else None,
+    )
+    return Member(node, restored, address)
+
+
+def open_hub(folder: MemberFolder, settings: ReplicaSettings) -> TcpHub:
+    """The hub of a member: members are admitted by their identity, clients by the group's policy."""
+    roster = folder.genesis.roster
+    listed = settings.listed_clients
+    limits = settings.limits
+    client_frame = limits.bundle_bytes + (64 << 10)
+
+    def accept(public_key: bytes, payload: bytes) -> Admission | None:
+        member = roster.identity_of(public_key)
+        if member is not None:
+            return Admission(member, privileged=True)
+        if listed is not None and public_key not in listed:
+            return None
+        return Admission(public_key, frame_bytes=client_frame, queue_bytes=32 << 20)
+
+    held = folder.settings.limits
+    return TcpHub(
+        Identity.from_seed(folder.identity.seed),
+        settings.group,
+        accept=accept,
+        limits=HubLimits(connections=held.connections, queue_bytes=held.queue_bytes),
+    )
+
+
+__all__ = ["Member", "StorageError", "assemble", "genesis_settings", "load_service", "open_hub", "open_storage"]

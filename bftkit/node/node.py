@@ -1,0 +1,378 @@
+"""A member as an operating-system process: the interpreter of a replica's effects that does real I/O.
+
+One task runs everything, in rounds. A round takes in all that is ready (frames, timers, finished saves), hands it to
+the replica, and then carries out the replica's effects in their order: records are written and synced *once*, and
+only then does whatever was sent after them leave (SAFETY rule 5). Nothing here costs a task, a lock or a thread for a
+request, or for a batch.
+
+When the disk is full, the round waits where it is: nothing that it would have acknowledged leaves until there is
+room. When the disk fails, the member stops and says so; a failed sync is never tried again as if it had succeeded.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+import attrs
+import trio
+
+from bftkit.channel.frames import StatusAnswer, pack_answer
+from bftkit.channel.replica import (
+    ClientLink,
+    Clock,
+    Cut,
+    FromClient,
+    Halted,
+    Jot,
+    Replica,
+    ReplicaOut,
+    Restored,
+    Rotate,
+    RoundEnd,
+    Save,
+    Saved,
+    StatusAsked,
+    ToClient,
+)
+from bftkit.core.machine import (
+    Blame,
+    Broadcast,
+    CancelTimer,
+    Deliver,
+    Draw,
+    DrawSecret,
+    MemberId,
+    Out,
+    Persist,
+    Send,
+    SetTimer,
+    TimerKey,
+)
+from bftkit.network.addresses import Address
+from bftkit.network.hub import Hub, LinkUp
+from bftkit.storage.files import DiskFull
+from bftkit.storage.log import RecordLog
+from bftkit.storage.snapshots import SnapshotStore
+
+logger = logging.getLogger("bftkit.node")
+
+SEAL_SECONDS: Final = 0.2
+"""So long after the last record the log is sealed (see ADR 0005)."""
+DISK_FULL_SECONDS: Final = 0.25
+
+Adversary = Callable[[Replica, ReplicaOut], ReplicaOut]
+"""Changes what a member does, for fault injection: see `bftkit.sim.adversaries`."""
+
+
+@attrs.define
+class NodeCounters:
+    """What this process did, for people and metrics."""
+
+    rounds: int = 0
+    sync_rounds: int = 0
+    disk_full: int = 0
+    dropped_frames: int = 0
+
+
+class Timers:
+    """Timers by key; setting one again replaces it."""
+
+    def __init__(self) -> None:
+        self._due: dict[TimerKey, float] = {}
+        self._heap: list[tuple[float, int, TimerKey]] = []
+        self._count = 0
+
+    def set(self, key: TimerKey, at: float) -> None:
+        """The timer fires at this time, and at no other."""
+        self._due[key] = at
+        self._count += 1
+        heapq.heappush(self._heap, (at, self._count, key))
+
+    def cancel(self, key: TimerKey) -> None:
+        """Forget it, if it is set."""
+        self._due.pop(key, None)
+
+    def next(self) -> float:
+        """When the next timer is due; infinity if none is set."""
+        heap = self._heap
+        while heap and self._due.get(heap[0][2]) != heap[0][0]:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else float("inf")
+
+    def pop_due(self, now: float) -> list[TimerKey]:
+        """The timers that are due, in order; they are set no more."""
+        due: list[TimerKey] = []
+        while self.next() <= now:
+            _, _, key = heapq.heappop(self._heap)
+            del self._due[key]
+            due.append(key)
+        return due
+
+
+class Node:
+    """Runs one replica over a hub and a disk. Use `run` inside a trio nursery."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        hub: Hub,
+        log: RecordLog,
+        snapshots: SnapshotStore,
+        *,
+        peers: Mapping[MemberId, tuple[bytes, tuple[Address, ...]]],
+        wall_clock: Callable[[], float] = time.time,
+        extra_status: Callable[[], dict[str, Any]] | None = None,
+        adversary: Adversary | None = None,
+    ) -> None:
+        """`peers`: identity key and addresses of every other member. The hub, log and store become the node's."""
+        self.replica = replica
+        self.hub = hub
+        self.log = log
+        self.snapshots = snapshots
+        self.counters = NodeCounters()
+        self._peers = dict(peers)
+        self._wall_clock = wall_clock
+        self._extra_status = extra_status
+        self._adversary = adversary
+        self._timers = Timers()
+        self._saved: list[int] = []
+        self._saving: Save | None = None
+        self._next_save: Save | None = None
+        self._gated = False
+        self._stopping = False
+        self._seal_at = float("inf")
+        self._started = time.monotonic()
+        self._blamed: dict[tuple[MemberId, str], int] = {}
+        self.evidence: list[tuple[MemberId, str, bytes]] = []
+
+    def stop(self) -> None:
+        """Ends `run` after the round under way. May be called from anywhere."""
+        self._stopping = True
+        self.hub.wake()
+
+    async def run(self, restored: Restored, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Take part until `stop` is called or this task is cancelled."""
+        async with trio.open_nursery() as nursery:
+            try:
+                out: ReplicaOut = Out()
+                self.replica.on_input(self._clock(), out)
+                self.replica.on_restore(restored, out)
+                self.replica.on_start(out)
+                for member in sorted(self._peers):
+                    key, addresses = self._peers[member]
+                    self.hub.connect(member, key, addresses)
+                await self._carry_out(out, nursery)
+                task_status.started()
+                while not self._stopping:
+                    await self._round(nursery)
+            finally:
+                nursery.cancel_scope.cancel()
+                self._close()
+
+    def _close(self) -> None:
+        self.hub.flush()
+        self.hub.close()
+        self.log.close()
+        self.snapshots.close()
+
+    def _clock(self) -> Clock:
+        return Clock(int(self._wall_clock() * 1000))
+
+    async def _round(self, nursery: trio.Nursery) -> None:
+        hub, replica = self.hub, self.replica
+        await hub.wait(min(self._timers.next(), self._seal_at, hub.deadline()))
+        received = hub.poll()
+        out: ReplicaOut = Out()
+        self.counters.rounds += 1
+        replica.on_input(self._clock(), out)
+        for event in hub.events():
+            if isinstance(event, LinkUp) and isinstance(event.peer, bytes):
+                replica.on_input(ClientLink(event.peer, event.binding), out)
+        for peer, frames in received:
+            if isinstance(peer, str):
+                for frame in frames:
+                    replica.on_message(peer, frame, out)
+            else:
+                for frame in frames:
+                    replica.on_input(FromClient(peer, frame), out)
+        now = hub.clock()
+        for key in self._timers.pop_due(now):
+            replica.on_timer(key, out)
+        while self._saved:
+            replica.on_input(Saved(self._saved.pop(0)), out)
+        replica.on_input(RoundEnd(), out)
+        if self._adversary is not None:
+            out = self._adversary(replica, out)
+        await self._carry_out(out, nursery)
+        if now >= self._seal_at:
+            self._seal_at = float("inf")
+            self.log.seal()
+
+    # ------------------------------------------------------------------------------------------ effects
+
+    async def _carry_out(self, out: ReplicaOut, nursery: trio.Nursery) -> None:
+        effects = out.effects
+        if not effects:
+            self.hub.flush()
+            return
+        hub, log = self.hub, self.log
+        others = self.replica.others
+        drawn: list[Draw | DrawSecret] = []
+        appended = False
+        gate = False
+        # One pass over the effects: records go to the log's buffer and frames to the hub's queues; nothing leaves
+        # before the flush at the end, and that waits for the sync if anything to be sent came after a record.
+        for effect in effects:
+            match effect:
+                case Broadcast(frame):
+                    gate = gate or self._gated
+                    for member in others:
+                        if not hub.send(member, frame):
+                            self.counters.dropped_frames += 1
+                case Send(to, frame):
+                    gate = gate or self._gated
+                    for member in to:
+                        if not hub.send(member, frame):
+                            self.counters.dropped_frames += 1
+                case Persist(record, slot):
+                    log.append(record, slot)
+                    self._gated = appended = True
+                case Deliver(output):
+                    match output:
+                        case ToClient(client, frame):
+                            gate = gate or self._gated
+                            if hub.is_up(client) and not hub.send(client, frame):
+                                self.counters.dropped_frames += 1
+                        case Jot(record, slot):
+                            log.append(record, slot)
+                            appended = True
+                        case Rotate(standing):
+                            await self._when_not_full(partial(log.rotate, standing))
+                            self._gated = False
+                        case Cut(slot):
+                            log.cut(slot)
+                        case Save():
+                            self._save(output, nursery)
+                        case StatusAsked(client, number):
+                            text = json.dumps(self.status())
+                            hub.send(client, pack_answer(StatusAnswer(number, text)))
+                        case Halted(reason):
+                            logger.error("%s halts: %s", self.replica.me, reason)
+                case SetTimer(key, ticks):
+                    self._timers.set(key, hub.clock() + ticks / 1000)
+                case CancelTimer(key):
+                    self._timers.cancel(key)
+                case Draw() | DrawSecret():
+                    drawn.append(effect)
+                case Blame(member, fault, proof):
+                    self._blame(member, fault, proof)
+        if gate:
+            await self._when_not_full(log.sync)
+            self._gated = False
+            self.counters.sync_rounds += 1
+        hub.flush()
+        if appended:
+            self._seal_at = hub.clock() + SEAL_SECONDS
+        if log.full:
+            await self._when_not_full(partial(log.rotate, self.replica.standing()))
+        if drawn:
+            await self._draw(drawn, nursery)
+
+    async def _when_not_full(self, write: Callable[[], object]) -> None:
+        """Try until the disk has room. Nothing that waits for these records has left, so nothing is acknowledged."""
+        told = False
+        while True:
+            try:
+                write()
+                if told:
+                    logger.warning("%s: the disk has room again", self.replica.me)
+                return
+            except DiskFull as error:
+                self.counters.disk_full += 1
+                if not told:
+                    logger.error("%s acknowledges nothing until there is room: %s", self.replica.me, error)
+                    told = True
+                await trio.sleep(DISK_FULL_SECONDS)
+
+    async def _draw(self, drawn: list[Draw | DrawSecret], nursery: trio.Nursery) -> None:
+        out: ReplicaOut = Out()
+        for effect in drawn:
+            if isinstance(effect, Draw):
+                self.replica.on_draw(effect.key, secrets.randbelow(effect.choices), out)
+            else:
+                self.replica.on_draw(effect.key, int.from_bytes(secrets.token_bytes(32), "big"), out)
+        await self._carry_out(out, nursery)
+
+    def _save(self, save: Save, nursery: trio.Nursery) -> None:
+        # One at a time, and only the newest of those that wait: a large state must not pile up behind a slow disk.
+        if self._saving is not None:
+            self._next_save = save
+            return
+        self._saving = save
+        nursery.start_soon(self._save_in_thread, save, nursery)
+
+    async def _save_in_thread(self, save: Save, nursery: trio.Nursery) -> None:
+        stable = save.stable
+
+        def work() -> None:
+            has = self.snapshots.has
+            view = stable.view
+            self.snapshots.save(
+                stable.slot,
+                save.manifest(),
+                ((leaf, None if has(leaf) else view.chunk(index)) for index, leaf in enumerate(stable.leaves)),
+            )
+
+        while True:
+            try:
+                await trio.to_thread.run_sync(work)
+                break
+            except DiskFull as error:
+                logger.error("%s cannot save its checkpoint: %s", self.replica.me, error)
+                await trio.sleep(DISK_FULL_SECONDS)
+        self._saving = None
+        self._saved.append(stable.slot)
+        self.hub.wake()
+        if self._next_save is not None:
+            following, self._next_save = self._next_save, None
+            self._save(following, nursery)
+
+    def _blame(self, member: MemberId, fault: str, proof: bytes) -> None:
+        key = (member, fault[:80])
+        count = self._blamed.get(key, 0)
+        if count or len(self._blamed) < 1000:
+            self._blamed[key] = count + 1
+        # Told once, then at every doubling: a liar must not fill our disk with words (FAULTS, oracle X).
+        if (count + 1) & count == 0:
+            logger.warning("%s: %s %s (%d times)", self.replica.me, member, fault, count + 1)
+        if proof and len(self.evidence) < 1000:
+            self.evidence.append((member, fault, proof))
+
+    # ------------------------------------------------------------------------------------------ telling
+
+    def status(self) -> dict[str, Any]:
+        """How this member is, for people: JSON-ready."""
+        status = self.replica.status()
+        status |= {
+            "pid": os.getpid(),
+            "uptime_s": round(time.monotonic() - self._started, 3),
+            "durability": self.log.durability.value,
+            "log_bytes": self.log.bytes_on_disk,
+            "log_segments": self.log.segments,
+            "links": sorted(peer for peer in self.hub.up() if isinstance(peer, str)),
+            "clients": sum(isinstance(peer, bytes) for peer in self.hub.up()),
+            "blamed": {f"{member}: {fault}": count for (member, fault), count in sorted(self._blamed.items())[:100]},
+            "node": attrs.asdict(self.counters),
+            "network": dict(sorted(self.hub.counters.items())),
+        }
+        if self._extra_status is not None:
+            status |= self._extra_status()
+        return status
