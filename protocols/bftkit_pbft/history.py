@@ -1,14 +1,14 @@
 """Leaving the protocol without its machine: what a member may have helped to decide, from its records alone.
 
 A *history* is the member's prepared certificates above a stable checkpoint, one a slot, each of the highest view that
-the member has for it (SAFETY rule 29). The *continuation* takes for each slot, from n - f - c histories, the certificate
-of the highest view, and ends at the first slot without one (SAFETY rule 22).
+the member has for it (SAFETY rule 29). The *continuation* takes for each slot, from n - f - c histories, the
+certificate of the highest view, and ends at the first slot without one (SAFETY rule 22).
 
 Nothing that was delivered is lost: a slot is decided only when q members hold certificates for it, durably; the
-n - f - c histories are at least q, share f + 1 members with those, and so contain a correct member's certificate of that
-view or a higher one. Certificates of higher views name the same digest (`view_change` has the argument). A liar can
-leave certificates out or show older ones, but it cannot make one. All slots before a delivered one are delivered, so
-none of them ends the continuation early.
+n - f - c histories are at least q, share f + 1 members with those, and so contain a correct member's certificate of
+that view or a higher one. Certificates of higher views name the same digest (`view_change` has the argument). A liar
+can leave certificates out or show older ones, but it cannot make one. All slots before a delivered one are delivered,
+so none of them ends the continuation early.
 """
 
 from __future__ import annotations

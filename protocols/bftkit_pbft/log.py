@@ -9,6 +9,7 @@ import attrs
 
 from bftkit.core.machine import Digest, MemberId
 from bftkit.core.machine import Transition as Row
+from bftkit.crypto.signed import Certificate
 
 from .messages import Commit, Prepare, PrePrepare
 
@@ -41,6 +42,15 @@ PHASES: Final = (
     Row("PREPARED", "ViewChange (the certificate is kept)", "OPEN"),
 )
 """The phases of a slot. What is decided stays decided; its votes run through the phases again in a new view."""
+
+
+@attrs.frozen
+class Held:
+    """A prepared certificate that this member holds durably, and what it says."""
+
+    view: int
+    digest: Digest
+    certificate: Certificate
 
 
 @attrs.define

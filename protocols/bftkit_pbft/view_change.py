@@ -35,6 +35,7 @@ All functions are pure. Signatures are verified before anything is decoded from 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Final
 
 import attrs
@@ -163,7 +164,7 @@ def check_certificate(setup: Setup, certificate: Certificate, known: Known = NOT
 
 def _check_members(setup: Setup, members: Sequence[MemberId]) -> None:
     # Ascending and different: a repeated vote is one vote.
-    if any(a >= b for a, b in zip(members, members[1:], strict=False)):
+    if any(a >= b for a, b in pairwise(members)):
         raise Invalid("votes of one member twice, or out of order")
     for member in members:
         if member not in setup.members:
