@@ -58,7 +58,7 @@ def test_it_is_not_valid_in_another_group_epoch_or_chain(scope: str) -> None:
     assert not signed.valid(OTHER_SCOPES[scope], PURPOSE)
 
 
-@pytest.mark.parametrize("purpose", ["", "prepare", "checkpoint2", "checkpoin"])
+@pytest.mark.parametrize("purpose", ["prepare", "checkpoint2", "checkpoin", "Checkpoint"])
 def test_it_is_not_valid_for_another_purpose(purpose: str) -> None:
     assert not Signed.by("m1", keyring("m1"), PURPOSE, BODY).valid(keyring(), purpose)
 
