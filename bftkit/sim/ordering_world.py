@@ -32,7 +32,6 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from hashlib import blake2b
 from random import Random
 from typing import Any, Final, NoReturn, Protocol
 
@@ -77,6 +76,7 @@ from bftkit.core.ordering import (
 from bftkit.core.quorum import Quorum
 from bftkit.core.trace import Trace
 from bftkit.core.wire import WireError
+from bftkit.sim.keyring import fast_keyrings
 
 _RECENT: Final = 60
 _FETCH_RETRY: Final = 60
@@ -122,26 +122,6 @@ class Adversary(Protocol):
 
 
 @attrs.frozen
-class KeyedHashKeyring:
-    """Signatures for the simulation: a keyed hash under a secret that everybody in the world could compute.
-
-    Nobody does: an adversary signs by its own member's keyring only.
-    """
-
-    me: MemberId
-
-    def sign(self, purpose: str, statement: bytes) -> bytes:
-        return _signature(self.me, purpose, statement)
-
-    def verify(self, member: MemberId, purpose: str, statement: bytes, signature: bytes) -> bool:
-        return _signature(member, purpose, statement) == signature
-
-
-def _signature(member: MemberId, purpose: str, statement: bytes) -> bytes:
-    return blake2b(f"{purpose}\0".encode() + statement, key=member.encode(), digest_size=64).digest()
-
-
-@attrs.frozen
 class _Entry:
     """One record on a member's disk."""
 
@@ -157,6 +137,8 @@ class _Entry:
 class _Node:
     name: MemberId
     setup: Setup
+    hears: frozenset[MemberId]
+    is_twin: bool
     machine: OrderingMachine | None = None
     incarnation: int = 0
     paused: bool = False
@@ -202,7 +184,8 @@ class OrderingWorld:
         interval: int = 8,
         start: Slot = 0,
         adversaries: Mapping[MemberId, Adversary] | None = None,
-        keyring: Callable[[MemberId], SignerProtocol] = KeyedHashKeyring,
+        twins: Mapping[MemberId, tuple[Iterable[MemberId], Iterable[MemberId]]] | None = None,
+        keyrings: Mapping[MemberId, SignerProtocol] | None = None,
         learned_after: int | None = 600,
         transfer_after: int = 400,
         trace: bool = False,
@@ -214,6 +197,10 @@ class OrderingWorld:
         is behind for `learned_after` ticks gets `Learned` from the channel (None: never, the protocol must help
         itself), and for `transfer_after` ticks below a stable checkpoint, that checkpoint's state. `rerun` is put
         into every failure's text: say there how to see this run again.
+
+        A liar is made by an object in `adversaries`, or by `twins` (FAULTS 20): two honest machines with one
+        identity, each linked with the members of one side only and with other wishes, say two things without a
+        line of code that lies. A member may stand on both sides.
         """
         if window < 2 * interval:
             raise ValueError(f"the window ({window}) must hold two checkpoint intervals of {interval}")
@@ -224,6 +211,7 @@ class OrderingWorld:
         self.quorum = Quorum(n, f, c)
         self.members: tuple[MemberId, ...] = tuple(f"m{index}" for index in range(n))
         self.adversaries = dict(adversaries or {})
+        self.liars = frozenset({*self.adversaries, *(twins or {})})
         self.now = 0
         self.start = start
         self.interval = interval
@@ -257,11 +245,15 @@ class OrderingWorld:
         self._voters: dict[Slot, set[MemberId]] = {}
         self._stop: tuple[Slot, Slot] | None = None
         self._nodes: dict[MemberId, _Node] = {}
+        rings = keyrings or fast_keyrings(
+            seed.to_bytes(8), digest(b"group"), 0, digest(start.to_bytes(8)), self.members
+        )
         for name in self.members:
-            setup = Setup(name, self.members, self.quorum, keyring(name), start, window, dict(parameters or {}))
-            node = _Node(name, setup, stable=start, emitted=start, height=start)
-            self._nodes[name] = node
-            node.machine = plugin.create(setup)
+            setup = Setup(name, self.members, self.quorum, rings[name], start, window, dict(parameters or {}))
+            for twin, side in enumerate((twins or {}).get(name, (self.members,))):
+                node = _Node(name, setup, frozenset(side), twin == 1, stable=start, emitted=start, height=start)
+                self._nodes[name + "'" * twin] = node
+                node.machine = plugin.create(setup)
         for node in self._nodes.values():
             self._step(node, "on_start")
         self._after(_STATUS_EVERY, self._status)
@@ -284,7 +276,8 @@ class OrderingWorld:
             if authentic:
                 self._open[name] = None
             for receiver in receivers:
-                self._after(self._delay(), partial(self._request, self._nodes[receiver], name))
+                for node in self._copies(receiver):
+                    self._after(self._delay(), partial(self._request, node, name))
         return batches
 
     def run(self, ticks: int) -> None:
@@ -306,9 +299,8 @@ class OrderingWorld:
 
     def crash(self, *members: MemberId) -> None:
         """The members lose their memory and every record that was not synced."""
-        for name in members:
-            node = self._nodes[name]
-            assert node.machine is not None, f"{name} is down already"
+        for node in [node for name in members for node in self._copies(name)]:
+            assert node.machine is not None, f"{node.name} is down already"
             unsynced = node.written - node.synced
             kept = self._random.randint(0, unsynced) if self.disk.keep_some else 0
             node.written = node.synced = node.synced + kept
@@ -325,9 +317,8 @@ class OrderingWorld:
 
     def restart(self, *members: MemberId) -> None:
         """Fresh machines, from what the disks have."""
-        for name in members:
-            node = self._nodes[name]
-            assert node.machine is None, f"{name} is up"
+        for node in [node for name in members for node in self._copies(name)]:
+            assert node.machine is None, f"{node.name} is up"
             node.machine = self.plugin.create(node.setup)
             node.emitted = node.height = node.stable
             node.behind_since = self.now
@@ -340,13 +331,12 @@ class OrderingWorld:
 
     def pause(self, *members: MemberId) -> None:
         """The members' processes stop for a while; what comes for them waits."""
-        for name in members:
-            self._nodes[name].paused = True
+        for node in [node for name in members for node in self._copies(name)]:
+            node.paused = True
 
     def resume(self, *members: MemberId) -> None:
         """The members go on, with all that has come for them meanwhile."""
-        for name in members:
-            node = self._nodes[name]
+        for node in [node for name in members for node in self._copies(name)]:
             node.paused = False
             stalled, node.stalled = node.stalled, []
             for event in stalled:
@@ -393,11 +383,11 @@ class OrderingWorld:
 
     def up(self) -> list[MemberId]:
         """The members that run, liars included."""
-        return [name for name, node in self._nodes.items() if node.machine is not None]
+        return [name for name in self.members if self._nodes[name].machine is not None]
 
     def correct(self) -> list[MemberId]:
         """The members that run and are no adversary's."""
-        return [name for name in self.up() if name not in self.adversaries]
+        return [name for name in self.up() if name not in self.liars]
 
     def height(self, member: MemberId) -> Slot:
         """The last slot that the member's application has."""
@@ -534,7 +524,7 @@ class OrderingWorld:
                 self.fail(f"{node.name} delivered {output!r}, which is no output of an ordering protocol")
             case Blame(member):
                 self.blames.append((node.name, effect))
-                if node.name not in self.adversaries and member not in self.adversaries:
+                if node.name not in self.liars and member not in self.liars:
                     self.fail(f"{node.name} blamed {member}, which is correct: {effect.fault}")
             case SetTimer(key, ticks):
                 self._serial += 1
@@ -611,17 +601,21 @@ class OrderingWorld:
             for observer in self.observers:
                 observer(node.name, message)
             for receiver in to:
-                target = self._nodes[receiver]
-                self._link(node.name, target, partial(self._arrive, target, node.name, data, carried))
+                for target in self._copies(receiver):
+                    self._link(node, target, partial(self._arrive, target, node.name, data, carried))
 
         self._gate(node, leave)
 
-    def _link(self, sender: MemberId, target: _Node, event: Callable[[], None]) -> None:
+    def _copies(self, member: MemberId) -> list[_Node]:
+        return [self._nodes[key] for key in (member, member + "'") if key in self._nodes]
+
+    def _link(self, sender: _Node, target: _Node, event: Callable[[], None]) -> None:
+        if target.name not in sender.hears or sender.name not in target.hears:
+            return
         copies = 2 if self._random.random() < self.network.duplication else 1
         for _ in range(copies):
-            if self._random.random() < self.network.loss:
-                continue
-            self._after(self._delay(), lambda: self._across(sender, target, event))
+            if self._random.random() >= self.network.loss:
+                self._after(self._delay(), lambda: self._across(sender.name, target, event))
 
     def _across(self, sender: MemberId, target: _Node, event: Callable[[], None]) -> None:
         if (sender, target.name) not in self._blocked and target.machine is not None:
@@ -632,7 +626,7 @@ class OrderingWorld:
             message = self.plugin.codec.decode(data)
         except WireError as error:
             self.refused.append((node.name, sender, str(error)))
-            if sender not in self.adversaries:
+            if sender not in self.liars:
                 self.fail(f"{sender} is correct and sent what {node.name} cannot read: {error}")
             return
         for batch in carried:
@@ -666,7 +660,7 @@ class OrderingWorld:
             return Waiting(waiting)
         if node.machine.room > 0:
             view = node.machine.view
-            for batch in node.demand:
+            for batch in reversed(node.demand) if node.is_twin else node.demand:
                 if node.proposed.get(batch) != view:
                     # A batch is given again in a new view; the real channel sorts out duplicates at delivery.
                     node.proposed[batch] = view
@@ -697,13 +691,13 @@ class OrderingWorld:
             return
         for holder in node.wanted[batch][1]:
             if holder != node.name:
-                target = self._nodes[holder]
-                self._link(node.name, target, partial(self._serve, target, node, batch))
+                for target in self._copies(holder):
+                    self._link(node, target, partial(self._serve, target, node, batch))
         self._after(_FETCH_RETRY, self._for(node, lambda: self._fetch(node, batch)))
 
     def _serve(self, holder: _Node, asker: _Node, batch: Digest) -> None:
         if batch in holder.store:
-            self._link(holder.name, asker, lambda: self._bytes_arrive(asker, batch))
+            self._link(holder, asker, lambda: self._bytes_arrive(asker, batch))
 
     def _bytes_arrive(self, node: _Node, batch: Digest) -> None:
         if batch in node.store:
@@ -738,12 +732,12 @@ class OrderingWorld:
             if slot != node.emitted + 1:
                 self.fail(f"{node.name} decided slot {slot} after slot {node.emitted}")
             node.emitted = slot
-        if decided != NO_DIGEST and decided not in node.store and node.name not in self.adversaries:
+        if decided != NO_DIGEST and decided not in node.store and node.name not in self.liars:
             self.fail(f"{node.name} decided slot {slot} and does not hold its bytes")
         self._gate(node, lambda: self._deliver(node, slot, decided))
 
     def _deliver(self, node: _Node, slot: Slot, decided: Digest) -> None:
-        if node.name not in self.adversaries:
+        if node.name not in self.liars:
             if decided != NO_DIGEST and not self._authentic.get(decided, False):
                 self.fail(
                     f"validity: {node.name} decided slot {slot} as {decided.hex()[:8]}, which no client submitted"

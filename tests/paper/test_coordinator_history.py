@@ -12,18 +12,20 @@ from bftkit.core.digest import digest
 from bftkit.core.machine import Digest, Slot
 from bftkit.core.ordering import Carried, Setup
 from bftkit.core.quorum import Quorum
-from bftkit.sim.ordering_world import Disk, KeyedHashKeyring, Network, OrderingWorld
+from bftkit.sim.keyring import fast_keyrings
+from bftkit.sim.ordering_world import Disk, Network, OrderingWorld
 from bftkit_coordinator import PLUGIN, conflicts
 from bftkit_coordinator.messages import APPEND_PURPOSE, HISTORIES, RECORDS, Entry, History, entry_statement
 
 A, B, C = (digest(name.encode()) for name in "abc")
+KEYRINGS = fast_keyrings(b"test", bytes(32), 0, bytes(32), [f"m{index}" for index in range(7)])
 MEMBERS = ("m0", "m1", "m2")
-SETUP = Setup("m2", MEMBERS, Quorum(3, 0, 1), KeyedHashKeyring("m2"))
+SETUP = Setup("m2", MEMBERS, Quorum(3, 0, 1), KEYRINGS["m2"])
 
 
 def entry(slot: Slot, batch: Digest, signer: str = "m0") -> Entry:
     """An entry under somebody's signature."""
-    return Entry(slot, batch, KeyedHashKeyring(signer).sign(APPEND_PURPOSE, entry_statement(slot, batch)))
+    return Entry(slot, batch, KEYRINGS[signer].sign(APPEND_PURPOSE, entry_statement(slot, batch)))
 
 
 def report(*entries: Entry, stable: Slot = 0) -> bytes:
@@ -71,7 +73,7 @@ def test_too_few_histories_are_refused() -> None:
     """With c = 0 that means: not without the coordinator."""
     with pytest.raises(ValueError, match="too few"):
         PLUGIN.carry(SETUP, 0, {"m1": report(entry(1, A))})
-    alone = Setup("m1", ("m0", "m1"), Quorum(2, 0, 0), KeyedHashKeyring("m1"))
+    alone = Setup("m1", ("m0", "m1"), Quorum(2, 0, 0), KEYRINGS["m1"])
     with pytest.raises(ValueError, match="c = 0, 2 are needed"):
         PLUGIN.carry(alone, 0, {"m1": report(entry(1, A))})
 

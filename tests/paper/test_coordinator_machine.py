@@ -25,7 +25,7 @@ from bftkit.core.ordering import (
     Setup,
 )
 from bftkit.core.quorum import Quorum
-from bftkit.sim.ordering_world import KeyedHashKeyring
+from bftkit.sim.keyring import fast_keyrings
 from bftkit_coordinator.machine import RESEND_MAX, STATUS_TIMER, TRANSITIONS, create
 from bftkit_coordinator.messages import (
     APPEND_PURPOSE,
@@ -41,11 +41,12 @@ from bftkit_coordinator.messages import (
 from bftkit_coordinator.record import RECORD
 
 A, B, C = (digest(name.encode()) for name in "abc")
+KEYRINGS = fast_keyrings(b"test", bytes(32), 0, bytes(32), [f"m{index}" for index in range(7)])
 
 
 def setup_of(me: str, n: int = 3, c: int = 1, **more: Any) -> Setup:
     """A set-up for one of n members that survive c crashes."""
-    return Setup(me, tuple(f"m{index}" for index in range(n)), Quorum(n, 0, c), KeyedHashKeyring(me), **more)
+    return Setup(me, tuple(f"m{index}" for index in range(n)), Quorum(n, 0, c), KEYRINGS[me], **more)
 
 
 def step(machine: OrderingMachine, event: str, *values: Any) -> list[Effect[Any, Any]]:
@@ -57,7 +58,7 @@ def step(machine: OrderingMachine, event: str, *values: Any) -> list[Effect[Any,
 
 def entry(slot: Slot, batch: Digest, signer: str = "m0") -> Entry:
     """An entry as the coordinator (or somebody else) signs it."""
-    return Entry(slot, batch, KeyedHashKeyring(signer).sign(APPEND_PURPOSE, entry_statement(slot, batch)))
+    return Entry(slot, batch, KEYRINGS[signer].sign(APPEND_PURPOSE, entry_statement(slot, batch)))
 
 
 def append(slot: Slot, batch: Digest, committed: Slot = 0) -> Append:
@@ -332,7 +333,7 @@ def test_two_batches_for_one_slot_are_evidence_that_anybody_can_check() -> None:
     (blame,) = blames(hear(follower, append(1, B)))
     assert blame.member == "m0"
     conflict = CONFLICTS.decode(blame.proof)
-    keyring = KeyedHashKeyring("m2")
+    keyring = KEYRINGS["m2"]
     assert conflict.first.slot == conflict.second.slot
     assert {conflict.first.digest, conflict.second.digest} == {A, B}
     for signed in (conflict.first, conflict.second):
@@ -369,7 +370,7 @@ def test_everybody_knows_the_leader_from_the_start() -> None:
 def test_a_set_up_that_cannot_work_is_refused() -> None:
     members = ("m0", "m1", "m2", "m3")
     with pytest.raises(ValueError, match="f is 1, must be 0"):
-        create(Setup("m0", members, Quorum(4, 1), KeyedHashKeyring("m0")))
+        create(Setup("m0", members, Quorum(4, 1), KEYRINGS["m0"]))
     with pytest.raises(ValueError, match="numbered 0 to 2"):
         create(setup_of("m0", parameters={"coordinator": 3}))
 
