@@ -13,6 +13,7 @@ A function may be `async`; it then runs under trio.
 
 from __future__ import annotations
 
+import difflib
 import enum
 import importlib
 import os
@@ -121,7 +122,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
     json = _take_json(words)
     use_output(Output(json))
     try:
-        result = create_app()(words, exit_on_error=False, print_error=False, result_action="return_value")
+        app = create_app()
+        # Ours, because cyclopts would import every command to suggest one.
+        if words and not words[0].startswith("-") and words[0] not in app:
+            near = difflib.get_close_matches(words[0], [name for name, _, _ in COMMANDS], 1)
+            raise CommandFailed(
+                ExitCode.USAGE,
+                f"there is no command {words[0]!r}"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+                + " (see: bftkit --help)",
+            )
+        result = app(words, exit_on_error=False, print_error=False, result_action="return_value")
         return int(result) if isinstance(result, int) else ExitCode.OK
     except CycloptsError as error:
         output().error(ExitCode.USAGE, f"{_one_line(str(error))} (see: bftkit {_command_of(words)}--help)")

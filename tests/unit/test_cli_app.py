@@ -1,0 +1,232 @@
+"""The command line's frame: exit codes, JSON, and one line for whatever goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bftkit.cli import app as app_module
+from bftkit.cli import main
+from bftkit.cli.app import COMMANDS, CommandFailed, ExitCode, create_app, output
+from bftkit.configuration.text import ConfigurationError
+from bftkit.core.plugin import UnknownProtocol
+from bftkit.storage.files import DiskFull, StorageFailed
+from bftkit.storage.log import LogMismatch, LogMissing
+
+Command = Callable[[], object]
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[Command], None]:
+    """Makes a function the command line's command `trial`."""
+
+    def put(command: Command) -> None:
+        original = create_app
+
+        def create() -> Any:
+            made = original()
+            made.command(command, name="trial")
+            return made
+
+        monkeypatch.setattr(app_module, "create_app", create)
+
+    return put
+
+
+def failing(error: BaseException) -> Command:
+    def command() -> None:
+        raise error
+
+    return command
+
+
+FAILURES = [
+    (CommandFailed(ExitCode.NO_ANSWER, "no member\nanswered"), 4, "no member answered"),
+    (CommandFailed(ExitCode.TOO_FEW_AGREED, "2 of 4 agreed"), 5, "2 of 4 agreed"),
+    (CommandFailed(ExitCode.REFUSED, "not listed"), 6, "not listed"),
+    (CommandFailed(ExitCode.SAFETY_VIOLATED, "two digests"), 10, "two digests"),
+    (CommandFailed(ExitCode.PROGRESS_MISSED, "no commit"), 11, "no commit"),
+    (ConfigurationError("a.toml: id", "wrong", "do it right"), 3, "a.toml: id: wrong; do it right"),
+    (UnknownProtocol("no protocol named 'x'"), 3, "no protocol named 'x'"),
+    (LogMismatch("another group's log"), 3, "another group's log"),
+    (LogMissing("no log"), 1, "no log"),
+    (DiskFull("no space"), 1, "no space"),
+    (StorageFailed("i/o error"), 1, "i/o error"),
+    (PermissionError(errno.EACCES, "Permission denied", "m0/data"), 1, "m0/data: Permission denied"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "message"), FAILURES, ids=lambda value: str(value)[:24])
+def test_a_failure_is_one_line_with_its_exit_code(
+    error: BaseException,
+    code: int,
+    message: str,
+    install: Callable[[Command], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    install(failing(error))
+    assert main(["trial"]) == code
+    assert capsys.readouterr() == ("", f"bftkit: {message}\n")
+    assert main(["trial", "--json"]) == code
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"event": "error", "code": code, "message": message}
+    assert captured.err == f"bftkit: {message}\n"
+
+
+def test_a_failure_out_of_a_nursery_is_told_like_any_other(
+    install: Callable[[Command], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    inner = ExceptionGroup("inner", [ConfigurationError("x", "y", "z")])
+    install(failing(ExceptionGroup("outer", [inner, CommandFailed(ExitCode.FAILED, "later")])))
+    assert main(["trial"]) == 3
+    assert capsys.readouterr().err == "bftkit: x: y; z\n"
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_bug_of_ours_keeps_its_traceback_and_is_named_a_bug(
+    together: bool, install: Callable[[Command], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bug = AssertionError("two leaders")
+    install(failing(ExceptionGroup("", [DiskFull("no space"), bug]) if together else bug))
+    assert main(["trial", "--json"]) == 1
+    captured = capsys.readouterr()
+    assert "Traceback" in captured.err
+    assert "this is a bug in bftkit" in json.loads(captured.out)["message"]
+
+
+def test_an_interrupt_ends_quietly(install: Callable[[Command], None], capsys: pytest.CaptureFixture[str]) -> None:
+    install(failing(KeyboardInterrupt()))
+    assert main(["trial"]) == 130
+    install(failing(BaseExceptionGroup("", [KeyboardInterrupt()])))
+    assert main(["trial"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_command_says_by_its_exit_code_what_it_has_told_already(
+    install: Callable[[Command], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> ExitCode:
+        output().event("trial", key=b"\x00\xff", kinds={"b", "a"}, nested={"error": ExitCode.REFUSED})
+        output().plain("told")
+        return ExitCode.REFUSED
+
+    install(command)
+    assert main(["trial"]) == 6
+    assert capsys.readouterr() == ("told\n", "")
+    assert main(["--json", "trial"]) == 6
+    assert json.loads(capsys.readouterr().out) == {
+        "event": "trial",
+        "key": "00ff",
+        "kinds": ["a", "b"],
+        "nested": {"error": 6},
+    }
+
+
+def test_an_async_command_runs_under_trio(
+    install: Callable[[Command], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    import sniffio
+
+    async def command() -> None:
+        output().plain(sniffio.current_async_library())
+
+    install(command)
+    assert main(["trial"]) == 0
+    assert capsys.readouterr().out == "trio\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nonsense"], "nonsense"),
+        (["version", "--frobnicate"], "--frobnicate"),
+        (["init"], "DIRECTORY"),
+        (["init", "x", "--members", "many"], "many"),
+        (["init", "x", "--durability", "sometimes"], "sometimes"),
+        (["config", "chekc"], "chekc"),
+        (["log", "verify"], "FOLDER"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_2_and_names_the_word(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert words in captured.err
+    assert "--help" in captured.err
+    assert captured.err.count("\n") == 1
+    assert main([*arguments, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["code"] == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], *[[name] for name, _, _ in COMMANDS], ["config", "check"], ["config", "show"], ["log", "verify"]],
+    ids=lambda words: " ".join(words) or "bftkit",
+)
+def test_every_command_has_help_that_tells_of_json_and_exit_codes(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--help"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("Usage: bftkit")
+    assert "--json" in captured.out
+    assert "3 bad configuration" in captured.out
+    assert captured.err == ""
+
+
+def test_json_after_two_dashes_is_an_argument_and_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["log", "verify", "--", "--json"]) == 1
+    assert "--json: there is no such folder" in capsys.readouterr().err
+
+
+def test_the_version_names_the_protocols(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["version", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["event"] == "version"
+    assert {"coordinator", "pbft"} <= set(told["protocols"])
+
+
+def test_version_waits_for_no_other_command() -> None:
+    """Each command's module is imported when it runs and not before."""
+    program = (
+        "import sys; from bftkit.cli import main; assert main(['version']) == 0; "
+        "print(sorted({'trio', 'rich.console', 'nacl', 'cattrs', 'bftkit.cli.init'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_installed_command_works_as_a_process(tmp_path: Any) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", "import sys; from bftkit.cli import main; sys.exit(main())", "config", "check", "x"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+        timeout=60,
+    )
+    assert (run.returncode, run.stdout) == (3, "")
+    assert run.stderr == "bftkit: x: there is no such file; give the right path, or use bftkit init\n"
+
+
+def test_a_reader_that_goes_away_early_gets_no_complaint() -> None:
+    program = "import sys; from bftkit.cli import main; sys.exit(main())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "version"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 1
+    assert errors == ""
