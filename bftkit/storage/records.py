@@ -3,7 +3,7 @@
 A record is a header of fixed size, a check and the payload:
 
     field      bytes   meaning
-    marker       4     a fixed pattern, so that records can be found again behind a damaged one
+    marker       4     the same in all records of a log, so that they can be found again behind a damaged one
     kind         1     `Kind`
     length       4     bytes of the payload
     slot         8     the slot that the record is about; 0: a standing record
@@ -11,8 +11,8 @@ A record is a header of fixed size, a check and the payload:
     offset       8     where in the segment it starts
     durable      8     how many bytes of this segment were known to be synced when the record was made
     previous    16     check of the record before it (across segments too): the chain
-    header crc   4     CRC-32 of the fields above, started from a secret of this log
-    check       16     keyed BLAKE2b of header and payload
+    header crc   4     CRC-32 of the fields above, started from a secret
+    check       16     BLAKE2b of header and payload, keyed with a secret
 
 Since the check covers `previous`, a record vouches for everything before it, and since it covers `segment` and
 `offset`, a record that was moved, doubled or swapped is known for what it is. Little-endian throughout.
@@ -24,7 +24,8 @@ a torn tail: no sync that covered it has returned, or its return left no trace, 
 of its pages in any order. A header alone is proof enough, because the payload behind it may be torn for itself. A
 valid record in a place where it was not written is corruption also: no torn write moves bytes.
 
-The secret keeps a client from planting, inside its operations, bytes that pass for records of this log.
+Marker, start of the CRC and key come from a secret of the log, so that no client can plant, inside its operations,
+bytes that pass for records or that make the search for records slow.
 """
 
 from __future__ import annotations
@@ -47,7 +48,6 @@ NO_CHECK: Final = bytes(CHECK_SIZE)
 PAYLOAD_SIZE_MAX: Final = 1 << 30
 """No record may be longer (bytes); a larger length in a header means damage."""
 
-_MARKER: Final = b"\xb5\xf7Kr"
 _FIELDS: Final = struct.Struct("<4sBIQIQQ16s")
 _CRC: Final = struct.Struct("<I")
 _CRC_AT: Final = _FIELDS.size
@@ -106,19 +106,25 @@ class Damage:
 class Codec:
     """Writes and reads the records of one log, whose secret it knows."""
 
-    __slots__ = ("_crc_start", "_hasher")
+    __slots__ = ("_crc_start", "_hasher", "_marker")
 
     def __init__(self, key: bytes) -> None:
         """`key`: 32 bytes, the same for all segments of a log."""
         assert len(key) == 32
         self._hasher = blake2b(key=key, digest_size=CHECK_SIZE)
         (self._crc_start,) = _CRC.unpack(blake2b(b"header crc", key=key, digest_size=_CRC.size).digest())
+        self._marker = blake2b(b"marker", key=key, digest_size=4).digest()
+
+    @property
+    def marker(self) -> bytes:
+        """The bytes with which every record of the log begins."""
+        return self._marker
 
     def encode(
         self, kind: int, slot: int, segment: int, offset: int, durable: int, previous: bytes, payload: bytes
     ) -> tuple[bytes, bytes]:
         """The bytes that go in front of the payload, and the record's check (the next record's `previous`)."""
-        fields = _FIELDS.pack(_MARKER, kind, len(payload), slot, segment, offset, durable, previous)
+        fields = _FIELDS.pack(self._marker, kind, len(payload), slot, segment, offset, durable, previous)
         header = fields + _CRC.pack(zlib.crc32(fields, self._crc_start))
         hasher = self._hasher.copy()
         hasher.update(header)
@@ -135,7 +141,7 @@ class Codec:
         if zlib.crc32(fields, self._crc_start) != crc:
             return None
         marker, kind, length, slot, segment, offset, durable, previous = _FIELDS.unpack(fields)
-        if marker != _MARKER or kind not in _KINDS:
+        if marker != self._marker or kind not in _KINDS:
             return None
         return Header(Kind(kind), length, slot, segment, offset, durable, previous)
 
@@ -189,9 +195,8 @@ class Codec:
         headers = (self.header(data, at) for at in self._markers(data, 0))
         return any(header is not None and header.kind in (Kind.ENTRY, Kind.SEAL) for header in headers)
 
-    @staticmethod
-    def _markers(data: bytes, start: int) -> Iterator[int]:
-        at = data.find(_MARKER, start)
+    def _markers(self, data: bytes, start: int) -> Iterator[int]:
+        at = data.find(self._marker, start)
         while at >= 0:
             yield at
-            at = data.find(_MARKER, at + 1)
+            at = data.find(self._marker, at + 1)

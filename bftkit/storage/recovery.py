@@ -271,7 +271,10 @@ def recovered(reading: Reading) -> Recovered:
 
 
 def verify(directory: Directory) -> Report:
-    """Check a log without changing anything; for `bftkit log verify`. Raises `LogMissing`, `StorageFailed`."""
+    """Check a log without changing anything; for `bftkit log verify`. Raises `LogMissing`, `StorageFailed`.
+
+    Nobody may write the log meanwhile: a segment that is begun or cut while this reads looks like damage.
+    """
     walk = _Walk(directory)
     problem: Problem | None = None
     try:

@@ -14,13 +14,18 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from bftkit.storage.files import DiskFull, StorageFailed
+from bftkit.storage.head import Head
 from bftkit.storage.log import Entry, Log, Recovered, verify
 from bftkit.storage.memory_files import MemoryDirectory
+from bftkit.storage.records import Codec
 
 GROUP, MEMBER, SALT = b"group", b"member", bytes(range(16))
 
+MARKER = Codec(Head(GROUP, MEMBER, SALT, 1, 1, 0).key()).marker
+
 payloads = st.one_of(
-    st.binary(max_size=40), st.integers(0, 3000).map(lambda size: b"\xb5\xf7Kr" * (size // 4) + b"x" * (size % 4))
+    st.binary(max_size=40),
+    st.integers(0, 3000).map(lambda size: MARKER * (size // 4) + b"x" * (size % 4)),
 )
 
 

@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 from bftkit.storage.files import StorageError
-from bftkit.storage.log import Entry, Log, LogMissing, Recovered
+from bftkit.storage.log import Entry, Log, LogCorrupt, LogMissing, Recovered
 from bftkit.storage.memory_files import MemoryDirectory, PowerCut
 
 GROUP, MEMBER, SALT = b"group", b"member", bytes(range(16))
@@ -227,6 +227,37 @@ def test_the_process_killed_before_every_operation() -> None:
         directory, story, _ = run_until(limit)
         directory.restart_process()
         check_recovery(directory, story)
+
+
+@pytest.mark.parametrize("seed", [None, 1, 2, 3])
+def test_a_disk_that_begins_to_lie_is_noticed_or_gives_an_older_state(seed: int | None) -> None:
+    """FAULTS line 17. What such a disk lost may be lost; nothing may be invented, and nothing else may happen."""
+    noticed = older = 0
+    for begins in range(TOTAL):
+        directory = MemoryDirectory()
+        count = 0
+
+        def lie(operation: str, directory: MemoryDirectory = directory, begins: int = begins) -> None:
+            nonlocal count
+            directory.lying = count >= begins
+            count += 1
+
+        directory.before = lie
+        story = Story()
+        script(Writer(directory, story))
+        directory.before = None
+        directory.crash(chooser(seed))
+        directory.lying = False
+        try:
+            _, recovered = Log.open(directory, group=GROUP, identity=MEMBER)
+        except (LogCorrupt, LogMissing):
+            noticed += 1
+            continue
+        older += 1
+        slots = [entry.slot for entry in recovered.slotted]
+        assert slots == list(range(slots[0], slots[0] + len(slots))) if slots else True
+    assert noticed > 0
+    assert older > 0
 
 
 def test_these_checks_fail_on_a_disk_whose_syncs_do_nothing() -> None:

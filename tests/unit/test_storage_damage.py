@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from bftkit.storage.head import Head
 from bftkit.storage.log import Entry, Log, LogCorrupt, Recovered, verify
 from bftkit.storage.memory_files import MemoryDirectory
-from bftkit.storage.records import OVERHEAD
+from bftkit.storage.records import OVERHEAD, Codec, Kind
 
 GROUP, MEMBER, SALT = b"group", b"member", bytes(range(16))
 FIRST, SECOND, THIRD = (f"log-{number:010d}.seg" for number in (1, 2, 3))
@@ -241,6 +242,33 @@ def test_a_tail_that_contains_forged_or_copied_records_is_still_torn() -> None:
         directory.write(FIRST, bytes(data))
         _, recovered = reopen(directory)
         assert recovered.records == (Entry(1, b"synced"),)
+
+
+def test_a_damaged_segment_full_of_markers_is_judged_rightly() -> None:
+    """Markers by the thousand, with headers behind them that are wrong in one bit each."""
+    directory, log = begin()
+    log.append(b"synced", 1)
+    log.sync()
+    codec = Codec(Head.decode(directory.read("log.head")).key())
+    start = len(directory.read(FIRST)) + OVERHEAD
+    false_headers: list[bytes] = []
+    for index in range(600):
+        at = start + 2 * len(codec.marker) + index * (OVERHEAD + 4)
+        header = bytearray(codec.encode(Kind.ENTRY, 9, 1, at, at, bytes(16), b"")[0])
+        header[4 + index % (OVERHEAD - 20)] ^= 1 << index % 8
+        false_headers.append(codec.marker + bytes(header))
+    log.append(codec.marker * 2 + b"".join(false_headers) + codec.marker * 10_000, 2)
+    log.flush()
+    end = len(directory.read(FIRST))
+    torn = directory.copy()
+    torn.write(FIRST, directory.read(FIRST)[:-1])
+    assert reopen(torn)[1].records == (Entry(1, b"synced"),)
+    log.sync()
+    log.seal()
+    for at in (start - OVERHEAD + 7, start + 5, end - 1):  # length field, payload, last byte
+        corrupt = directory.copy()
+        corrupt.flip(FIRST, at * 8)
+        assert_corrupt(corrupt, f"byte {at}")
 
 
 # --- whole records and files moved, dropped, doubled ---------------------------------------------------------------

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -213,12 +214,22 @@ def test_every_sync_of_a_round_reaches_the_system(tmp_path: Path, monkeypatch: p
     log.close()
 
 
-def test_renew_writes_the_same_bytes_again(tmp_path: Path) -> None:
+def test_renew_writes_the_same_bytes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    renewed: list[tuple[int, int]] = []
+    pwrite = os.pwrite
+
+    def noted(descriptor: int, data: bytes, offset: int) -> int:
+        renewed.append((offset, offset + len(data)))
+        return pwrite(descriptor, data, offset)
+
+    monkeypatch.setattr("os.pwrite", noted)
     directory = DiskDirectory(tmp_path)
     file = directory.create("file")
     data = bytes(range(256)) * 9000
     file.append(data)
     file.renew(1000)
+    assert (renewed[0][0], renewed[-1][1]) == (1000, len(data))
+    assert all(before[1] == after[0] for before, after in pairwise(renewed))
     file.append(b"end")
     file.close()
     assert directory.read("file") == data + b"end"
