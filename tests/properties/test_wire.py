@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from bftkit.core.plugin import load_protocol, protocol_names
 from bftkit.core.wire import Codec, WireError, pack_plain, unpack_plain
 from simulations.fuzz_wire import EVERY_KIND, STRANGE, accepts, fuzz, mutated, random_message
 
@@ -22,13 +23,21 @@ PLAIN: st.SearchStrategy[Any] = st.recursive(
 
 
 def test_a_hundred_thousand_mutated_messages() -> None:
-    """SAFETY: no exception but `WireError`, no second encoding. `simulations/fuzz_wire.py` does a million."""
+    """No exception but `WireError`, no second encoding. `simulations/fuzz_wire.py` does a million."""
     report = fuzz(EVERY_KIND, INPUTS, seed=1)
     assert report.failed == ()
     assert report.inputs == INPUTS
     # The mutations reach both sides: most break the message, some make another one.
     assert report.refused > INPUTS // 2
     assert report.accepted > INPUTS // 100
+
+
+@pytest.mark.parametrize("protocol", protocol_names())
+def test_the_messages_of_every_protocol_on_the_shelf(protocol: str) -> None:
+    report = fuzz(load_protocol(protocol).codec, 20_000, seed=2)
+    assert report.failed == ()
+    assert report.refused > 10_000
+    assert report.accepted > 200
 
 
 def test_one_seed_gives_the_same_inputs() -> None:

@@ -392,7 +392,7 @@ DIFFERENT: list[Any] = [
     bytearray(b"a"), (), (1,), [], [1], [[1]], [1, 1], ["a", "b"], ["ab"], ["a", ["b"]], deque([1]), deque([1], 3),
     set(), {1}, {1, 2}, {}, {1: 2}, {2: 1}, {1: {2: 3}}, OrderedDict({1: 2, 3: 4}), OrderedDict({3: 4, 1: 2}),
     Role.LEADER, Role.FOLLOWER, Level.LOW, Vote(1, b"a"), Vote(2, b"a"), Vote(1, b"b"), Held({}), Mutable(1),
-    (1, (2, 3)), ((1, 2), 3), ("a:1",), ("a", ":1"), "\ud800",
+    (1, (2, 3)), ((1, 2), 3), ("asb", "c"), ("a", "bsc"), (b"abb", b"c"), (b"a", b"bbc"), "\ud800",
 ]  # fmt: skip
 
 
