@@ -159,6 +159,8 @@ class ClientSettings:
     key: SigningKey = attrs.field(repr=False)
     keyring: VerifierProtocol
     """Checks members' signatures of this epoch."""
+    started_ms: int
+    """The client's clock when it started; must be higher than at its last start with the same key."""
     epoch: int = 0
     operation_bytes_max: int = 1 << 20
     bundle_bytes_max: int = 2 << 20
@@ -179,7 +181,8 @@ class ClientMachine:
         self.last_refusal: str | None = None
         self._bindings: dict[MemberId, bytes] = {}
         self._proved: set[MemberId] = set()
-        self._nonce: bytes | None = None
+        self._openings = 0
+        self._asked_nonce = False
         self._opening: _InFlight | None = None
         self._queue: deque[bytes] = deque()
         self._queue_first = 1
@@ -205,13 +208,14 @@ class ClientMachine:
         return self.session != 0
 
     def on_start(self, out: ClientOut) -> None:
-        """Open a session. The nonce makes a repeated opening the same session."""
-        out.draw(("nonce",), 1 << 128)
+        """Nothing yet: the session is opened when there is something to order."""
 
     def on_draw(self, key: TimerKey, value: int, out: ClientOut) -> None:
-        """The nonce."""
-        self._nonce = value.to_bytes(16, "big")
-        raw = make_bundle(self.settings.key, self.settings.group, OPEN, 0, 0, 0, (self._nonce,))
+        """Randomness for the opening's nonce, behind a part that grows: an old opening cannot end a newer session."""
+        self._openings += 1
+        nonce = ((self.settings.started_ms << 16) + self._openings).to_bytes(8, "big") + value.to_bytes(8, "big")
+        raw = make_bundle(self.settings.key, self.settings.group, OPEN, 0, 0, 0, (nonce,))
+        self._asked_nonce = False
         self._opening = _InFlight(raw, 0, 1, self._now + PATIENCE_TICKS)
         out.send(self.settings.members, b"\x02" + raw)
         self._tick(out)
@@ -303,9 +307,12 @@ class ClientMachine:
             raise ValueError(f"an operation of {len(operation)} bytes exceeds the group's limit of {limit}")
 
     def _send_queue(self, out: ClientOut) -> None:
-        if not self.session:
-            return
         queue = self._queue
+        if not self.session:
+            if queue and self._opening is None and not self._asked_nonce:
+                self._asked_nonce = True
+                out.draw(("nonce",), 1 << 64)
+            return
         settings = self.settings
         while queue:
             low = next(iter(self._in_flight), self._queue_first)
@@ -425,7 +432,7 @@ class ClientMachine:
         for bundle in lost:
             text = "the group ended this session; whether the operation was executed before is not known"
             out.deliver(NotExecuted(bundle.first, bundle.count, text, True))
-        self.on_start(out)
+        self._send_queue(out)
 
     # -------------------------------------------------------------------------------------------- reads
 

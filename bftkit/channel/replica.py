@@ -25,7 +25,7 @@ from bftkit.channel import frames
 from bftkit.channel.agreed_time import AgreedClock
 from bftkit.channel.application import Application
 from bftkit.channel.batches import BatchStore, StoredBatch
-from bftkit.channel.bundles import CLOCK, OPEN, REQUESTS, Bundle, make_batch, make_bundle, parse_bundle
+from bftkit.channel.bundles import CLOCK, OPEN, Bundle, make_batch, make_bundle, parse_bundle
 from bftkit.channel.catchup import CatchUp
 from bftkit.channel.checkpoints import Checkpoints, Stable
 from bftkit.channel.frames import (
@@ -509,7 +509,7 @@ class Replica:
         elif isinstance(output, Fetch):
             self._on_fetch(output, out)
         elif isinstance(output, LeaderChanged):
-            self.counters.view_changes += 1
+            self.counters.view_changes += output.view > 0
             self._in_flight_batches = 0
             self.pool.land()
 
@@ -821,15 +821,16 @@ class Replica:
         if bundle.kind == OPEN:
             session = self.state.sessions.by_client.get(bundle.client)
             if session is not None and bundle.payloads() == [session.nonce]:
-                return opening_reply(session, session.number >> 20)
+                return opening_reply(session)
             return None
         session = self.state.sessions.get(bundle.client, bundle.session)
         reply = session.replies.get(bundle.first) if session is not None else None
         return reply if reply is not None and reply.count == bundle.count else None
 
     def _is_over(self, bundle: Bundle) -> bool:
-        if bundle.kind != REQUESTS:
-            return False
+        if bundle.kind == OPEN:
+            opened = self.state.sessions.by_client.get(bundle.client)
+            return opened is not None and bundle.payloads()[0] < opened.nonce
         session = self.state.sessions.get(bundle.client, bundle.session)
         return session is not None and session.is_done(bundle.first, bundle.count)
 
@@ -898,7 +899,7 @@ class Replica:
                 break
             bundle = entry.bundle
             if bundle.kind == OPEN:
-                over = self._known_reply(bundle) is not None
+                over = self._known_reply(bundle) is not None or self._is_over(bundle)
             else:
                 session = self.state.sessions.get(bundle.client, bundle.session)
                 over = session is None or session.is_done(bundle.first, bundle.count)

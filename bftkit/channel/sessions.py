@@ -118,18 +118,23 @@ class SessionTable:
         session = self.by_client.get(client)
         return session if session is not None and session.number == number else None
 
-    def open(self, client: bytes, nonce: bytes, number: int, slot: Slot) -> tuple[Session, bytes | None]:
-        """Open a session, or find the one that the same nonce opened. Also says whose session ended to make room."""
-        session = self.by_client.pop(client, None)
-        ended: bytes | None = None
+    def open(self, client: bytes, nonce: bytes, number: int, slot: Slot) -> Session | None:
+        """Open a session, or find the one that the same nonce opened.
+
+        Nonces of one client grow. None for a smaller one than that of the open session: somebody sent an old opening
+        again, which must not end the newer session.
+        """
+        session = self.by_client.get(client)
+        if session is not None and nonce < session.nonce:
+            return None
+        self.by_client.pop(client, None)
         if session is None or session.nonce != nonce:
             session = Session(client, number, nonce)
             if len(self.by_client) >= self.sessions_max:
-                ended = next(iter(self.by_client))
-                del self.by_client[ended]
+                del self.by_client[next(iter(self.by_client))]
         session.used = slot
         self.by_client[client] = session
-        return session, ended
+        return session
 
     def touch(self, session: Session, slot: Slot) -> None:
         """The session was used in this slot; keeps the table in order of last use."""

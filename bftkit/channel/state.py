@@ -91,11 +91,11 @@ class ReplicatedState:
         assert slot == self.applied + 1
         self.applied = slot
 
-    def _open(self, bundle: Bundle, slot: Slot, position: int) -> Reply:
+    def _open(self, bundle: Bundle, slot: Slot, position: int) -> Reply | None:
         (nonce,) = bundle.payloads()
         # The place in the order names the session: no two sessions ever share a number.
-        session, _ = self.sessions.open(bundle.client, nonce, (slot << 20) + position, slot)
-        return opening_reply(session, slot)
+        session = self.sessions.open(bundle.client, nonce, (slot << 20) + position, slot)
+        return opening_reply(session) if session is not None else None
 
     def _requests(self, bundle: Bundle, slot: Slot, context: Context) -> Reply | None:
         session = self.sessions.get(bundle.client, bundle.session)
@@ -182,10 +182,10 @@ class ReplicatedState:
         self.applied = slot
 
 
-def opening_reply(session: Session, slot: Slot) -> Reply:
-    """What opening a session answers: its number."""
+def opening_reply(session: Session) -> Reply:
+    """What opening a session answers, the first time and ever after: its number."""
     blob = pack_results(bytes((OK,)), (session.number.to_bytes(8, "big"),))
-    return Reply(0, 1, slot, digest(blob), blob)
+    return Reply(0, 1, session.number >> 20, digest(blob), blob)
 
 
 def error_text(error: BaseException) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ def client_settings(genesis: Genesis, key: SigningKey) -> ClientSettings:
         quorum=genesis.quorum,
         key=key,
         keyring=Ed25519Verifier(group, 0, group, publics),
+        started_ms=int(time.time() * 1000),
         operation_bytes_max=limits.operation_bytes_max,
         bundle_bytes_max=limits.bundle_bytes_max,
         session_window=limits.session_window,

@@ -1,0 +1,117 @@
+"""`bftkit put`, `get`, `submit`, `status`: a client on the command line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from bftkit.cli.app import CommandFailed, ExitCode, output
+from bftkit.client import connect_sync
+from bftkit.service import keyvalue
+
+FolderOption = Annotated[
+    Path, Parameter(name=["--client", "-c"], help="The client's folder, as `bftkit init` made it.")
+]
+TimeoutOption = Annotated[float, Parameter(help="Seconds to wait for an answer.")]
+
+DEFAULT_FOLDER = Path("client")
+
+
+def put(
+    key: Annotated[str, Parameter(help="The key.")],
+    value: Annotated[str, Parameter(help="The value.")],
+    /,
+    *,
+    client: FolderOption = DEFAULT_FOLDER,
+    timeout: TimeoutOption = 10.0,
+) -> None:
+    """Store a value under a key of the key-value service."""
+    with connect_sync(client) as connection:
+        connection.submit(keyvalue.put(key.encode(), value.encode()), timeout=timeout)
+    output().event("put", key=key)
+    output().plain("stored")
+
+
+def get(
+    key: Annotated[str, Parameter(help="The key.")],
+    /,
+    *,
+    client: FolderOption = DEFAULT_FOLDER,
+    timeout: TimeoutOption = 10.0,
+) -> ExitCode:
+    """Read the value under a key of the key-value service; exit code 1 if there is none."""
+    with connect_sync(client) as connection:
+        value = keyvalue.parse_value(connection.read(keyvalue.get(key.encode()), timeout=timeout))
+    if value is None:
+        output().event("get", key=key, value=None)
+        output().log(f"no value under {key!r}")
+        return ExitCode.FAILED
+    output().event("get", key=key, value=value.decode("utf-8", "replace"))
+    output().plain(value.decode("utf-8", "replace"))
+    return ExitCode.OK
+
+
+def submit(
+    operation: Annotated[
+        str | None, Parameter(help="The operation's bytes, as text; without it they are read from standard input.")
+    ] = None,
+    /,
+    *,
+    hexadecimal: Annotated[bool, Parameter(name="--hex", help="The text is hexadecimal digits.", negative="")] = False,
+    client: FolderOption = DEFAULT_FOLDER,
+    timeout: TimeoutOption = 10.0,
+) -> None:
+    """Submit an operation as it is, and show the result's bytes."""
+    if operation is None:
+        data = sys.stdin.buffer.read()
+    elif hexadecimal:
+        try:
+            data = bytes.fromhex(operation)
+        except ValueError:
+            raise CommandFailed(ExitCode.USAGE, f"--hex: {operation!r} is not hexadecimal digits") from None
+    else:
+        data = operation.encode()
+    with connect_sync(client) as connection:
+        try:
+            result = connection.submit(data, timeout=timeout)
+        except ValueError as error:
+            raise CommandFailed(ExitCode.REFUSED, str(error)) from None
+    output().event("submit", result=result)
+    output().plain(result.hex() if hexadecimal else result.decode("utf-8", "replace"))
+
+
+def status(*, client: FolderOption = DEFAULT_FOLDER, timeout: TimeoutOption = 2.0) -> ExitCode:
+    """Ask every member how it is. Each answers for itself: no quorum is needed, and a liar may lie."""
+    with connect_sync(client) as connection:
+        members = connection.core.machine.settings.members
+        found = connection.status(timeout=timeout)
+    for member in members:
+        fields: dict[str, Any] = dict(found.get(member, {"member": member}))
+        output().event("status", answered=member in found, **fields)
+    if not output().json:
+        _show(members, found)
+    if not found:
+        raise CommandFailed(ExitCode.NO_ANSWER, "no member answered")
+    return ExitCode.OK
+
+
+def _show(members: tuple[str, ...], found: Any) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("member", "state", "protocol", "view", "leader", "applied", "stable", "waiting", "durability"):
+        table.add_column(title)
+    for member in members:
+        one = found.get(member)
+        if one is None:
+            table.add_row(member, "[red]no answer[/red]")
+            continue
+        state = "[red]stopped[/red]" if one.get("stopped") else "silent" if one.get("silent") else "[green]up[/green]"
+        if one.get("catching_up"):
+            state = "catching up"
+        names = ("protocol", "view", "leader", "applied", "stable", "waiting", "durability")
+        table.add_row(member, state, *(str(one.get(name)) for name in names))
+    output().show(table)
