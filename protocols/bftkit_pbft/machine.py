@@ -76,7 +76,7 @@ class PbftMachine(Forkable):
     """As the coming leader: whose view changes the new view is made of."""
     new_view_timer: bool = False
     accused: dict[MemberId, int] = attrs.field(factory=dict[MemberId, int])
-    """The highest view in which a member's equivocation was proved."""
+    """A view in which a member's equivocation was proved: the newest one that concerned the present view."""
     # the log
     delivered: Slot = 0
     stable: Slot = 0
@@ -174,9 +174,12 @@ class PbftMachine(Forkable):
             if not self.active:
                 views.tell_view_change(self, out)
             for slot in sorted(self.slots):
-                # In a group of one, and where the vote was the last one missing, nobody else would wake it up.
-                self.try_prepare(slot, self.slots[slot], out)
-                self.try_decide(slot, self.slots[slot], out)
+                state = self.slots[slot]
+                if self.active and state.digest is not None:
+                    self.vote_if_here(slot, state, out)
+                # In a group of one, and where the own vote was the last one missing, nobody else would wake it up.
+                self.try_prepare(slot, state, out)
+                self.try_decide(slot, state, out)
             out.broadcast(exchange.status_of(self, answer=False))
 
     def on_input(self, value: OrderingInput, out: Out) -> None:
@@ -566,14 +569,19 @@ class PbftMachine(Forkable):
             self.accuse(signer, view, proof, out)
 
     def accuse(self, member: MemberId, view: int, proof: bytes, out: Out) -> None:
-        """Blame with proof, tell everybody once a view, and leave the view if it was its leader."""
-        if self.accused.get(member, -1) >= view:
+        """Blame with proof; if it concerns the present view, tell everybody, and leave the view if its leader lied.
+
+        A proof of another view counts once a member: a liar can make as many as it likes, for views far away.
+        """
+        before = self.accused.get(member)
+        if before == view or (before is not None and view != self.view):
             return
         self.accused[member] = view
         out.blame(member, "equivocation", proof)
-        out.broadcast(m.Accusation(proof))
-        if view == self.view and member == leader_of(self.setup, view) and self.active:
-            views.leave_view(self, view + 1, out)
+        if view == self.view:
+            out.broadcast(m.Accusation(proof))
+            if self.active and member == leader_of(self.setup, view):
+                views.leave_view(self, view + 1, out)
 
     # ----------------------------------------------------------------------------------- windows
 
