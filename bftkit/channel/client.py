@@ -46,6 +46,7 @@ PATIENCE_TICKS: Final = 300
 """After so long without an answer a bundle goes to every member; doubled each time."""
 PATIENCE_TICKS_MAX: Final = 4000
 READ_PATIENCE_TICKS: Final = 300
+SETTLED_KEPT: Final = 64
 
 # ------------------------------------------------------------------------------------------------ inputs
 
@@ -178,7 +179,11 @@ class ClientMachine:
         """The sequence number that the next submitted operation gets."""
         self.heard_from: set[MemberId] = set()
         """Who answered anything at all."""
+        self.contradictions = 0
+        """Replies that differed from what enough members agreed on: some member lied."""
         self.last_refusal: str | None = None
+        self._settled: dict[int, tuple[Slot, bytes]] = {}
+        """What was accepted lately, to notice lies that come late."""
         self._bindings: dict[MemberId, bytes] = {}
         self._proved: set[MemberId] = set()
         self._openings = 0
@@ -355,6 +360,9 @@ class ClientMachine:
         else:
             bundle = self._in_flight.get(reply.first) if reply.session == self.session else None
         if bundle is None or reply.count != bundle.count:
+            settled = self._settled.get(reply.first)
+            if settled is not None and reply.session == self.session and settled != (reply.slot, reply.digest):
+                self.contradictions += 1
             return
         place = (reply.slot, reply.digest)
         voters = bundle.votes.setdefault(place, set())
@@ -383,6 +391,10 @@ class ClientMachine:
             self._send_queue(out)
             return
         del self._in_flight[bundle.first]
+        self.contradictions += sum(len(others) for at, others in bundle.votes.items() if at != place)
+        self._settled[bundle.first] = place
+        if len(self._settled) > SETTLED_KEPT:
+            del self._settled[next(iter(self._settled))]
         self._settle(bundle.first, reply.slot, results, out)
 
     def _settle(self, first: int, slot: Slot, results: list[tuple[int, bytes]], out: ClientOut) -> None:

@@ -294,3 +294,5 @@ class Plugin:
     history: Callable[[Setup, Slot, Sequence[Record]], bytes]
     check_history: Callable[[Setup, MemberId, Slot, bytes], bool]
     carry: Callable[[Setup, Slot, Mapping[MemberId, bytes]], Carried]
+    forge: Callable[[Setup, Any, Digest], Any | None] | None = None
+    """For fault injection: the same proposal for another batch, as a leader that lies could sign it; else None."""

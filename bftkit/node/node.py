@@ -19,7 +19,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import attrs
 import trio
@@ -68,8 +68,21 @@ SEAL_SECONDS: Final = 0.2
 """So long after the last record the log is sealed (see ADR 0005)."""
 DISK_FULL_SECONDS: Final = 0.25
 
-Adversary = Callable[[Replica, ReplicaOut], ReplicaOut]
-"""Changes what a member does, for fault injection: see `bftkit.sim.adversaries`."""
+
+class Adversary(Protocol):
+    """Changes what a member hears and says, for fault injection: see `bftkit.sim.adversaries`."""
+
+    def incoming(self, sender: MemberId, frame: bytes) -> bytes | None:
+        """What the replica hears in place of this frame; None: nothing."""
+        ...
+
+    def outgoing(self, replica: Replica, out: ReplicaOut) -> ReplicaOut:
+        """What the world sees in place of these effects."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """What it has done."""
+        ...
 
 
 @attrs.define
@@ -129,7 +142,6 @@ class Node:
         *,
         peers: Mapping[MemberId, tuple[bytes, tuple[Address, ...]]],
         wall_clock: Callable[[], float] = time.time,
-        extra_status: Callable[[], dict[str, Any]] | None = None,
         adversary: Adversary | None = None,
     ) -> None:
         """`peers`: identity key and addresses of every other member. The hub, log and store become the node's."""
@@ -140,7 +152,6 @@ class Node:
         self.counters = NodeCounters()
         self._peers = dict(peers)
         self._wall_clock = wall_clock
-        self._extra_status = extra_status
         self._adversary = adversary
         self._timers = Timers()
         self._saved: list[int] = []
@@ -198,7 +209,7 @@ class Node:
                 replica.on_input(ClientLink(event.peer, event.binding), out)
         for peer, frames in received:
             if isinstance(peer, str):
-                for frame in frames:
+                for frame in frames if self._adversary is None else self._heard(self._adversary, peer, frames):
                     replica.on_message(peer, frame, out)
             else:
                 for frame in frames:
@@ -210,11 +221,16 @@ class Node:
             replica.on_input(Saved(self._saved.pop(0)), out)
         replica.on_input(RoundEnd(), out)
         if self._adversary is not None:
-            out = self._adversary(replica, out)
+            out = self._adversary.outgoing(replica, out)
         await self._carry_out(out, nursery)
         if now >= self._seal_at:
             self._seal_at = float("inf")
             self.log.seal()
+
+    @staticmethod
+    def _heard(adversary: Adversary, peer: MemberId, frames: list[bytes]) -> list[bytes]:
+        heard = (adversary.incoming(peer, frame) for frame in frames)
+        return [frame for frame in heard if frame is not None]
 
     # ------------------------------------------------------------------------------------------ effects
 
@@ -373,6 +389,6 @@ class Node:
             "node": attrs.asdict(self.counters),
             "network": dict(sorted(self.hub.counters.items())),
         }
-        if self._extra_status is not None:
-            status |= self._extra_status()
+        if self._adversary is not None:
+            status |= self._adversary.status()
         return status

@@ -17,6 +17,7 @@ from typing import Final
 
 from bftkit.core.ordering import Plugin
 
+from .forge import forge
 from .history import carry, check_history, history
 from .machine import PbftMachine
 from .messages import CODEC
@@ -29,4 +30,5 @@ PLUGIN: Final = Plugin(
     history=history,
     check_history=check_history,
     carry=carry,
+    forge=forge,
 )
