@@ -347,7 +347,7 @@ def test_frames_wait_for_a_link_during_the_grace_only(world: World) -> None:
 def test_unknown_peers_and_senseless_frames(world: World) -> None:
     ann = world.hub("ann")
     assert not ann.send("nobody", b"x")
-    assert ann.counters["dropped_unknown"] == 1  # and the one below, for Bob was not taken over
+    assert ann.counters["dropped_unknown"] == 1
     with pytest.raises(ValueError, match="a frame has 1 to"):
         ann.send("nobody", b"")
     with pytest.raises(ValueError, match="a frame has 1 to"):
@@ -436,6 +436,26 @@ def test_a_slow_reader_is_let_go(world: World) -> None:
     assert bob.counters["slow_readers"] == 1
     assert bob.queued("ann") == 0
     world.hubs.append(ann)
+
+
+def test_a_member_that_reads_nothing_is_dialled_anew(world: World) -> None:
+    """Its process hangs, or its machine is gone while the connection seems to live. Much waits for it, but the queue
+    is not full."""
+    limits = Limits(frame_bytes=1_000_000, queue_bytes=100_000_000, stall_seconds=10.0)
+    ann, bob = world.pair(limits=limits)
+    world.hubs.remove(bob)
+    for _ in range(20):
+        assert ann.send("bob", bytes(1_000_000))
+        ann.flush()
+    world.clock.now += 9.9
+    world.settle()
+    assert ann.is_up("bob")
+    world.clock.now += 0.2
+    world.until(lambda: not ann.is_up("bob"))
+    assert ann.counters["slow_readers"] == 1
+    world.hubs.append(bob)
+    world.clock.now += 1
+    world.until(lambda: ann.is_up("bob"))
 
 
 def test_a_trickling_reader_is_let_go_too(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from nacl.bindings import crypto_aead_chacha20poly1305_ietf_encrypt
 
 from bftkit.network.noise import PATTERNS, CipherState, HandshakeState, NoiseError, diffie_hellman, public_key
 
@@ -87,8 +88,9 @@ def test_a_key_is_not_used_for_ever() -> None:
     cipher._counter = 2**64 - 1  # pyright: ignore[reportPrivateUsage]
     with pytest.raises(OverflowError):
         cipher.encrypt(b"", b"x")
+    last = crypto_aead_chacha20poly1305_ietf_encrypt(b"x", b"", bytes(4) + b"\xff" * 8, b"k" * 32)
     with pytest.raises(NoiseError):
-        cipher.decrypt(b"", bytes(20))
+        cipher.decrypt(b"", last)
 
 
 def test_turns_are_kept() -> None:
