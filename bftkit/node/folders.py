@@ -140,7 +140,6 @@ def write_file(path: Path, content: str | bytes, mode: int = 0o644) -> None:
     """Write a new file, durably. Raises `FileExistsError`; a secret must never replace another by mistake."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)  # whatever the umask: 0600 is meant exactly
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(descriptor)

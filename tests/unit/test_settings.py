@@ -171,6 +171,7 @@ SECRET = seed("secret")
         ('secret = "', 'secret = "zz'),
         ('secret = "', 'secret = 5\nhint = "'),
         ("secret = ", "secret = [\n"),
+        (f'"{SECRET.hex()}"', f'["{SECRET.hex()}"]'),
         ('"\n', "\n"),
         ("public = ", "publik = "),
         ('"client"', '"nothing"'),
