@@ -208,6 +208,25 @@ def test_sqlite_never_hands_out_a_damaged_chunk_or_manifest(tmp_path: Path) -> N
         store.close()
 
 
+def test_sqlite_a_damaged_index_is_refused_before_a_save_is_lost_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    store = SqliteSnapshots(path)
+    store.save(1, b"one", named(A, B))
+    store.close()
+    intact = path.read_bytes()
+    found = 0
+    at = intact.find(digest(A))
+    while at >= 0:  # in the table, in its index, and in the list of what the checkpoint needs
+        data = bytearray(intact)
+        data[at + 3] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(SnapshotCorrupt):
+            SqliteSnapshots(path)
+        found += 1
+        at = intact.find(digest(A), at + 1)
+    assert found >= 3
+
+
 def test_sqlite_flips_anywhere_never_yield_wrong_bytes(tmp_path: Path) -> None:
     path = tmp_path / "s"
     store = SqliteSnapshots(path)
