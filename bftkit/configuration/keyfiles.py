@@ -10,7 +10,7 @@ member would sign in the operator's name. Secrets never show in a `repr`, an err
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias, TypeVar, cast
+from typing import Final, Literal, TypeAlias, TypeVar
 
 import attrs
 
@@ -102,12 +102,3 @@ def _secret(where: str, text: str) -> bytes:
         return hex_bytes(where, text, 32, "a secret")
     except ConfigurationError:
         raise ConfigurationError(where, "this is not a secret key", "restore the file from a copy") from None
-
-
-def key_kind(text: str) -> str | None:
-    """What the key file says that it holds; None if it is none. For telling files apart, not for trusting them."""
-    try:
-        kind = cast("dict[str, object]", _parsed(text)).get("kind")
-    except ConfigurationError:
-        return None
-    return kind if isinstance(kind, str) and kind in KEY_KINDS else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bftkit.configuration.keyfiles import KeyPair, key_kind
+from bftkit.configuration.keyfiles import KeyPair
 from bftkit.configuration.settings import ClientSettings, HoldingLimits, LogSettings, MemberSettings
 from bftkit.configuration.text import ConfigurationError, Value, parse_toml, to_toml
 from bftkit.core.digest import digest
@@ -144,7 +144,6 @@ def test_a_key_survives_its_file_and_signs_as_before() -> None:
     again = KeyPair.from_text(key.to_text(), "client")
     assert again == key
     assert again.signing_key.public == key.public
-    assert key_kind(key.to_text()) == "client"
 
 
 def test_a_key_of_another_kind_is_refused() -> None:
