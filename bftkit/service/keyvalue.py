@@ -2,7 +2,7 @@
 
 An operation is one byte that says what to do, the key behind its length, and what else it needs::
 
-    get G key | put P key value | compare-and-set C key expected? new | delete D key | count N
+    get G key | put P key value | compare-and-set C key expected? new | delete D key | append A key more | count N
 
 Results begin with a byte too: ``+`` value, ``-`` absent or not done, ``=`` done.
 """
@@ -47,6 +47,11 @@ def compare_and_set(key: bytes, expected: bytes | None, new: bytes) -> bytes:
     return _head(b"C", key) + _EXPECTED.pack(length) + (expected or b"") + new
 
 
+def append(key: bytes, more: bytes) -> bytes:
+    """The operation that puts bytes behind the value under a key; the only one that shows if it runs twice."""
+    return _head(b"A", key) + more
+
+
 def delete(key: bytes) -> bytes:
     """The operation that removes a key."""
     return _head(b"D", key)
@@ -85,6 +90,9 @@ class KeyValueStore:
             if table.get(key) != expected:
                 return NOT_DONE
             table.set(key, new)
+            return DONE
+        if code == b"A":
+            table.set(key, (table.get(key) or b"") + rest)
             return DONE
         if code == b"D":
             return DONE if table.delete(key) else NOT_DONE

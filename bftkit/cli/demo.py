@@ -1,0 +1,339 @@
+"""`bftkit demo`: a replicated service that survives crashes and liars, before your eyes.
+
+A temporary group of separate processes on loopback, over encrypted TCP, with real disks. While clients work on its
+key-value service, its leader is killed, one member lies, and the power of all members is cut at once. At the end all
+that was acknowledged must be there, exactly once, in an order that explains every answer.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import attrs
+import trio
+from cyclopts import Parameter
+
+from bftkit.cli.app import CommandFailed, ExitCode, output
+from bftkit.cli.demo_load import Load
+from bftkit.cli.demo_view import DemoView, ModelOfView
+from bftkit.cli.init import init
+from bftkit.cli.output import Output, use_output
+from bftkit.client import AsyncClient
+from bftkit.client.aio import driving
+from bftkit.client.connect import open_core
+from bftkit.core.machine import MemberId
+from bftkit.core.ordering import ProtocolRecord
+from bftkit.core.plugin import load_protocol
+from bftkit.node.processes import ProcessGroup
+from bftkit.service import keyvalue
+
+LIAR: Final = "bftkit.sim.adversaries:Liar"
+CHECKPOINT_INTERVAL: Final = 64
+STATUS_SECONDS: Final = 0.25
+AFTERMATH_SECONDS: Final = 30.0
+"""How long the group may take, after the load, until everything is settled."""
+
+
+async def demo(
+    *,
+    members: Annotated[int, Parameter(help="How many members.")] = 4,
+    protocol: Annotated[str, Parameter(help="The ordering protocol.")] = "pbft",
+    seconds: Annotated[float, Parameter(help="How long the load runs, faults included.")] = 20.0,
+    clients: Annotated[int, Parameter(help="How many clients work at the same time (at least 4).")] = 4,
+    keep: Annotated[bool, Parameter(help="Keep the group running at the end, until Ctrl-C.", negative="")] = False,
+) -> ExitCode:
+    """Run a group with faults and show that nothing is lost."""
+    record = load_protocol(protocol).record
+    if members < (4 if record.byzantine else 3):
+        least = 4 if record.byzantine else 3
+        raise CommandFailed(ExitCode.USAGE, f"--members {members}: with faults to survive, {protocol} needs {least}")
+    if seconds < 4:
+        raise CommandFailed(ExitCode.USAGE, f"--seconds {seconds}: all faults together need at least 4 seconds")
+    if clients < 4:
+        raise CommandFailed(ExitCode.USAGE, f"--clients {clients}: at least 4 show something")
+    directory = Path(tempfile.mkdtemp(prefix="bftkit-demo-"))
+    try:
+        _found_group(directory / "group", members, protocol)
+        group = ProcessGroup(directory / "group")
+        try:
+            return await _Demo(group, record, seconds, clients, keep).run()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(group.stop)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _found_group(directory: Path, members: int, protocol: str) -> None:
+    mine = output()
+    use_output(Output(json=True, stdout=_Nowhere(), stderr=_Nowhere()))  # type: ignore[arg-type]
+    try:
+        init(directory, members=members, protocol=protocol, checkpoint_interval=CHECKPOINT_INTERVAL, name="demo")
+    finally:
+        use_output(mine)
+
+
+class _Nowhere:
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing to flush."""
+
+
+@attrs.define(eq=False)
+class _Injected:
+    """Faults that really happened."""
+
+    leader_kills: int = 0
+    liars: int = 0
+    equivocations: int = 0
+    wrong_replies: int = 0
+    power_cuts: int = 0
+    recovery_ms: float | None = None
+
+
+class _Demo:
+    def __init__(self, group: ProcessGroup, record: ProtocolRecord, seconds: float, clients: int, keep: bool) -> None:
+        self.group = group
+        self.record = record
+        self.seconds = seconds
+        self.client_count = clients
+        self.keep = keep
+        self.load = Load()
+        self.injected = _Injected()
+        self._lives: dict[int, tuple[int, int]] = {}
+        self.statuses: Mapping[MemberId, dict[str, Any]] = {}
+        # The member that leads after the first leader: so it gets its turn as soon as that one is killed.
+        self.liar: MemberId | None = group.members[1] if "liar" in record.survives else None
+        self.honest = tuple(member for member in group.members if member != self.liar)
+        self.began = 0.0
+        self.ended = 0.0
+        self.view = DemoView(
+            ModelOfView(group.members, self.liar, record.title, seconds, self.load, lambda: self.statuses)
+        )
+
+    # ------------------------------------------------------------------------------------------ the run
+
+    async def run(self) -> ExitCode:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self.view)
+            for member in self.group.members:
+                self._start(member)
+            await self._ready(self.group.members)
+            self.view.say("all members run")
+            monitor = await stack.enter_async_context(self._client())
+            workers = [await stack.enter_async_context(self._client()) for _ in range(self.client_count)]
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch, monitor)
+                await monitor.submit(keyvalue.put(b"hello", b"world"), timeout=AFTERMATH_SECONDS)
+                self.began = time.monotonic()
+                self.view.begin()
+                over = trio.Event()
+                async with trio.open_nursery() as load:
+                    for number, worker in enumerate(workers):
+                        load.start_soon(self.load.work, number, worker, over)
+                    with trio.move_on_after(self.seconds):
+                        await self._inject(monitor)
+                        await trio.sleep_forever()
+                    over.set()
+                self.ended = time.monotonic()
+                self.view.say("load ends; reading everything back")
+                verdict = await self._verify(monitor)
+                nursery.cancel_scope.cancel()
+        return await self._tell(verdict)
+
+    def _start(self, member: MemberId) -> None:
+        self.group.start(member, *(("--adversary", LIAR) if member == self.liar else ()))
+
+    async def _ready(self, members: tuple[MemberId, ...]) -> None:
+        for member in members:
+            await trio.to_thread.run_sync(self.group.wait_ready, member)
+
+    @asynccontextmanager
+    async def _client(self) -> AsyncGenerator[AsyncClient]:
+        async with driving(open_core(self.group.genesis, secrets.token_bytes(32))) as client:
+            yield client
+
+    async def _watch(self, monitor: AsyncClient) -> None:
+        while True:
+            self.statuses = await monitor.status(timeout=STATUS_SECONDS)
+            self._count_lies()
+            await trio.sleep(STATUS_SECONDS)
+
+    def _count_lies(self) -> None:
+        """The liar's own counters begin anew when it is restarted, so the highest of each life are added up."""
+        if self.liar is None or self.liar not in self.statuses:
+            return
+        status = self.statuses[self.liar]
+        told = status.get("adversary", {})
+        self._lives[status.get("pid", 0)] = (told.get("equivocations", 0), told.get("wrong_replies", 0))
+        self.injected.equivocations = sum(life[0] for life in self._lives.values())
+        self.injected.wrong_replies = sum(life[1] for life in self._lives.values())
+        self.injected.liars = 1
+
+    # ------------------------------------------------------------------------------------------ faults
+
+    async def _inject(self, monitor: AsyncClient) -> None:
+        await self._until(0.15)
+        await self._kill_leader()
+        while self.liar is not None and not self.injected.equivocations and self._elapsed() < 0.5 * self.seconds:
+            await trio.sleep(STATUS_SECONDS)
+            if self._leader() != self.liar and self._leader_is_settled():
+                await self._kill_leader()
+        await self._until(0.6)
+        await self._cut_power()
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    async def _until(self, share: float) -> None:
+        await trio.sleep(max(0.0, share * self.seconds - self._elapsed()))
+
+    def _leader(self) -> MemberId | None:
+        """Whom most honest members take for the leader."""
+        named = [
+            self.statuses[member].get("leader")
+            for member in self.honest
+            if member in self.statuses and self.group.is_running(member)
+        ]
+        return max(set(named), key=lambda leader: (named.count(leader), str(leader))) if named else None
+
+    def _leader_is_settled(self) -> bool:
+        up = [status for member, status in self.statuses.items() if member in self.honest]
+        return len(up) == len(self.honest) and len({status.get("leader") for status in up}) == 1
+
+    async def _kill_leader(self) -> None:
+        leader = self._leader()
+        if leader is None:
+            return
+        self.view.say(f"SIGKILL to {leader}, which leads")
+        output().event("fault", kind="leader-kill", member=leader)
+        await trio.to_thread.run_sync(self.group.kill, leader)
+        self.injected.leader_kills += 1
+        await trio.sleep(min(1.5, 0.1 * self.seconds))
+        self._start(leader)
+        await self._ready((leader,))
+        self.view.say(f"{leader} is back")
+
+    async def _cut_power(self) -> None:
+        self.view.say("power cut: SIGKILL to all members at once")
+        output().event("fault", kind="power-cut")
+        await trio.to_thread.run_sync(self.group.kill_all)
+        cut = time.monotonic()
+        self.injected.power_cuts += 1
+        await trio.sleep(0.2)
+        for member in self.group.members:
+            self._start(member)
+        await self._ready(self.group.members)
+        self.view.say("all members are started again")
+        with trio.move_on_after(AFTERMATH_SECONDS):
+            while self.load.last_acknowledged <= cut:
+                await trio.sleep(0.005)
+            self.injected.recovery_ms = round((self.load.last_acknowledged - cut) * 1000, 1)
+            self.view.say(f"served again {self.injected.recovery_ms:.0f} ms after the cut")
+
+    # ------------------------------------------------------------------------------------------ verdict
+
+    async def _verify(self, monitor: AsyncClient) -> dict[str, Any]:
+        with trio.fail_after(AFTERMATH_SECONDS):
+            audit = await self.load.read_back(monitor)
+            agree, slot, stopped = await self._compare_digests(monitor)
+        self.view.say("checking that the history is linearizable")
+        linearizable = await trio.to_thread.run_sync(self.load.linearizable)
+        if not linearizable.linearizable:
+            output().log(str(linearizable))
+        seconds = self.ended - self.began
+        return {
+            "protocol": self.record.name,
+            "members": len(self.group.members),
+            "acknowledged": self.load.acknowledged,
+            "lost": audit.lost,
+            "duplicated": audit.duplicated,
+            "reordered": audit.reordered,
+            "digests_agree": agree,
+            "digest_slot": slot,
+            "linearizable": linearizable.linearizable,
+            **attrs.asdict(self.injected),
+            "ops_per_second": round(self.load.acknowledged / seconds, 1),
+            "unknown": self.load.unknown,
+            "longest_gap_ms": round(self.load.longest_gap * 1000, 1),
+            "stopped": stopped,
+            "errors": sorted(set(self.load.failed))[:5],
+        }
+
+    async def _compare_digests(self, monitor: AsyncClient) -> tuple[bool, int, list[str]]:
+        """All honest members' state digests at one slot that lies behind everything that the clients did."""
+        statuses = await monitor.status()
+        target = max((status["applied"] for status in statuses.values()), default=0)
+        while True:
+            for index in range(8):
+                await monitor.submit(keyvalue.put(b"beat", b"%d" % index))
+            statuses = await monitor.status()
+            self.statuses = statuses
+            stopped = [
+                f"{member}: {statuses[member]['stopped']}"
+                for member in self.honest
+                if member in statuses and statuses[member].get("stopped")
+            ]
+            if stopped:
+                return False, 0, stopped
+            if not all(member in statuses for member in self.honest):
+                continue
+            tables = [statuses[member]["checkpoints"] for member in self.honest]
+            common = sorted((int(slot) for slot in set.intersection(*map(set, tables))), reverse=True)
+            if common and common[0] >= target:
+                return len({table[str(common[0])] for table in tables}) == 1, common[0], []
+
+    async def _tell(self, result: dict[str, Any]) -> ExitCode:
+        missing = self._not_injected()
+        safe = (
+            result["lost"] == 0
+            and result["duplicated"] == 0
+            and result["reordered"] == 0
+            and result["digests_agree"]
+            and result["linearizable"]
+            and not result["errors"]
+        )
+        self.view.result(result, safe, missing)
+        if self.keep:
+            await self._kept()
+        output().event("result", **result)
+        if not safe:
+            raise CommandFailed(ExitCode.SAFETY_VIOLATED, "a promise was broken; see the result")
+        if missing:
+            raise CommandFailed(ExitCode.PROGRESS_MISSED, f"not injected: {', '.join(missing)}")
+        return ExitCode.OK
+
+    def _not_injected(self) -> list[str]:
+        survives, done = self.record.survives, self.injected
+        wanted = {
+            "leader kill": ({"leader-crash", "leader-restart"}, done.leader_kills),
+            "equivocation": ({"liar"}, done.equivocations),
+            "wrong replies": ({"liar"}, done.wrong_replies),
+            "power cut and recovery": ({"power-cut"}, done.power_cuts and done.recovery_ms is not None),
+        }
+        return [name for name, (claims, happened) in wanted.items() if claims & survives and not happened]
+
+    async def _kept(self) -> None:
+        folder = self.group.directory
+        output().show(
+            f"\nThe group still runs. Try by hand:\n"
+            f"  bftkit put -c {folder}/client greeting hello\n"
+            f"  bftkit get -c {folder}/client greeting\n"
+            f"  bftkit status -c {folder}/client\n"
+            f"  kill -9 {self.group.pid(self.group.members[0])}      # {self.group.members[0]}\n"
+            f"  bftkit node run {folder}/{self.group.members[0]}\n"
+            f"Ctrl-C ends it and removes everything."
+        )
+        try:
+            await trio.sleep_forever()
+        except KeyboardInterrupt:
+            return

@@ -1,0 +1,120 @@
+"""A group of separate operating-system processes on this machine: for the demo, the benchmark and system tests.
+
+The folders are those that `bftkit init` makes, the processes are `bftkit node run`, and what ends them is a signal:
+nothing here knows more about a member than an operator would.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+import attrs
+
+from bftkit.core.machine import MemberId
+from bftkit.membership.genesis import Genesis
+from bftkit.node.folders import GENESIS_FILE, read_client, read_genesis
+
+READY_SECONDS = 30.0
+STOP_SECONDS = 10.0
+
+
+class ProcessFailed(Exception):
+    """A member's process ended by itself, or did not get ready. The text has the end of its log."""
+
+
+@attrs.define(eq=False)
+class _Running:
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+
+
+class ProcessGroup:
+    """Members as child processes, from the folders of `bftkit init`."""
+
+    def __init__(self, directory: Path, *, environment: dict[str, str] | None = None) -> None:
+        self.directory = directory
+        self.genesis: Genesis = read_genesis(directory / GENESIS_FILE)
+        self.client = read_client(directory / "client")
+        self.members: tuple[MemberId, ...] = self.genesis.roster.ids
+        self._environment = environment
+        self._running: dict[MemberId, _Running] = {}
+
+    def start(self, member: MemberId, *options: str) -> None:
+        """Start a member; `wait_ready` waits for it."""
+        assert member not in self._running
+        log = (self.directory / f"{member}.log").open("ab")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bftkit", "node", "run", str(self.directory / member), "--json", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env={**os.environ, **(self._environment or {})},
+            start_new_session=True,  # Ctrl-C is for the demo, which then ends its members in order
+        )
+        self._running[member] = _Running(process, log)
+
+    def wait_ready(self, member: MemberId) -> None:
+        """Until the member says that it runs. Raises `ProcessFailed`."""
+        running = self._running[member]
+        assert running.process.stdout is not None
+        line = running.process.stdout.readline()
+        if b'"ready"' not in line:
+            code = running.process.wait(READY_SECONDS)
+            self._reap(member)
+            raise ProcessFailed(f"{member} ended with exit code {code}: {self.log_tail(member)}")
+
+    def kill(self, member: MemberId) -> None:
+        """SIGKILL: no last words."""
+        self.kill_all((member,))
+
+    def kill_all(self, members: tuple[MemberId, ...] | None = None) -> None:
+        """SIGKILL to several at once, as when the power goes."""
+        chosen = [member for member in (members or self.members) if member in self._running]
+        for member in chosen:
+            self._running[member].process.send_signal(signal.SIGKILL)
+        for member in chosen:
+            self._running[member].process.wait(STOP_SECONDS)
+            self._reap(member)
+
+    def is_running(self, member: MemberId) -> bool:
+        """Whether the process is there."""
+        running = self._running.get(member)
+        return running is not None and running.process.poll() is None
+
+    def pid(self, member: MemberId) -> int:
+        """The process's id."""
+        return self._running[member].process.pid
+
+    def log_tail(self, member: MemberId, lines: int = 3) -> str:
+        """The last lines that the member wrote to its log."""
+        path = self.directory / f"{member}.log"
+        text = path.read_text("utf-8", "replace") if path.exists() else ""
+        return " | ".join(text.strip().splitlines()[-lines:])
+
+    def stop(self) -> dict[MemberId, int]:
+        """SIGTERM to all, SIGKILL to those that do not end in time; their exit codes."""
+        for running in self._running.values():
+            running.process.send_signal(signal.SIGTERM)
+        end = time.monotonic() + STOP_SECONDS
+        codes: dict[MemberId, int] = {}
+        for member in list(self._running):
+            process = self._running[member].process
+            try:
+                codes[member] = process.wait(max(0.1, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                codes[member] = process.wait()
+            self._reap(member)
+        return codes
+
+    def _reap(self, member: MemberId) -> None:
+        running = self._running.pop(member)
+        running.log.close()
+        if running.process.stdout is not None:
+            running.process.stdout.close()
