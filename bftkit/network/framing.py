@@ -57,7 +57,7 @@ class FrameDecoder:
             raise ValueError(f"a frame limit is 1 to 2**32 - 1 bytes, not {limit}")
         self._limit = limit
         self._pending = bytearray()
-        self._needed = HEADER_SIZE
+        self._needed: int = HEADER_SIZE
 
     @property
     def pending(self) -> int:
@@ -78,37 +78,38 @@ class FrameDecoder:
     def feed(self, data: bytes) -> list[bytes]:
         """The frames that `data` completes, in order. Raises `FramingError`; the stream is then unusable."""
         pending = self._pending
-        if not pending:
-            frames, rest = self._cut(data)
-            if rest < len(data):
-                pending += memoryview(data)[rest:]
-            return frames
-        pending += data
-        if len(pending) < self._needed:
-            return []
-        whole = bytes(pending)
-        frames, rest = self._cut(whole)
-        del pending[:rest]
-        return frames
-
-    def _cut(self, data: bytes) -> tuple[list[bytes], int]:
-        """The complete frames of `data` and where the rest begins; notes how many bytes the rest needs."""
         frames: list[bytes] = []
         offset = 0
-        size = len(data)
-        limit = self._limit
-        unpack = _HEADER.unpack_from
-        while size - offset >= HEADER_SIZE:
-            (length,) = unpack(data, offset)
-            if length > limit:
-                raise FrameTooLong(f"a frame of {length} bytes was announced, the limit is {limit}")
-            if length == 0:
-                raise EmptyFrame("a frame of no bytes was announced")
-            end = offset + HEADER_SIZE + length
-            if end > size:
-                self._needed = HEADER_SIZE + length
-                return frames, offset
-            frames.append(data[offset + HEADER_SIZE : end])
+        while pending:  # a frame of which a part came earlier: completed by itself, so that the rest is not copied
+            end = offset + self._needed - len(pending)
+            pending += data[offset:end]
             offset = end
-        self._needed = HEADER_SIZE
-        return frames, offset
+            if len(pending) < self._needed:
+                return frames
+            if self._needed == HEADER_SIZE:
+                self._needed += self._checked_length(pending, 0)
+                continue
+            self._needed = HEADER_SIZE
+            del pending[:HEADER_SIZE]
+            frames.append(bytes(pending))
+            pending.clear()
+        size = len(data)
+        while size - offset >= HEADER_SIZE:
+            start = offset + HEADER_SIZE
+            end = start + self._checked_length(data, offset)
+            if end > size:
+                self._needed = end - offset
+                break
+            frames.append(data[start:end])
+            offset = end
+        if offset < size:
+            pending += memoryview(data)[offset:]
+        return frames
+
+    def _checked_length(self, data: bytes | bytearray, offset: int) -> int:
+        length: int = _HEADER.unpack_from(data, offset)[0]
+        if length > self._limit:
+            raise FrameTooLong(f"a frame of {length} bytes was announced, the limit is {self._limit}")
+        if length == 0:
+            raise EmptyFrame("a frame of no bytes was announced")
+        return length

@@ -151,7 +151,7 @@ class Session:
         self._phase = phase
         self._output = bytearray()
         self._pending = bytearray()
-        self._needed = _LENGTH_SIZE
+        self._needed: int = _LENGTH_SIZE
         self._decoder = FrameDecoder(frame_limit)
         self._sender = self._receiver = CipherState()
         self.peer_key: bytes | None = None
@@ -276,44 +276,57 @@ class Session:
 
     def _receive(self, data: bytes | memoryview) -> list[bytes]:
         pending = self._pending
-        if pending:
-            pending += data
-            if len(pending) < self._needed:
-                return []
-            data = bytes(pending)
-            pending.clear()
         frames: list[bytes] = []
         offset = 0
         size = len(data)
-        self._needed = _LENGTH_SIZE
+        while pending:  # a message of which a part came earlier: completed by itself, so that the rest is not copied
+            end = offset + self._needed - len(pending)
+            pending += data[offset:end]
+            offset = end
+            if len(pending) < self._needed:
+                return frames
+            if self._needed == _LENGTH_SIZE:
+                self._needed += self._checked_length(pending, 0)
+                if len(pending) < self._needed:
+                    continue
+            self._needed = _LENGTH_SIZE
+            del pending[:_LENGTH_SIZE]
+            message = bytes(pending)
+            pending.clear()
+            frames += self._take(message)
         while size - offset >= _LENGTH_SIZE:
-            (length,) = _LENGTH.unpack_from(data, offset)
-            if self._phase is not Phase.OPEN:
-                self._check_early_length(length)
             start = offset + _LENGTH_SIZE
-            if size - start < length:
-                self._needed = _LENGTH_SIZE + length
+            end = start + self._checked_length(data, offset)
+            if end > size:
+                self._needed = end - offset
                 break
-            offset = start + length
-            message = bytes(data[start:offset])
-            if self._phase is Phase.OPEN:
-                frames += self._decoder.feed(self._receiver.decrypt(b"", message))
-            else:
-                frames += self._receive_early(message)
+            offset = end
+            frames += self._take(bytes(data[start:end]))
         if offset < size:
             pending += data[offset:]
         return frames
 
-    def _check_early_length(self, length: int) -> None:
+    def _checked_length(self, data: bytes | bytearray | memoryview, offset: int) -> int:
         """Before the peer has proved anything, no more is kept for it than the message that is due."""
-        if self._phase is Phase.OFFERED:
+        length: int = _LENGTH.unpack_from(data, offset)[0]
+        phase = self._phase
+        if phase is Phase.OPEN:
+            return length
+        if phase is Phase.OFFERED:
             raise SessionError("bad handshake", "bytes came before they were due")
-        if self._phase is Phase.AWAITING_OPENING and length > OPENING_SIZE_MAX:
+        if phase is Phase.AWAITING_OPENING and length > OPENING_SIZE_MAX:
             raise SessionError("bad handshake", f"an opening of {length} bytes was announced")
-        if self._phase is Phase.OPENING_SENT and length > ANSWER_SIZE_MAX:
+        if phase is Phase.OPENING_SENT and length > ANSWER_SIZE_MAX:
             raise SessionError("bad handshake", f"an answer of {length} bytes was announced")
+        return length
 
-    def _receive_early(self, message: bytes) -> list[bytes]:
+    def _take(self, message: bytes) -> list[bytes]:
+        """The frames that one Noise message completes."""
+        if self._phase is Phase.OPEN:
+            return self._decoder.feed(self._receiver.decrypt(b"", message))
+        return self._take_early(message)
+
+    def _take_early(self, message: bytes) -> list[bytes]:
         if self._phase is Phase.AWAITING_OPENING:
             self._on_opening(message)
             return []
