@@ -71,6 +71,7 @@ COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
     ("submit", "bftkit.cli.client:submit", "Submit an operation as it is."),
     ("status", "bftkit.cli.client:status", "Ask every member how it is; needs no quorum."),
     ("demo", "bftkit.cli.demo:demo", "See a group survive crashes, a liar and a power cut."),
+    ("bench", "bftkit.cli.bench:bench", "Measure a group on this machine."),
     ("version", "bftkit.cli.version:version", "Say which bftkit this is, and which protocols are installed."),
 )
 

@@ -23,8 +23,7 @@ from cyclopts import Parameter
 from bftkit.cli.app import CommandFailed, ExitCode, output
 from bftkit.cli.demo_load import Load
 from bftkit.cli.demo_view import DemoView, ModelOfView
-from bftkit.cli.init import init
-from bftkit.cli.output import Output, use_output
+from bftkit.cli.quiet import found_group
 from bftkit.client import AsyncClient
 from bftkit.client.aio import driving
 from bftkit.client.connect import open_core
@@ -60,7 +59,13 @@ async def demo(
         raise CommandFailed(ExitCode.USAGE, f"--clients {clients}: at least 4 show something")
     directory = Path(tempfile.mkdtemp(prefix="bftkit-demo-"))
     try:
-        _found_group(directory / "group", members, protocol)
+        found_group(
+            directory / "group",
+            members=members,
+            protocol=protocol,
+            checkpoint_interval=CHECKPOINT_INTERVAL,
+            name="demo",
+        )
         group = ProcessGroup(directory / "group")
         try:
             return await _Demo(group, record, seconds, clients, keep).run()
@@ -69,23 +74,6 @@ async def demo(
                 await trio.to_thread.run_sync(group.stop)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def _found_group(directory: Path, members: int, protocol: str) -> None:
-    mine = output()
-    use_output(Output(json=True, stdout=_Nowhere(), stderr=_Nowhere()))  # type: ignore[arg-type]
-    try:
-        init(directory, members=members, protocol=protocol, checkpoint_interval=CHECKPOINT_INTERVAL, name="demo")
-    finally:
-        use_output(mine)
-
-
-class _Nowhere:
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        """Nothing to flush."""
 
 
 @attrs.define(eq=False)

@@ -18,14 +18,11 @@ from bftkit.client import AsyncClient, ClientError, OutcomeUnknown, Refused
 from bftkit.service import keyvalue
 from bftkit.sim.history import History
 from bftkit.sim.linearizability import Verdict, check
-from bftkit.sim.register import Cas, Get, Put, RegisterModel
+from bftkit.sim.register import Cas, Get, Put, RegisterModel, RegisterOperation
 
 SHARED_KEYS = 50
 TIMEOUT_SECONDS = 8.0
 MARK_BYTES = 8
-
-Operation = Get | Put | Cas
-Result = bytes | bool | None
 
 
 @attrs.define(eq=False)
@@ -42,7 +39,7 @@ class Load:
     """All clients' work, together."""
 
     clock: Callable[[], int] = time.monotonic_ns
-    history: History[Operation, Result] = attrs.field(factory=History[Operation, Result])
+    history: History[RegisterOperation, object] = attrs.field(factory=History[RegisterOperation, object])
     acknowledged: int = 0
     unknown: int = 0
     refused: int = 0
@@ -96,7 +93,7 @@ class Load:
             audit.reordered += expected != sorted(expected)
         return audit
 
-    def linearizable(self) -> Verdict[Operation, Result]:
+    def linearizable(self) -> Verdict[RegisterOperation, object]:
         """Whether all that clients saw can be explained by one sequential store."""
         return check(RegisterModel(), self.history.calls())
 
@@ -146,12 +143,12 @@ class _Worker:
         self.count += 1
         return b"%d-%d" % (self.number, self.count)
 
-    async def _recorded(self, call: Operation, operation: bytes, *, strong_read: bool = False) -> bytes | None:
+    async def _recorded(self, call: RegisterOperation, operation: bytes, *, strong_read: bool = False) -> bytes | None:
         load = self.load
         number = load.history.invoke(f"client {self.number}", call, load.clock())
         result = await self._asked(operation, strong_read=strong_read)
         if isinstance(result, bytes):
-            value: Result
+            value: object
             if isinstance(call, Get):
                 value = keyvalue.parse_value(result)
             else:
