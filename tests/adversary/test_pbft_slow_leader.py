@@ -1,0 +1,170 @@
+"""A leader that is slow on purpose, always just in time for the timeout, is replaced (FAULTS 31).
+
+And a system that is slow as a whole is not shaken by view changes, since no other leader would do better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from bftkit.core.machine import Broadcast, Effect, MemberId, Send
+from bftkit.sim.ordering_world import Disk, Network, OrderingWorld
+from bftkit_pbft import PLUGIN
+from bftkit_pbft import messages as m
+from bftkit_pbft.machine import PbftMachine
+from bftkit_pbft.pace import MARKS_MAX, QUIET_SPANS, RELAX_MAX, SLOW_MAX, SPAN, Pace, Patience
+from bftkit_pbft.record import RECORD
+
+GAP = RECORD.parameters["pace_gap"].default
+BASE = RECORD.parameters["view_timeout"].default
+
+
+class Dawdler:
+    """Holds its proposals back, and lets those that wait go together once in `delay` ticks."""
+
+    def __init__(self, delay: int) -> None:
+        self.delay = delay
+        self.world: OrderingWorld | None = None
+        self.kept: list[Effect[Any, Any]] = []
+        self.last = 0
+
+    def on_message(self, member: MemberId, sender: MemberId, message: Any) -> Any | None:
+        return message
+
+    def on_effects(self, member: MemberId, effects: Sequence[Effect[Any, Any]]) -> Sequence[Effect[Any, Any]]:
+        assert self.world is not None
+        now: list[Effect[Any, Any]] = []
+        for effect in effects:
+            held = isinstance(effect, (Broadcast, Send)) and isinstance(effect.message, m.PrePrepare)
+            (self.kept if held else now).append(effect)
+        if self.world.now >= self.last + self.delay:
+            self.last = self.world.now
+            now += self.kept
+            self.kept = []
+        return now
+
+
+def dawdle(delay: int, ticks: int, *, each: int = 20, batches: int = 2, **parameters: int) -> tuple[OrderingWorld, int]:
+    """A loaded group whose first leader dawdles; and the view that it ends in."""
+    dawdler = Dawdler(delay)
+    world = OrderingWorld.__new__(OrderingWorld)
+    dawdler.world = world
+    world.now = 0
+    OrderingWorld.__init__(
+        world, PLUGIN, 4, 1, 0, 5, adversaries={"m0": dawdler}, disk=Disk(0, 0), parameters=parameters, window=64
+    )
+    for _ in range(0, ticks, each):
+        world.submit(batches)
+        world.run(each)
+    return world, view(world)
+
+
+def view(world: OrderingWorld) -> int:
+    found = world.machine("m1")
+    assert isinstance(found, PbftMachine)
+    return found.view
+
+
+@pytest.mark.parametrize("delay", [450, 350, 250])
+def test_a_leader_just_under_the_timeout_is_replaced(delay: int) -> None:
+    world, last = dawdle(delay, 4_000)
+    assert last == 1
+    world.run_until(world.all_delivered, 10_000)
+    # Checks the check: without the rules it stays.
+    _, last = dawdle(delay, 4_000, pace_gap=0)
+    assert last == 0
+
+
+def test_a_leader_that_becomes_slow_falls_behind_its_own_best() -> None:
+    """The rate rule: proposals in every period, but far fewer than were possible under demand."""
+    pace = Pace(GAP, 20)
+    for _ in range(4):
+        assert not spans(pace, decided=500)
+    results = [spans(pace, decided=50) for _ in range(SLOW_MAX)]
+    assert results == [False] * (SLOW_MAX - 1) + [True]
+
+
+def spans(pace: Pace, decided: int) -> bool:
+    """One span under demand with a proposal in each period; whether it made the leader suspect."""
+    suspect = False
+    for _ in range(SPAN):
+        pace.proposals = 1
+        pace.decided += decided // SPAN
+        suspect = pace.period_passed(waiting=True, room=True) or suspect
+    return suspect
+
+
+def test_a_correct_leader_is_never_suspected_however_the_load_changes() -> None:
+    world = OrderingWorld(PLUGIN, 4, 1, 0, 9, disk=Disk(0, 2), network=Network(1, 4), window=64)
+    for load in (1, 10, 40, 1, 0, 0, 30, 2):
+        for _ in range(15):
+            world.submit(load)
+            world.run(100)
+    world.run_until(world.all_delivered, 20_000)
+    assert view(world) == 0
+
+
+def test_a_period_without_demand_or_room_is_no_mark() -> None:
+    pace = Pace(GAP, 5)
+    for waiting, room in ((False, True), (True, False)):
+        pace.unbroken = True
+        for _ in range(10 * MARKS_MAX):
+            assert not pace.period_passed(waiting=waiting, room=room)
+            pace.unbroken = waiting
+        assert pace.marks == 0
+    # A request that came in the middle of a period has not waited through all of it.
+    pace.unbroken = False
+    pace.period_passed(waiting=True, room=True)
+    assert pace.marks == 0
+    pace.period_passed(waiting=True, room=True)
+    assert pace.marks == 1
+
+
+def test_proposals_take_marks_away() -> None:
+    pace = Pace(GAP, 5)
+    for _ in range(20 * MARKS_MAX):
+        assert not pace.period_passed(waiting=True, room=True)
+        pace.proposals = 1
+        assert not pace.period_passed(waiting=True, room=True)
+
+
+def test_suspicions_relax_the_rules_and_quiet_times_tighten_them() -> None:
+    pace = Pace(GAP, 20)
+    for _ in range(2 * RELAX_MAX):
+        pace.suspected()
+    assert pace.period == GAP << RELAX_MAX
+    for _ in range(RELAX_MAX * QUIET_SPANS):
+        assert not spans(pace, decided=100)
+    assert pace.period == GAP
+
+
+def test_a_slow_system_sees_few_view_changes() -> None:
+    """Everything takes so long that each leader looks slow: no storm (FAULTS 19's figure for clocks that run fast)."""
+    world = OrderingWorld(
+        PLUGIN, 4, 1, 0, 3, network=Network(60, 140), disk=Disk(20, 80), window=64, parameters={"pipeline_depth": 2}
+    )
+    for _ in range(100):
+        world.submit(2)
+        world.run(300)
+    assert view(world) <= 6
+    seen = view(world)
+    world.run(20_000)
+    assert view(world) <= seen + 3
+
+
+def test_patience() -> None:
+    patience = Patience(base=100, maximum=450, shrink_after=2)
+    assert [patience.quarter_passed() for _ in range(5)] == [False, False, False, False, True]
+    patience.decided()
+    assert not patience.quarter_passed()
+    timeouts: list[int] = []
+    for _ in range(4):
+        patience.failed()
+        timeouts.append(patience.timeout)
+    assert timeouts == [200, 400, 450, 450]
+    for _ in range(6):
+        patience.decided()
+    assert patience.timeout == 100
