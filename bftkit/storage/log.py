@@ -156,7 +156,10 @@ class RecordLog(Protocol):
         ...
 
     def cut(self, slot: int) -> int:
-        """Remove the oldest segments as far as all their records are about slots up to this one. Bytes freed."""
+        """Remove the oldest segments as far as all their records are about slots up to this one. Bytes freed.
+
+        0 also if the disk has no room left to note it: nothing was removed, and a later call does it.
+        """
         ...
 
     def close(self) -> None:
@@ -212,17 +215,27 @@ class Log(RecordLog):
     # --- opening ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, directory: Directory, *, group: bytes, identity: bytes, salt: bytes) -> None:
-        """Begin an empty log, durable on return. Done once, when a member is set up (`bftkit init`).
+    def create(
+        cls,
+        directory: Directory,
+        *,
+        group: bytes,
+        identity: bytes,
+        salt: bytes,
+        standing: Sequence[bytes] = (),
+    ) -> None:
+        """Begin a log, durable on return. Done once, when a member is set up (`bftkit init`).
 
-        `group` and `identity` name whose log it is; `salt` is 16 secret, random bytes. Raises `FileExistsError` if
+        `group` and `identity` name whose log it is; `salt` is 16 secret, random bytes. `standing`: standing records
+        that it holds from the first moment, such as the remark that a member begins anew after it lost its memory: a
+        crash must not leave a log that looks like that of a new member (SAFETY rule 16). Raises `FileExistsError` if
         there is a log already, or what is left of one; then nothing is changed.
         """
         check_names(group, identity, salt)
         if any(name == HEAD_NAME or segment_number(name) is not None for name in directory.names()):
             raise FileExistsError("there is a log in this folder already")
         head = Head(group, identity, salt, 1, 1, 0)
-        data, _ = _opening_group(Codec(head.key()), 1, 0, NO_CHECK, ())
+        data, _ = _opening_group(Codec(head.key()), 1, 0, NO_CHECK, standing)
         file = directory.create(segment_name(1))
         file.append(data)
         file.sync()
@@ -436,7 +449,7 @@ class Log(RecordLog):
         self._head = head
 
     def cut(self, slot: int) -> int:
-        """See `RecordLog`. Raises `DiskFull` (the head could not be written; nothing was removed), `StorageFailed`.
+        """See `RecordLog`. Raises `StorageFailed`.
 
         Every segment but the first begins with standing records of its own, so that the segments before it are
         needed for their slots only. The newest segment always stays.
@@ -451,7 +464,10 @@ class Log(RecordLog):
         head = attrs.evolve(self._head, oldest=self._segments[count].number)
         try:
             # The head first: files below its range are leftovers, a file that is missing inside it is corruption.
-            self._directory.replace(HEAD_NAME, head.encode())
+            try:
+                self._directory.replace(HEAD_NAME, head.encode())
+            except DiskFull:
+                return 0
             self._head = head
             del self._segments[:count]
             for segment in leading:

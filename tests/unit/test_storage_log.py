@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from bftkit.storage.files import DiskFull, StorageFailed
@@ -18,7 +20,7 @@ from bftkit.storage.log import (
     set_aside,
     verify,
 )
-from bftkit.storage.memory_files import MemoryDirectory
+from bftkit.storage.memory_files import MemoryDirectory, PowerCut
 
 GROUP, MEMBER, SALT = b"group", b"member", bytes(range(16))
 
@@ -208,6 +210,30 @@ def test_an_empty_folder_is_amnesia_and_a_log_is_not_made_twice() -> None:
     reopen(directory)
 
 
+def test_a_log_begun_anew_says_so_from_its_first_moment() -> None:
+    """SAFETY rule 16: at no point of the creation does a crash leave a log without the remark."""
+    outcomes: list[tuple[bytes, ...]] = []
+    for limit in range(20):
+        directory = MemoryDirectory()
+        operations: list[str] = []
+
+        def cut(operation: str, limit: int = limit, operations: list[str] = operations) -> None:
+            if len(operations) == limit:
+                raise PowerCut
+            operations.append(operation)
+
+        directory.before = cut
+        with contextlib.suppress(PowerCut):
+            Log.create(directory, group=GROUP, identity=MEMBER, salt=SALT, standing=[b"amnesic"])
+        directory.before = None
+        directory.restart_process()
+        try:
+            outcomes.append(reopen(directory)[1].standing)
+        except (LogMissing, LogCorrupt):
+            assert limit < 6
+    assert set(outcomes) == {(b"amnesic",)}
+
+
 def test_a_log_of_another_group_or_member_is_refused() -> None:
     directory = make()
     with pytest.raises(LogMismatch, match="group"):
@@ -353,8 +379,7 @@ def test_a_full_disk_during_rotate_or_cut_leaves_the_log_as_it_was() -> None:
         log.append(b"c", 3)
         log.sync()
         directory.capacity = directory.bytes_used
-        with pytest.raises(DiskFull):
-            log.cut(2)
+        assert log.cut(2) == 0
         directory.capacity = None
         assert log.cut(2) > 0
         directory.crash()
