@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import secrets
 import sys
 from collections.abc import Callable
 from typing import Any, cast
@@ -26,6 +27,7 @@ from bftkit.node.folders import MemberFolder
 from bftkit.node.node import Adversary, Node
 from bftkit.storage.disk import DiskDirectory
 from bftkit.storage.files import StorageError
+from bftkit.storage.head import SALT_SIZE
 from bftkit.storage.log import Durability, Log, LogCorrupt, LogMissing, MemoryLog, RecordLog, set_aside
 from bftkit.storage.snapshots import MemorySnapshots, SnapshotCorrupt, SnapshotStore
 from bftkit.storage.sqlite_snapshots import SqliteSnapshots
@@ -123,7 +125,7 @@ def open_storage(folder: MemberFolder) -> tuple[RecordLog, SnapshotStore, Restor
     except (LogMissing, LogCorrupt) as error:
         logger.error("%s: this member has forgotten what it promised, and stays silent in this epoch", error)
         set_aside(directory)
-        Log.create(directory, group=group, identity=identity, salt=SigningKey(folder.identity.seed).public[:16])
+        Log.create(directory, group=group, identity=identity, salt=secrets.token_bytes(SALT_SIZE))
         log, _ = Log.open(directory, group=group, identity=identity, durability=durability)
         amnesic = True
     snapshots, checkpoint = _open_snapshots(folder)
