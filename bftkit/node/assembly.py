@@ -30,7 +30,7 @@ from bftkit.storage.files import StorageError
 from bftkit.storage.head import SALT_SIZE
 from bftkit.storage.log import Durability, Log, LogCorrupt, LogMissing, MemoryLog, RecordLog, set_aside
 from bftkit.storage.snapshots import MemorySnapshots, SnapshotCorrupt, SnapshotStore
-from bftkit.storage.sqlite_snapshots import SqliteSnapshots
+from bftkit.storage.sqlite_snapshots import SqliteSnapshots, set_database_aside
 
 logger = logging.getLogger("bftkit.node")
 
@@ -137,7 +137,13 @@ def open_storage(folder: MemberFolder) -> tuple[RecordLog, SnapshotStore, Restor
 def _open_snapshots(
     folder: MemberFolder,
 ) -> tuple[SnapshotStore, tuple[int, bytes, list[bytes]] | None]:
-    store = SqliteSnapshots(folder.snapshots / SNAPSHOTS_FILE)
+    path = folder.snapshots / SNAPSHOTS_FILE
+    try:
+        store = SqliteSnapshots(path)
+    except SnapshotCorrupt as error:
+        logger.error("%s; the checkpoint is fetched from the group", error)
+        set_database_aside(path)
+        store = SqliteSnapshots(path)
     from bftkit.channel.frames import CONTROL_CODEC, Manifest
 
     for slot, packed in reversed(store.checkpoints()):

@@ -59,6 +59,20 @@ def _translated(what: str, error: sqlite3.Error) -> StorageError:
     return StorageFailed(text)
 
 
+def set_database_aside(path: str | os.PathLike[str]) -> None:
+    """Put a damaged database out of the way, under its name with `.aside`, so that a new one can be made.
+
+    The member has then no checkpoint and fetches one from the group; its votes are in the log. Raises `StorageFailed`.
+    """
+    path = Path(path)
+    try:
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        path.replace(path.with_name(path.name + ".aside"))
+    except OSError as error:
+        raise StorageFailed(f"setting {path} aside: {error.strerror}") from error
+
+
 def _seal(slot: int, manifest: bytes) -> bytes:
     """Digest by which damage to a row of `checkpoints` is found, its slot included."""
     return digest(slot.to_bytes(8, "big", signed=True), manifest)

@@ -13,7 +13,7 @@ from bftkit.core.digest import digest
 from bftkit.storage.files import DiskFull, StorageFailed
 from bftkit.storage.memory_files import PowerCut
 from bftkit.storage.snapshots import ChunkCorrupt, MemorySnapshots, SnapshotCorrupt, SnapshotStore
-from bftkit.storage.sqlite_snapshots import SqliteSnapshots
+from bftkit.storage.sqlite_snapshots import SqliteSnapshots, set_database_aside
 
 
 def named(*chunks: bytes) -> list[tuple[bytes, bytes | None]]:
@@ -260,6 +260,11 @@ def test_sqlite_garbage_is_refused_with_a_reason(tmp_path: Path) -> None:
     path.write_bytes(b"this is no database" * 1000)
     with pytest.raises(SnapshotCorrupt):
         SqliteSnapshots(path)
+    set_database_aside(path)
+    store = SqliteSnapshots(path)
+    assert store.checkpoints() == []
+    store.close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["s", "s.aside"]
     path.unlink()
     database = sqlite3.connect(path)
     database.execute("pragma user_version = 99")
