@@ -25,6 +25,7 @@ from bftkit.network.session import Identity
 from bftkit.network.tcp import TcpHub
 from bftkit.node.folders import MemberFolder
 from bftkit.node.node import Adversary, Node
+from bftkit.service import ServiceError, checked_service
 from bftkit.storage.disk import DiskDirectory
 from bftkit.storage.files import StorageError
 from bftkit.storage.head import SALT_SIZE
@@ -50,7 +51,10 @@ def load_service(name: str) -> Application:
         raise ConfigurationError(
             "service", f"{name!r} cannot be loaded: {error}", "install the package that has it"
         ) from None
-    return cast(Application, found())
+    try:
+        return checked_service(found, name)
+    except ServiceError as error:
+        raise ConfigurationError("service", str(error), "correct the class, or name another one") from None
 
 
 def load_adversary(name: str) -> Callable[[ReplicaSettings], Adversary]:

@@ -1,4 +1,7 @@
-"""A replicated key-value store: the service of the demo, and an example of a larger state machine.
+"""A replicated key-value store: the service of the demo, and an example of a service that is all its own.
+
+It does not derive from `StateMachine`: its state is one `Table`, and so is every method of the interface. (There is
+no operation that lists keys: a table has no order, and listing it would cost every member time for all of it.)
 
 An operation is one byte that says what to do, the key behind its length, and what else it needs::
 
@@ -94,21 +97,21 @@ class KeyValueStore:
         if code == b"A":
             table.set(key, (table.get(key) or b"") + rest)
             return DONE
-        if code == b"D":
+        if code == b"D" and not rest:
             return DONE if table.delete(key) else NOT_DONE
         return self.read(operation)
 
     def read(self, operation: bytes) -> bytes:
         """Answer `get` or `count`. Raises `ValueError` for anything else."""
         code, key, rest = _parse(operation)
-        if rest:
-            raise ValueError("bytes after the end of the operation")
-        if code == b"G":
+        if code == b"N" and not key:
+            return b"+%d" % len(self._table)
+        if code == b"G" and not rest:
             value = self._table.get(key)
             return ABSENT if value is None else b"+" + value
-        if code == b"N":
-            return b"+%d" % len(self._table)
-        raise ValueError(f"unknown operation {code!r}")
+        if code in b"GDN":
+            raise ValueError("bytes after the end of the operation")
+        raise ValueError(f"{code!r} is no operation" if code not in b"PC" else f"{code!r} is no question")
 
     def snapshot(self) -> TableView:
         """A frozen view."""
@@ -118,9 +121,9 @@ class KeyValueStore:
         """Replace everything."""
         self._table.thaw(chunks)
 
-    def mark(self) -> object:
-        """A point for `undo`."""
-        return self._table.mark()
+    def mark(self) -> None:
+        """A point for `undo`; the table remembers it."""
+        self._table.mark()
 
     def undo(self, mark: object) -> None:
         """Back to the mark."""

@@ -13,7 +13,7 @@ values give the same bytes on every member and in every process:
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final, cast
 
 from bftkit.core.wire import WireError, pack_plain, unpack_plain
@@ -26,6 +26,9 @@ _LIST, _TUPLE, _DICT, _SET, _FROZENSET, _BIG = range(6)
 
 SCALARS: Final[frozenset[type]] = frozenset((type(None), bool, int, str, bytes))
 """The types that nothing can change and that hold nothing else."""
+
+_FIXED: Final[frozenset[type]] = frozenset((tuple, frozenset))
+_CONTAINERS: Final[frozenset[type]] = _FIXED | {list, dict, set}
 
 
 class NotPlain(TypeError):
@@ -53,27 +56,33 @@ def unpack_state(data: bytes) -> object:
 # ------------------------------------------------------------------------------------------------- to plain lists
 
 
-def plain_of(value: object) -> object:
-    """The value as what `pack_plain` takes: a container becomes a list that begins with its kind."""
-    return _plain(value, "", {}, 0)
+def plain_of(value: object, path: str = "", seen: dict[int, str] | None = None) -> object:
+    """The value as what `pack_plain` takes: a container becomes a list that begins with its kind.
+
+    `path` names the value in errors. `seen` is shared by calls whose values together must hold nothing mutable twice.
+    Raises `NotPlain`.
+    """
+    return _plain(value, path, {} if seen is None else seen, 0)
 
 
 def _plain(value: Any, path: str, seen: dict[int, str], depth: int) -> object:
-    kind = type(value)
+    kind = cast("type[object]", type(value))
     if kind in SCALARS:
         if kind is int and not -_SMALL <= value < _SMALL:
             return [_BIG, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)]
-        if kind is str:
-            _check_text(value, path)
+        if kind is str and not _has_bytes(value):
+            raise NotPlain(path, "the text holds half of a surrogate pair, which has no bytes")
         return value
-    if kind not in (list, tuple, dict, set, frozenset):
-        raise NotPlain(path, f"a {kind.__name__} is no plain data")
+    if kind not in _CONTAINERS:
+        raise NotPlain(path, f"a value of type {kind.__name__} is no plain data")
     if depth == DEPTH_MAX:
-        raise NotPlain("", f"nested more than {DEPTH_MAX} deep")
-    if kind in (list, dict, set):
+        raise NotPlain(path[:40], f"nested more than {DEPTH_MAX} deep")
+    if kind not in _FIXED:
         first = seen.setdefault(id(value), path)
         if first is not path:
-            raise NotPlain(path, f"is the same {kind.__name__} as {first or 'the whole'}: keep a copy in one of them")
+            raise NotPlain(
+                path, f"the same {kind.__name__} stands in {first or 'the whole'}: keep a copy in one of them"
+            )
     depth += 1
     if kind is list or kind is tuple:
         tag = _LIST if kind is list else _TUPLE
@@ -81,18 +90,47 @@ def _plain(value: Any, path: str, seen: dict[int, str], depth: int) -> object:
     if kind is dict:
         flat: list[object] = [_DICT]
         for key, item in value.items():
-            flat.append(_plain(key, f"a key of {path or 'it'}", seen, depth))
+            flat.append(_plain(key, f"a key in {path}", seen, depth))
             flat.append(_plain(item, f"{path}[{key!r}]", seen, depth))
         return flat
-    items = [_plain(item, f"an item of {path or 'it'}", seen, depth) for item in value]
+    items = [_plain(item, f"an item in {path}", seen, depth) for item in value]
     return [_SET if kind is set else _FROZENSET, *sorted(items, key=pack_plain)]
 
 
-def _check_text(text: str, path: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise NotPlain(path, "the text holds half of a surrogate pair, which has no bytes") from None
+def is_plain(value: object, seen: set[int], depth: int = 0) -> bool:
+    """Whether `plain_of` would take the value, without making anything: for every operation.
+
+    `seen` is shared as there.
+    """
+    kind = type(value)
+    if kind in SCALARS:
+        return kind is not str or _has_bytes(cast(str, value))
+    if kind not in _CONTAINERS or depth == DEPTH_MAX:
+        return False
+    if kind not in _FIXED:
+        if id(value) in seen:
+            return False
+        seen.add(id(value))
+    items = cast("Collection[object]", value)
+    if not _all_plain(items, seen, depth):
+        return False
+    return kind is not dict or _all_plain(cast("dict[object, object]", value).values(), seen, depth)
+
+
+def _all_plain(items: Collection[object], seen: set[int], depth: int) -> bool:
+    kinds = set(map(type, items))
+    if kinds <= SCALARS:
+        return str not in kinds or all(_has_bytes(item) for item in items if type(item) is str)
+    return all(is_plain(item, seen, depth + 1) for item in items)
+
+
+def _has_bytes(text: str) -> bool:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return False
+    return True
 
 
 # ------------------------------------------------------------------------------------------------- and back
@@ -141,7 +179,7 @@ def copied(value: object, memo: dict[int, Any]) -> Any:
     Costs time for everything in plain containers, and much more for other objects.
     """
     kind = type(value)
-    if kind in SCALARS:
+    if _is_fixed(value):
         return value
     if kind is list or kind is dict or kind is set:
         known = memo.get(id(value))
@@ -154,7 +192,7 @@ def copied(value: object, memo: dict[int, Any]) -> Any:
         return items
     if kind is dict:
         pairs = cast("dict[object, object]", value)
-        if _all_scalars(pairs):
+        if _all_scalars(pairs) or all(map(_is_fixed, pairs)):
             memo[id(value)] = fresh = dict(pairs)
             if not _all_scalars(fresh.values()):
                 for key, item in pairs.items():
@@ -162,15 +200,19 @@ def copied(value: object, memo: dict[int, Any]) -> Any:
             return fresh
     elif kind is set:
         members = cast("set[object]", value)
-        if _all_scalars(members):
+        if _all_scalars(members) or all(map(_is_fixed, members)):
             memo[id(value)] = again = set(members)
             return again
-    elif kind is tuple:
-        parts = cast("tuple[object, ...]", value)
-        if _all_scalars(parts):
-            return value
     return copy.deepcopy(value, memo)
 
 
 def _all_scalars(items: Iterable[object]) -> bool:
     return SCALARS.issuperset(map(type, items))
+
+
+def _is_fixed(value: object) -> bool:
+    """Whether nothing in the value can ever change."""
+    kind = type(value)
+    if kind is tuple or kind is frozenset:
+        return all(map(_is_fixed, cast("Iterable[object]", value)))
+    return kind in SCALARS

@@ -28,8 +28,10 @@ slow or impossible.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, Final, Self, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
+from inspect import iscoroutinefunction, isfunction
+from typing import Any, ClassVar, Final, Self, cast
 
 import attrs
 
@@ -37,11 +39,16 @@ from bftkit.channel.application import Context, StateView
 from bftkit.core.digest import digest
 from bftkit.core.machine import Digest
 from bftkit.core.wire import WireError, pack_plain, unpack_plain
-from bftkit.service.plain import SCALARS, NotPlain, copied, plain_of, value_of
-from bftkit.service.table import Table, TableView, cut, join, pieces_of
+from bftkit.service.plain import SCALARS, NotPlain, copied, is_plain, plain_of, value_of
+from bftkit.service.table import Table, TableView, cut, join, pieces_of, table_end
 
 _TABLE: Final = -1
 """Stands for the kind of an attribute that is a table: none of the kinds of plain data."""
+
+_ALWAYS_PLAIN: Final = SCALARS - {str}
+"""Types all of whose values have canonical bytes."""
+
+ADVICE: Final = "Attributes hold plain data and Tables; for anything else override snapshot and restore"
 
 
 @attrs.define(eq=False)
@@ -101,12 +108,23 @@ class StateMachine(ABC):
     # A slot, so that it is none of the attributes; set in __new__, so that nobody has to call super().__init__().
     __slots__ = ("_last_pieces",)
     _last_pieces: _Pieces | None
+    _keeps_attributes: ClassVar[bool] = True
+    """Whether snapshots are the default ones."""
 
     def __new__(cls, *args: Any, **keywords: Any) -> Self:
         """As usual; also prepares what the base class remembers for itself."""
         machine = super().__new__(cls)
         machine._last_pieces = None
         return machine
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Every `apply` also refuses results that a snapshot could not hold: see `_check`."""
+        super().__init_subclass__(**keywords)
+        cls._keeps_attributes = cls.snapshot is StateMachine.snapshot
+        own = cls.__dict__.get("apply")
+        # What is no ordinary method is left as it is, for `checked_service` to refuse with a clear text.
+        if isfunction(own) and not iscoroutinefunction(own):
+            setattr(cls, "apply", _checking(own))  # noqa: B010 - mypy takes no other method for it
 
     @abstractmethod
     def apply(self, operation: bytes, context: Context) -> bytes:
@@ -126,31 +144,11 @@ class StateMachine(ABC):
 
     def snapshot(self) -> StateView:
         """A frozen view of all attributes. Raises `TypeError` if one of them is neither plain data nor a `Table`."""
-        plain: list[object] = []
-        tables: list[TableView] = []
-        at: dict[int, str] = {}
-        scalars: dict[str, object] = {}
-        for name, value in _attributes(self).items():
-            if type(value) is Table:
-                first = at.setdefault(id(value), name)
-                if first is not name:
-                    raise NotPlain(f"{type(self).__name__}.{name}", f"is the same Table as {first}")
-                tables.append(value.freeze())
-                plain += name, [_TABLE]
-            else:
-                scalars[name] = value
-                plain += name, None
-        # All at once: what stands in two attributes is found out.
-        packed = _named(self, scalars)
-        for place in range(0, len(plain), 2):
-            if plain[place + 1] is None:
-                plain[place + 1] = packed[cast(str, plain[place])]
-        data = pack_plain(plain)
+        data, tables = _packed(type(self).__name__, vars(self))
         pieces = self._last_pieces
         if pieces is None or pieces.data != data:
-            # The prefix of each piece says whether more follow, so no chunk has to tell how many there are.
             pieces = self._last_pieces = _Pieces(data, cut(data, pieces_of(len(data))))
-        return AttributesView(pieces, tuple(tables))
+        return AttributesView(pieces, tuple([table.freeze() for table in tables]))
 
     def restore(self, chunks: Sequence[bytes]) -> None:
         """Replace all attributes by those that these chunks describe.
@@ -158,24 +156,22 @@ class StateMachine(ABC):
         Raises `WireError`, and changes nothing then, if no snapshot has these chunks.
         """
         data, position = join(chunks, 0)
-        flat: object = unpack_plain(data, length_max=len(data))
-        if type(flat) is not tuple or len(cast("tuple[object, ...]", flat)) % 2:
-            raise WireError("the first chunks of a state machine are no list of attributes")
-        parts = cast("tuple[object, ...]", flat)
-        found: dict[str, object] = {}
-        for name, plain in zip(parts[::2], parts[1::2], strict=True):
-            if type(name) is not str or name in found:
-                raise WireError("an attribute of a state machine has no name of its own")
+        attributes: dict[str, object] = {}
+        for name, plain in _pairs(data):
             if plain == (_TABLE,):
-                table = found[name] = Table()
-                end = _end_of_table(chunks, position)
+                end = table_end(chunks, position)
+                table = attributes[name] = Table()
                 table.thaw(chunks[position:end])
                 position = end
             else:
-                found[name] = value_of(plain)
+                attributes[name] = value_of(plain)
         if position != len(chunks):
             raise WireError(f"{len(chunks) - position} chunks too many for this state machine")
-        _set_attributes(self, found)
+        pieces = _Pieces(data, cut(data, pieces_of(len(data))))
+        if _packed("", attributes)[0] != data or pieces.chunks != tuple(chunks[: len(pieces.chunks)]):
+            raise WireError("not the canonical chunks of a state machine")
+        _set_attributes(self, attributes)
+        self._last_pieces = pieces
 
     def mark(self) -> object:
         """A point for `undo`, in place of the one before: a copy of the attributes, tables excepted.
@@ -193,7 +189,7 @@ class StateMachine(ABC):
         saved = attributes.copy()
         memo: dict[int, Any] = {}
         for name, value in attributes.items():
-            kind = type(value)
+            kind = cast("type[object]", type(value))
             if kind is Table:
                 value.mark()
             elif kind not in SCALARS:
@@ -215,33 +211,72 @@ class StateMachine(ABC):
         _set_attributes(self, saved)
 
 
-def _attributes(machine: StateMachine) -> dict[str, object]:
-    return vars(machine)
-
-
 def _set_attributes(machine: StateMachine, values: dict[str, object]) -> None:
     attributes = vars(machine)
     attributes.clear()
     attributes.update(values)
 
 
-def _named(machine: StateMachine, values: dict[str, object]) -> dict[str, object]:
-    """Every attribute as plain lists; errors name the attribute."""
-    try:
-        flat = cast("list[object]", plain_of(values))
-    except NotPlain as error:
-        # The whole is a dictionary by name, so a path begins with ['name'].
-        where = type(machine).__name__ + error.path.replace("['", ".", 1).replace("']", "", 1)
-        raise TypeError(
-            f"{where}: {error.problem}. Attributes hold plain data and Tables; for anything else override "
-            "snapshot and restore"
-        ) from None
-    return dict(zip(cast("list[str]", flat[1::2]), flat[2::2], strict=True))
+def _packed(owner: str, attributes: Mapping[str, object]) -> tuple[bytes, list[Table]]:
+    """The canonical bytes of all attributes but tables, and the tables. Raises `TypeError`."""
+    flat: list[object] = []
+    tables: list[Table] = []
+    seen: dict[int, str] = {}
+    for name, value in attributes.items():
+        path = f"{owner}.{name}"
+        try:
+            if type(value) is Table:
+                first = seen.setdefault(id(value), path)
+                if first is not path:
+                    raise NotPlain(path, f"the same Table stands in {first}")
+                tables.append(value)
+                flat += name, [_TABLE]
+            else:
+                flat += name, plain_of(value, path, seen)
+        except NotPlain as error:
+            raise TypeError(f"{error}. {ADVICE}") from None
+    return pack_plain(flat), tables
 
 
-def _end_of_table(chunks: Sequence[bytes], position: int) -> int:
-    from bftkit.service.table import BUCKETS
+def _pairs(data: bytes) -> Iterator[tuple[str, object]]:
+    """The attributes' names and plain lists. Raises `WireError`."""
+    flat: object = unpack_plain(data, length_max=len(data))
+    parts = cast("tuple[object, ...]", flat) if type(flat) is tuple else (None,)
+    if len(parts) % 2:
+        raise WireError("the first chunks of a state machine are no list of attributes")
+    for name, plain in zip(parts[::2], parts[1::2], strict=True):
+        if type(name) is not str:
+            raise WireError("an attribute of a state machine has no name")
+        yield name, plain
 
-    for _ in range(BUCKETS):
-        _, position = join(chunks, position)
-    return position
+
+def _check(machine: StateMachine) -> None:
+    """Refuse what an operation has left in the attributes while it can still be taken back.
+
+    Found at the next checkpoint only, it would stop all members at once: one bad operation, one dead group.
+    """
+    seen: set[int] = set()
+    for value in vars(machine).values():
+        kind = cast("type[object]", type(value))
+        if kind in _ALWAYS_PLAIN:
+            continue
+        if kind is Table and id(value) not in seen:
+            seen.add(id(value))
+        elif not is_plain(value, seen):
+            break
+    else:
+        return
+    # Only now the slow way, which says what is wrong.
+    _packed(type(machine).__name__, vars(machine))
+    raise AssertionError("the two ways to look for plain data differ")
+
+
+def _checking(apply: Callable[[Any, bytes, Context], bytes]) -> Callable[[Any, bytes, Context], bytes]:
+    @wraps(apply)
+    def checked(self: Any, operation: bytes, context: Context) -> bytes:
+        result = apply(self, operation, context)
+        if self._keeps_attributes:
+            _check(self)
+        return result
+
+    return checked

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import islice, pairwise
 from typing import Final, cast
 
 import attrs
@@ -61,6 +62,15 @@ def join(chunks: Sequence[bytes], start: int) -> tuple[bytes, int]:
         raise WireError("the last piece of a chunk is missing")
     end += 1
     return b"".join([chunk[1:] for chunk in chunks[start:end]]), end
+
+
+def table_end(chunks: Sequence[bytes], start: int) -> int:
+    """Where the table ends whose first chunk is `chunks[start]`. Raises `WireError`."""
+    lasts = (place + 1 for place in range(start, len(chunks)) if chunks[place][:1] != MORE)
+    end = next(islice(lasts, BUCKETS - 1, None), None)
+    if end is None:
+        raise WireError("chunks of a table are missing")
+    return end
 
 
 # ------------------------------------------------------------------------------------------------- buckets and views
@@ -237,7 +247,9 @@ class Table:
             start = position
             data, position = join(chunks, start)
             bucket = _unpacked(number, data)
-            if bucket.count != position - start or (bucket.count > 1 and bucket.chunks() != tuple(chunks[start:position])):
+            if bucket.count != position - start or (
+                bucket.count > 1 and bucket.chunks() != tuple(chunks[start:position])
+            ):
                 raise WireError(f"bucket {number} of a table is not cut as it should be")
             buckets.append(bucket)
         if position != len(chunks):
@@ -262,7 +274,7 @@ def _unpacked(number: int, data: bytes) -> _Bucket:
     if len(items) % 2 or any(type(item) is not bytes for item in items):
         raise WireError(f"bucket {number} of a table holds something else than pairs of bytes")
     keys, values = cast("tuple[bytes, ...]", items[::2]), cast("tuple[bytes, ...]", items[1::2])
-    if any(before >= after for before, after in zip(keys, keys[1:], strict=False)):
+    if any(before >= after for before, after in pairwise(keys)):
         raise WireError(f"bucket {number} of a table is not sorted")
     if any(_index(key) != number for key in keys):
         raise WireError(f"bucket {number} of a table holds a key of another")
