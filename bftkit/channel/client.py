@@ -285,9 +285,10 @@ class ClientMachine:
 
     def _on_proof(self, sender: MemberId, proof: LinkProof) -> None:
         binding = self._bindings.get(sender)
-        if binding is not None and proof.epoch == self.settings.epoch:
-            if self.settings.keyring.verify(sender, frames.LINK_PURPOSE, binding, proof.signature):
-                self._proved.add(sender)
+        if binding is None or proof.epoch != self.settings.epoch:
+            return
+        if self.settings.keyring.verify(sender, frames.LINK_PURPOSE, binding, proof.signature):
+            self._proved.add(sender)
 
     def on_link(self, member: MemberId, binding: bytes, out: ClientOut) -> None:
         """A link to this member came up: what waits for an answer may have been lost with the one before.

@@ -9,15 +9,16 @@ that a batch holds all that came together, without any timer.
 
 A round's parts and where they live::
 
-    bundles.py, frames.py   what travels            sessions.py, state.py   what a batch does to the state
-    pool.py, batches.py     what waits, what is kept    checkpoints.py, catchup.py   settling, catching up
+    interface.py            what goes in and out    frames.py, bundles.py     what travels
+    clients.py, watch.py    clients, the leader     pool.py, batches.py       what waits, what is kept
+    state.py, sessions.py   executing               checkpoints.py, catchup.py, transfer.py   settling, catching up
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable
+from typing import Any, Final
 
 import attrs
 
@@ -25,25 +26,42 @@ from bftkit.channel import frames
 from bftkit.channel.agreed_time import AgreedClock
 from bftkit.channel.application import Application
 from bftkit.channel.batches import BatchStore, StoredBatch
-from bftkit.channel.bundles import CLOCK, OPEN, Bundle, make_batch, make_bundle, parse_bundle
+from bftkit.channel.bundles import make_batch
 from bftkit.channel.catchup import CatchUp
 from bftkit.channel.checkpoints import Checkpoints, Stable
+from bftkit.channel.clients import ClientDesk
 from bftkit.channel.frames import (
     CheckpointVote,
     Control,
-    Read,
-    ReadAnswer,
-    ReadRefusal,
-    Refusal,
     Status,
     pack_answer,
     pack_control,
     pack_protocol,
-    pack_reply,
+)
+from bftkit.channel.interface import (
+    ClientLink,
+    Clock,
+    Cut,
+    FromClient,
+    Halted,
+    Jot,
+    Limits,
+    ReplicaInput,
+    ReplicaOut,
+    ReplicaOutput,
+    ReplicaSettings,
+    Restored,
+    Rotate,
+    RoundEnd,
+    Save,
+    Saved,
+    StatusAsked,
+    ToClient,
 )
 from bftkit.channel.pool import Pool
-from bftkit.channel.sessions import Reply, SessionTable
-from bftkit.channel.state import ReplicatedState, error_text, opening_reply
+from bftkit.channel.sessions import SessionTable
+from bftkit.channel.state import ReplicatedState, error_text
+from bftkit.channel.watch import CLOCK_BEATS, LeaderWatch
 from bftkit.core.digest import NO_DIGEST, digest
 from bftkit.core.machine import (
     Blame,
@@ -69,207 +87,48 @@ from bftkit.core.ordering import (
     Fetch,
     LeaderChanged,
     Learned,
-    Neglected,
     OrderingInput,
     OrderingMachine,
-    Plugin,
     Propose,
     Refused,
     Setup,
-    SignerProtocol,
     Waiting,
 )
-from bftkit.core.quorum import Quorum
 from bftkit.core.wire import WireError, pack_plain, unpack_plain
-from bftkit.crypto.keys import SigningKey
 from bftkit.crypto.signed import Certificate
+
+__all__ = [
+    "ClientLink",
+    "Clock",
+    "Counters",
+    "Cut",
+    "FromClient",
+    "Halted",
+    "Jot",
+    "Limits",
+    "Replica",
+    "ReplicaInput",
+    "ReplicaOut",
+    "ReplicaOutput",
+    "ReplicaSettings",
+    "Restored",
+    "Rotate",
+    "RoundEnd",
+    "Save",
+    "Saved",
+    "StatusAsked",
+    "ToClient",
+]
 
 BEAT_TICKS: Final = 100
 """The replica's own rhythm: forwarding, status, retries."""
 IDLE_BEATS: Final = 10
 """An idle member tells its status every so many beats."""
-CLOCK_BEATS: Final = 5
-"""A clock report every D/2 = 500 ticks."""
-FORWARD_BEATS: Final = 2
-PATIENCE_BEATS: Final = 20
-"""A leader that passes over a request for so long, and for two windows of slots, is unfair."""
-CLOCK_PATIENCE_BEATS: Final = 40
-FULL_REPLY_BYTES: Final = 512
-"""Results up to this size are sent by every member; larger ones by one, the others send the digest (rule 8)."""
-
-# ---------------------------------------------------------------------------------------------- inputs
-
-
-@attrs.frozen
-class FromClient:
-    """A frame from a client, known by its public key."""
-
-    client: bytes
-    frame: bytes
-
-
-@attrs.frozen
-class ClientLink:
-    """A link to this client came up; `binding` names it, the same on both sides."""
-
-    client: bytes
-    binding: bytes
-
-
-@attrs.frozen
-class Clock:
-    """This member's wall clock reads so many milliseconds since 1970. It may jump."""
-
-    now_ms: int
-
-
-@attrs.frozen
-class RoundEnd:
-    """Everything that was ready has been handed in."""
-
-
-@attrs.frozen
-class Saved:
-    """The checkpoint that `Save` asked for is durable."""
-
-    slot: Slot
-
-
-ReplicaInput: TypeAlias = FromClient | ClientLink | Clock | RoundEnd | Saved
-
-# ---------------------------------------------------------------------------------------------- outputs
-
-
-@attrs.frozen
-class ToClient:
-    """A frame for a client, if it is connected here."""
-
-    client: bytes
-    frame: bytes
-
-
-@attrs.frozen(eq=False)
-class Save:
-    """Make this stable checkpoint durable and answer `Saved`. Its view is frozen: another thread may do it."""
-
-    stable: Stable
-
-    def manifest(self) -> bytes:
-        """What `on_restore` wants beside the chunks."""
-        return frames.CONTROL_CODEC.encode(frames.Manifest(self.stable.certificate, self.stable.leaves))
-
-
-@attrs.frozen
-class Jot:
-    """Append this record to the log when convenient; nothing waits for it, and it may be lost in a crash."""
-
-    record: bytes
-    slot: Slot
-
-
-@attrs.frozen
-class StatusAsked:
-    """A client asks how this member is: answer with `pack_answer(StatusAnswer(number, text))`."""
-
-    client: bytes
-    number: int
-
-
-@attrs.frozen
-class Rotate:
-    """Start a new log segment with these standing records."""
-
-    standing: tuple[bytes, ...]
-
-
-@attrs.frozen
-class Cut:
-    """Log segments that concern nothing above this slot may go."""
-
-    slot: Slot
-
-
-@attrs.frozen
-class Halted:
-    """This member stopped taking part, for this reason; it still answers what it knows."""
-
-    reason: str
-
-
-ReplicaOutput: TypeAlias = ToClient | StatusAsked | Save | Jot | Rotate | Cut | Halted
-
-ReplicaOut: TypeAlias = Out[bytes, ReplicaOutput]
-
-# ---------------------------------------------------------------------------------------------- settings
-
-
-@attrs.frozen
-class Limits:
-    """Bounds on everything that a peer can fill."""
-
-    operation_bytes: int = 1 << 20
-    bundle_bytes: int = 2 << 20
-    batch_bytes: int = 1 << 20
-    """A batch is closed at this size; one bundle may exceed it."""
-    batch_requests: int = 1024
-    pool_bytes: int = 64 << 20
-    client_pool_bytes: int = 16 << 20
-    sessions: int = 10_000
-    session_window: int = 16_384
-    session_reply_bytes: int = 16 << 20
-    checkpoint_bytes: int = 32 << 20
-    """So many bytes of batches bring the next checkpoint forward (SAFETY rule 18)."""
-    reads: int = 10_000
-
-
-@attrs.frozen
-class ReplicaSettings:
-    """All that a replica is given and that never changes within an epoch."""
-
-    group: bytes
-    me: MemberId
-    members: tuple[MemberId, ...]
-    quorum: Quorum
-    plugin: Plugin
-    keyring: SignerProtocol
-    clock_key: SigningKey = attrs.field(repr=False)
-    """Signs this member's clock reports: its key of this epoch."""
-    member_keys: Mapping[bytes, MemberId]
-    """The members' public keys of this epoch."""
-    epoch: int = 0
-    parameters: Mapping[str, int] = attrs.field(factory=dict[str, int])
-    checkpoint_interval: int = 128
-    window: int = 256
-    limits: Limits = attrs.field(factory=Limits)
-    listed_clients: frozenset[bytes] | None = None
-    """None: the group is open to any client."""
-
-
-@attrs.frozen(eq=False)
-class Restored:
-    """What a restart found on the disk."""
-
-    records: Sequence[bytes] = ()
-    """The log's records in order, standing ones of older segments left out."""
-    checkpoint: tuple[Slot, bytes, Sequence[bytes]] | None = None
-    """Slot, manifest and chunks of the newest saved checkpoint."""
-    amnesic: bool = False
-    """The disk is empty, corrupt or was not synced: stay silent for the rest of the epoch (SAFETY rule 16)."""
-
-
 # Kinds of log records.
 _PROTOCOL_RECORD: Final = b"\x01"
 _BATCH_RECORD: Final = b"\x02"
 _DECIDED_RECORD: Final = b"\x03"
 _OWN_RECORD: Final = b"\x04"
-
-
-@attrs.define
-class _PendingRead:
-    client: bytes
-    number: int
-    operation: bytes
-    after: Slot
 
 
 @attrs.define
@@ -296,7 +155,7 @@ class Replica:
         self.limits = settings.limits
         self.me = settings.me
         self.others = tuple(member for member in settings.members if member != settings.me)
-        self._indices = {member: index for index, member in enumerate(settings.members)}
+        self.indices = {member: index for index, member in enumerate(settings.members)}
         self.quorum = settings.quorum
         limits = settings.limits
         self.state = ReplicatedState(
@@ -321,6 +180,8 @@ class Replica:
         self.batches = BatchStore(settings)
         self.checkpoints = Checkpoints(settings.quorum, settings.keyring)
         self.catchup = CatchUp(self)
+        self.clients = ClientDesk(self)
+        self.watch = LeaderWatch(self)
         self.counters = Counters()
         self.history: dict[Slot, Digest] = {}
         """What is decided, from the older kept checkpoint on."""
@@ -331,16 +192,9 @@ class Replica:
         self._inputs: deque[OrderingInput] = deque()
         self._stepping = False
         self._told_waiting = False
-        self._reads: list[_PendingRead] = []
         self._bytes_since_checkpoint = 0
         self._checkpoint_voted = 0
         self._saved: list[Slot] = []
-        self._reports: dict[MemberId, Bundle] = {}
-        self._report_counter = 0
-        self._report_beat = 0
-        self._report_slot = 0
-        self._report_watched = 0
-        self._neglect_view = -1
         self._status_told: tuple[int, int, int, int] = (0, 0, 0, 0)
         self._status_beat = 0
         self._in_flight_batches = 0
@@ -403,7 +257,7 @@ class Replica:
     def on_input(self, value: ReplicaInput, out: ReplicaOut) -> None:
         """See the inputs above."""
         if isinstance(value, FromClient):
-            self._on_client(value.client, value.frame, out)
+            self.clients.on_client(value.client, value.frame, out)
         elif isinstance(value, RoundEnd):
             self._on_round_end(out)
         elif isinstance(value, Clock):
@@ -422,7 +276,7 @@ class Replica:
             if kind == frames.PROTOCOL:
                 self._on_protocol(sender, message, out)
             elif kind == frames.BUNDLE:
-                self._on_bundle(message[1:], sender, None, out)
+                self.clients.on_bundle(message[1:], sender, None, out)
             elif kind == frames.CONTROL:
                 self._on_control(sender, frames.CONTROL_CODEC.decode(message[1:]), out)
             else:
@@ -573,7 +427,7 @@ class Replica:
         self._tell_waiting(out)
         while self.pool.fresh and self.machine.room > 0 and self._worth_proposing():
             bundles = self.pool.take(self.limits.batch_bytes, self.limits.batch_requests)
-            reports = self._reports_due()
+            reports = self.watch.reports_due()
             raw = make_batch(self.clock_ms, [bundle.raw for bundle in (*reports, *bundles)])
             stored = self.batches.add_own(raw, self.clock_ms, [*reports, *bundles])
             self.keep_durable(stored, self.applied + self.settings.window, out)
@@ -624,7 +478,7 @@ class Replica:
             moved = True
             self._after_slot(slot, out)
         if moved:
-            self._answer_reads(out)
+            self.clients.answer_reads(out)
 
     def _execute(self, slot: Slot, stored: StoredBatch, out: ReplicaOut, *, replay: bool) -> None:
         stored.slot = max(stored.slot, slot)
@@ -637,24 +491,7 @@ class Replica:
         for bundle, reply in entries:
             self.pool.remove((bundle.client, bundle.session, bundle.first))
             if answer and reply is not None:
-                full = len(reply.results) <= FULL_REPLY_BYTES or self._sends_result(reply)
-                out.deliver(ToClient(bundle.client, self._reply_frame(bundle, reply, full=full)))
-
-    def _sends_result(self, reply: Reply) -> bool:
-        return self.settings.members[reply.slot % self.quorum.n] == self.me
-
-    def _reply_frame(self, bundle: Bundle, reply: Reply, *, full: bool) -> bytes:
-        leader = self.machine.leader
-        return pack_reply(
-            self.settings.epoch,
-            reply.slot,
-            bundle.session,
-            reply.first,
-            reply.count,
-            reply.digest,
-            frames.NO_LEADER if leader is None else self._indices.get(leader, frames.NO_LEADER),
-            reply.results if full else None,
-        )
+                self.clients.reply(bundle, reply, out)
 
     def _after_slot(self, slot: Slot, out: ReplicaOut) -> None:
         interval = self.settings.checkpoint_interval
@@ -736,153 +573,19 @@ class Replica:
 
     # ------------------------------------------------------------------------------------------ clients
 
-    def _on_client(self, client: bytes, frame: bytes, out: ReplicaOut) -> None:
-        try:
-            kind = frame[0] if frame else 0
-            if kind == frames.BUNDLE:
-                self._on_bundle(frame[1:], None, client, out)
-            elif kind == frames.ASK:
-                ask = frames.ASK_CODEC.decode(frame[1:])
-                if isinstance(ask, Read):
-                    self._on_read(client, ask, out)
-                else:
-                    out.deliver(StatusAsked(client, ask.number))
-            else:
-                raise WireError(f"unknown kind of frame {kind}")
-        except WireError:
-            self.counters.refused_frames += 1
-
-    def _on_bundle(self, raw: bytes, member: MemberId | None, client: bytes | None, out: ReplicaOut) -> None:
-        """A bundle, straight from its client or forwarded by a member."""
-        if client is not None and len(raw) > self.limits.bundle_bytes:
-            # Refused by its header alone, with a reason that the client can act upon.
-            self._refuse_large(raw, client, out)
-            return
-        bundle = parse_bundle(raw, bytes_max=self.limits.bundle_bytes)
-        if bundle.kind == CLOCK:
-            self._on_report(member, bundle)
-            return
-        if client is not None and bundle.client != client:
-            raise WireError("a bundle of another client")
-        key = (bundle.client, bundle.session, bundle.first)
-        if key in self.pool:
-            return
-        refusal = self._refusal(bundle)
-        if refusal is None:
-            done = self._known_reply(bundle)
-            if done is not None:
-                if client is not None and not self.silent:
-                    out.deliver(ToClient(client, self._reply_frame(bundle, done, full=True)))
-                return
-            if self._is_over(bundle):
-                refusal = (frames.OUTSIDE_WINDOW, "executed before, and its reply is no longer kept")
-            elif not bundle.authentic(self.settings.group):
-                raise WireError("a bundle with a bad signature")
-            elif not self.pool.fits(bundle):
-                refusal = (frames.BUSY, "too many requests wait; try again")
-        if refusal is not None:
-            if client is not None:
-                reason, text = refusal
-                answer = Refusal(bundle.session, bundle.first, reason, text)
-                out.deliver(ToClient(client, pack_answer(answer)))
-            return
-        self.pool.add(bundle, self.beat, self.applied)
-        leader = self.machine.leader
-        if member is None and leader is not None and leader != self.me:
-            out.send(leader, b"\x02" + raw)
-
-    def _refuse_large(self, raw: bytes, client: bytes, out: ReplicaOut) -> None:
-        bundle = parse_bundle(raw, bytes_max=len(raw))
-        text = f"{len(raw)} bytes exceed the group's limit of {self.limits.bundle_bytes} a bundle"
-        answer = Refusal(bundle.session, bundle.first, frames.TOO_LARGE, text)
-        out.deliver(ToClient(client, pack_answer(answer)))
-
-    def _refusal(self, bundle: Bundle) -> tuple[int, str] | None:
-        """Why this member will not take the bundle, if so."""
-        if self.stopped is not None:
-            return frames.STOPPED, f"this member has stopped: {self.stopped}"[:400]
-        if self.silent:
-            return frames.STOPPED, "this member lost its disk and takes no part in this epoch"
-        listed = self.settings.listed_clients
-        if listed is not None and bundle.client not in listed:
-            return frames.NOT_LISTED, "this group serves listed clients only"
-        if bundle.kind == OPEN:
-            return None
-        session = self.state.sessions.get(bundle.client, bundle.session)
-        if session is None:
-            return frames.NO_SESSION, "no such session; its requests are never executed"
-        if not session.in_window(bundle.low, bundle.end, self.limits.session_window):
-            return frames.OUTSIDE_WINDOW, f"the session's window is {self.limits.session_window} requests wide"
-        if self.batches.oversize(bundle):
-            return frames.TOO_LARGE, f"an operation exceeds the group's limit of {self.limits.operation_bytes} bytes"
-        return None
-
-    def _known_reply(self, bundle: Bundle) -> Reply | None:
-        if bundle.kind == OPEN:
-            session = self.state.sessions.by_client.get(bundle.client)
-            if session is not None and bundle.payloads() == [session.nonce]:
-                return opening_reply(session)
-            return None
-        session = self.state.sessions.get(bundle.client, bundle.session)
-        reply = session.replies.get(bundle.first) if session is not None else None
-        return reply if reply is not None and reply.count == bundle.count else None
-
-    def _is_over(self, bundle: Bundle) -> bool:
-        if bundle.kind == OPEN:
-            opened = self.state.sessions.by_client.get(bundle.client)
-            return opened is not None and bundle.payloads()[0] < opened.nonce
-        session = self.state.sessions.get(bundle.client, bundle.session)
-        return session is not None and session.is_done(bundle.first, bundle.count)
-
-    def _on_read(self, client: bytes, read: Read, out: ReplicaOut) -> None:
-        text = self.stopped
-        if self.silent:
-            text = "this member takes no part in this epoch"
-        elif len(self._reads) >= self.limits.reads:
-            text = "too many reads wait; try again"
-        if text is not None:
-            out.deliver(ToClient(client, pack_answer(ReadRefusal(read.number, text[:400]))))
-            return
-        after = self.machine.highest_voted
-        pending = _PendingRead(client, read.number, read.operation, after)
-        if after <= self.applied:
-            self._answer_read(pending, out)
-        else:
-            self._reads.append(pending)
-
-    def _answer_reads(self, out: ReplicaOut) -> None:
-        if not self._reads:
-            return
-        due = [read for read in self._reads if read.after <= self.applied]
-        self._reads = [read for read in self._reads if read.after > self.applied]
-        for read in due:
-            self._answer_read(read, out)
-
-    def _answer_read(self, read: _PendingRead, out: ReplicaOut) -> None:
-        failed = 0
-        try:
-            result = self.state.application.read(read.operation)
-            if type(result) is not bytes:
-                raise TypeError(f"read returned {type(result).__name__}, not bytes")
-        except Exception as error:
-            failed, result = 1, error_text(error)
-        name = digest(bytes((failed,)), result)
-        answer = ReadAnswer(read.number, self.settings.epoch, self.applied, failed, name, result)
-        out.deliver(ToClient(read.client, pack_answer(answer)))
-
     # ------------------------------------------------------------------------------------------ the beat
 
     def _on_beat(self, out: ReplicaOut) -> None:
         self.beat += 1
         out.set_timer(("beat",), BEAT_TICKS)
         if self.beat % CLOCK_BEATS == 0 and not self.silent:
-            self._report_clock(out)
-        self._prune(out)
+            self.watch.report_clock(out)
+        self.clients.prune(out)
         self.batches.retry(out)
         self.catchup.on_beat(out)
         if self.stopped is None and not self.silent:
-            self._forward(out)
-            self._watch_leader(out)
+            self.clients.forward(out)
+            self.watch.on_beat(out)
         self._tell_status(out)
 
     def _tell_status(self, out: ReplicaOut) -> None:
@@ -892,93 +595,7 @@ class Replica:
             self._status_told, self._status_beat = now, self.beat
             out.broadcast(pack_control(Status(*now)))
 
-    def _prune(self, out: ReplicaOut) -> None:
-        """Drop bundles that can no longer be executed: their numbers ran in another bundle, or the session ended."""
-        for entry in list(self.pool.oldest()):
-            if self.beat - entry.beat < FORWARD_BEATS:
-                break
-            bundle = entry.bundle
-            if bundle.kind == OPEN:
-                over = self._known_reply(bundle) is not None or self._is_over(bundle)
-            else:
-                session = self.state.sessions.get(bundle.client, bundle.session)
-                over = session is None or session.is_done(bundle.first, bundle.count)
-            if over:
-                self.pool.remove((bundle.client, bundle.session, bundle.first))
-
-    def _forward(self, out: ReplicaOut) -> None:
-        """A request may have been lost on its way to the leader: forward what has waited, some at a time."""
-        leader = self.machine.leader
-        if leader is None or leader == self.me:
-            return
-        budget = self.limits.batch_bytes
-        for entry in self.pool.oldest():
-            age = self.beat - entry.beat
-            if age < FORWARD_BEATS or budget < 0:
-                break
-            if age % FORWARD_BEATS == 0:
-                out.send(leader, b"\x02" + entry.bundle.raw)
-                budget -= len(entry.bundle.raw)
-
-    def _watch_leader(self, out: ReplicaOut) -> None:
-        """Unfairness to one client, or to one member's clock, is a reason to replace the leader (FAULTS 31)."""
-        leader = self.machine.leader
-        if leader is None or leader == self.me or self._neglect_view == self.machine.view:
-            return
-        oldest = next(self.pool.oldest(), None)
-        passed_over = (
-            oldest is not None
-            and self.beat - oldest.beat >= PATIENCE_BEATS
-            and self.applied - oldest.applied >= 2 * self.settings.window
-        )
-        known = self.state.clock.reports.get(self.me)
-        if self._report_counter == 0 or (known is not None and known.counter >= self._report_watched):
-            self._report_beat, self._report_slot = self.beat, self.applied
-            self._report_watched = self._report_counter
-        unreported = (
-            self.beat - self._report_beat >= CLOCK_PATIENCE_BEATS
-            and self.applied - self._report_slot >= self.settings.window
-        )
-        if passed_over or unreported:
-            self._neglect_view = self.machine.view
-            self._report_beat, self._report_slot = self.beat, self.applied
-            self.give(Neglected(leader), out)
-
-    _report_beat_counter: int = 0
-
     # ------------------------------------------------------------------------------------------ agreed time
-
-    def _report_clock(self, out: ReplicaOut) -> None:
-        known = self.state.clock.reports.get(self.me)
-        self._report_counter = max(self._report_counter, known.counter if known is not None else 0) + 1
-        raw = make_bundle(
-            self.settings.clock_key, self.settings.group, CLOCK, self._report_counter, self.clock_ms, 0, ()
-        )
-        self._reports[self.me] = parse_bundle(raw, bytes_max=len(raw))
-        out.broadcast(b"\x02" + raw)
-
-    def _on_report(self, member: MemberId | None, bundle: Bundle) -> None:
-        if member is None or self.settings.member_keys.get(bundle.client) != member:
-            raise WireError("a clock report of somebody else")
-        held = self._reports.get(member)
-        if held is None or bundle.session > held.session:
-            self._reports[member] = bundle
-
-    def _reports_due(self) -> list[Bundle]:
-        """Reports that are news; checked only now, since most of them are overtaken before they are needed."""
-        due: list[Bundle] = []
-        for member in self.settings.members:
-            bundle = self._reports.get(member)
-            if bundle is None:
-                continue
-            known = self.state.clock.reports.get(member)
-            if known is not None and known.counter >= bundle.session:
-                continue
-            if member == self.me or bundle.authentic(self.settings.group):
-                due.append(bundle)
-                # Put into one batch only, unless that one is lost and a newer report comes.
-            del self._reports[member]
-        return due
 
     # ------------------------------------------------------------------------------------------ the rest
 
@@ -1020,9 +637,9 @@ class Replica:
 
     def check_own_vote(self, slot: Slot, certificate: Certificate, out: ReplicaOut) -> None:
         """A quorum's certificate with a vote of ours that we do not remember: our disk was rolled back (rule 16)."""
-        if slot > self._checkpoint_voted and not self.silent:
-            if any(vote.member == self.me for vote in certificate.votes):
-                self.halt(f"a checkpoint vote of ours at slot {slot} is not in our log: the disk was rolled back", out)
+        unknown = slot > self._checkpoint_voted and not self.silent
+        if unknown and any(vote.member == self.me for vote in certificate.votes):
+            self.halt(f"a checkpoint vote of ours at slot {slot} is not in our log: the disk was rolled back", out)
 
     def halt(self, reason: str, out: ReplicaOut) -> None:
         """Stop taking part, and say why."""

@@ -116,5 +116,6 @@ class Transfer:
 
     def chunks(self) -> list[bytes]:
         """All chunks, in order."""
-        assert self.complete and self.leaves is not None
+        assert self.complete
+        assert self.leaves is not None
         return [self.have[name] for name in self.leaves]

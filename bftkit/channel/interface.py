@@ -1,0 +1,174 @@
+"""A replica's face: what it is given, what goes in, and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import attrs
+
+from bftkit.channel import frames
+from bftkit.channel.checkpoints import Stable
+from bftkit.core.machine import MemberId, Out, Slot
+from bftkit.core.ordering import Plugin, SignerProtocol
+from bftkit.core.quorum import Quorum
+from bftkit.crypto.keys import SigningKey
+
+# ---------------------------------------------------------------------------------------------- inputs
+
+
+@attrs.frozen
+class FromClient:
+    """A frame from a client, known by its public key."""
+
+    client: bytes
+    frame: bytes
+
+
+@attrs.frozen
+class ClientLink:
+    """A link to this client came up; `binding` names it, the same on both sides."""
+
+    client: bytes
+    binding: bytes
+
+
+@attrs.frozen
+class Clock:
+    """This member's wall clock reads so many milliseconds since 1970. It may jump."""
+
+    now_ms: int
+
+
+@attrs.frozen
+class RoundEnd:
+    """Everything that was ready has been handed in."""
+
+
+@attrs.frozen
+class Saved:
+    """The checkpoint that `Save` asked for is durable."""
+
+    slot: Slot
+
+
+ReplicaInput: TypeAlias = FromClient | ClientLink | Clock | RoundEnd | Saved
+
+# ---------------------------------------------------------------------------------------------- outputs
+
+
+@attrs.frozen
+class ToClient:
+    """A frame for a client, if it is connected here."""
+
+    client: bytes
+    frame: bytes
+
+
+@attrs.frozen(eq=False)
+class Save:
+    """Make this stable checkpoint durable and answer `Saved`. Its view is frozen: another thread may do it."""
+
+    stable: Stable
+
+    def manifest(self) -> bytes:
+        """What `on_restore` wants beside the chunks."""
+        return frames.CONTROL_CODEC.encode(frames.Manifest(self.stable.certificate, self.stable.leaves))
+
+
+@attrs.frozen
+class Jot:
+    """Append this record to the log when convenient; nothing waits for it, and it may be lost in a crash."""
+
+    record: bytes
+    slot: Slot
+
+
+@attrs.frozen
+class StatusAsked:
+    """A client asks how this member is: answer with `pack_answer(StatusAnswer(number, text))`."""
+
+    client: bytes
+    number: int
+
+
+@attrs.frozen
+class Rotate:
+    """Start a new log segment with these standing records."""
+
+    standing: tuple[bytes, ...]
+
+
+@attrs.frozen
+class Cut:
+    """Log segments that concern nothing above this slot may go."""
+
+    slot: Slot
+
+
+@attrs.frozen
+class Halted:
+    """This member stopped taking part, for this reason; it still answers what it knows."""
+
+    reason: str
+
+
+ReplicaOutput: TypeAlias = ToClient | StatusAsked | Save | Jot | Rotate | Cut | Halted
+
+ReplicaOut: TypeAlias = Out[bytes, ReplicaOutput]
+
+# ---------------------------------------------------------------------------------------------- settings
+
+
+@attrs.frozen
+class Limits:
+    """Bounds on everything that a peer can fill."""
+
+    operation_bytes: int = 1 << 20
+    bundle_bytes: int = 2 << 20
+    batch_bytes: int = 1 << 20
+    """A batch is closed at this size; one bundle may exceed it."""
+    batch_requests: int = 1024
+    pool_bytes: int = 64 << 20
+    client_pool_bytes: int = 16 << 20
+    sessions: int = 10_000
+    session_window: int = 16_384
+    session_reply_bytes: int = 16 << 20
+    checkpoint_bytes: int = 32 << 20
+    """So many bytes of batches bring the next checkpoint forward (SAFETY rule 18)."""
+    reads: int = 10_000
+
+
+@attrs.frozen
+class ReplicaSettings:
+    """All that a replica is given and that never changes within an epoch."""
+
+    group: bytes
+    me: MemberId
+    members: tuple[MemberId, ...]
+    quorum: Quorum
+    plugin: Plugin
+    keyring: SignerProtocol
+    clock_key: SigningKey = attrs.field(repr=False)
+    """Signs this member's clock reports: its key of this epoch."""
+    member_keys: Mapping[bytes, MemberId]
+    """The members' public keys of this epoch."""
+    epoch: int = 0
+    parameters: Mapping[str, int] = attrs.field(factory=dict[str, int])
+    checkpoint_interval: int = 128
+    window: int = 256
+    limits: Limits = attrs.field(factory=Limits)
+    listed_clients: frozenset[bytes] | None = None
+    """None: the group is open to any client."""
+
+
+@attrs.frozen(eq=False)
+class Restored:
+    """What a restart found on the disk."""
+
+    records: Sequence[bytes] = ()
+    """The log's records in order, standing ones of older segments left out."""
+    checkpoint: tuple[Slot, bytes, Sequence[bytes]] | None = None
+    """Slot, manifest and chunks of the newest saved checkpoint."""
+    amnesic: bool = False
+    """The disk is empty, corrupt or was not synced: stay silent for the rest of the epoch (SAFETY rule 16)."""
