@@ -10,8 +10,11 @@ with each view that fails and halve again with progress (Castro 2001, section 2.
 - *Gap.* While requests wait and there is room for a proposal, a correct leader proposes at once. A period of `gap`
   ticks throughout which requests waited, with room and without one proposal, is a mark against the leader; a period
   in which it did propose takes one mark away. `MARKS_MAX` marks are too many.
-- *Rate.* Under demand a leader that decides less than `percent` of the best rate seen from anybody, for `SLOW_MAX`
-  spans of `SPAN` periods in a row, is too slow.
+- *Rate.* A leader that decides less than `percent` of the best rate seen from anybody, for `SLOW_MAX` spans in a row,
+  is too slow. The rate is counted by time under demand, or else a light load would make every leader look slow: a span
+  ends when requests were waiting at the end of `SPAN` periods, however long that takes, and all slots that were decided
+  meanwhile count. The best rate is taken from spans with several slots in flight only: at a load so light that each
+  slot travels alone, slots are far smaller and faster than any leader can make them under a heavy one.
 
 When everything is slow (a starved machine, a bad network) the leader is innocent, and a new one would do no better.
 So both rules relax after each leader that fell to them, by doubling the period and halving the share, and tighten
@@ -94,11 +97,13 @@ class Pace:
     decided: int = 0
     """In the present span."""
     periods: int = 0
-    """Periods under demand in the present span."""
+    """Periods of the present span that ended with requests waiting."""
+    busy_periods: int = 0
+    """Those of them that ended with several slots in flight."""
     slow_spans: int = 0
     quiet_spans: int = 0
     best: int = 0
-    """The most slots decided in a span under demand, for a period of `gap` ticks."""
+    """The most slots decided in a busy span, for a period of `gap` ticks."""
 
     @property
     def period(self) -> int:
@@ -107,7 +112,7 @@ class Pace:
 
     def new_leader(self) -> None:
         """Another leader starts without marks; what was the best rate stays."""
-        self.marks = self.proposals = self.decided = self.periods = self.slow_spans = 0
+        self.marks = self.proposals = self.decided = self.periods = self.busy_periods = self.slow_spans = 0
         self.unbroken = False
 
     def suspected(self) -> None:
@@ -115,15 +120,19 @@ class Pace:
         self.relax = min(self.relax + 1, RELAX_MAX)
         self.quiet_spans = 0
 
-    def period_passed(self, *, waiting: bool, room: bool) -> bool:
-        """Close a period; whether the leader is too slow. `room`: whether it could have proposed more."""
+    def period_passed(self, *, waiting: bool, room: bool, busy: bool) -> bool:
+        """Close a period; whether the leader is too slow.
+
+        `room`: whether it could have proposed more; `busy`: whether several slots are in flight.
+        """
         if self.proposals:
             self.marks = max(0, self.marks - 1)
         elif self.unbroken and waiting and room:
             self.marks += 1
         too_slow = self.marks >= MARKS_MAX
-        if waiting or self.proposals:
+        if waiting:
             self.periods += 1
+            self.busy_periods += busy
         if self.periods >= SPAN:
             too_slow = self._span_passed() or too_slow
         self.unbroken = waiting
@@ -135,10 +144,11 @@ class Pace:
         slow = rate * 100 < self.best * (self.percent >> self.relax)
         self.slow_spans = self.slow_spans + 1 if slow else 0
         if not slow:
-            self.best = max(self.best, rate)
+            if 2 * self.busy_periods >= self.periods:
+                self.best = max(self.best, rate)
             self.quiet_spans += 1
             if self.quiet_spans >= QUIET_SPANS and self.marks == 0:
                 self.quiet_spans = 0
                 self.relax = max(0, self.relax - 1)
-        self.decided = self.periods = 0
+        self.decided = self.periods = self.busy_periods = 0
         return self.slow_spans >= SLOW_MAX

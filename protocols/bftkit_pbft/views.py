@@ -5,7 +5,7 @@ What a view change and a new view must prove is in `view_change`; here is who sa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from bftkit.core.machine import STANDING, MemberId
 from bftkit.core.ordering import LeaderChanged
@@ -31,6 +31,9 @@ from .view_change import (
 
 if TYPE_CHECKING:
     from .machine import PbftMachine
+
+BUSY: Final = 2
+"""With so many slots in flight, the leader is under load."""
 
 # ----------------------------------------------------------------------------------- leaving a view
 
@@ -282,12 +285,12 @@ def take_choice(machine: PbftMachine, choice: Choice, signature: bytes, state: S
 def pace_due(machine: PbftMachine, out: Out) -> None:
     machine.pace_timer = False
     judged = machine.active and machine.leader != machine.setup.me
-    room = (
-        machine.headed - machine.delivered < machine.setup.parameter(RECORD, "pipeline_depth")
-        and machine.headed < machine.high
-    )
+    in_flight = machine.headed - machine.delivered
+    room = in_flight < machine.setup.parameter(RECORD, "pipeline_depth") and machine.headed < machine.high
     waiting, seen = machine.waiting, machine.pace.proposals
-    if judged and machine.pace.period_passed(waiting=waiting, room=room and machine.stop is None):
+    if judged and machine.pace.period_passed(
+        waiting=waiting, room=room and machine.stop is None, busy=in_flight >= BUSY
+    ):
         machine.pace.suspected()
         leave_view(machine, machine.view + 1, out)
     if waiting or seen:

@@ -193,7 +193,8 @@ def test_equivocation_is_proved_with_both_headers(seed: int) -> None:
     world.run_until(world.all_delivered, 20_000)
     assert lied(world, "m0")
     # No timeout was needed: the proof itself ended the view.
-    assert world.leaders and min(tick for tick, _, change in world.leaders if change.view == 1) < 300
+    assert world.leaders
+    assert min(tick for tick, _, change in world.leaders if change.view == 1) < 300
 
 
 @pytest.mark.parametrize("seed", range(6))

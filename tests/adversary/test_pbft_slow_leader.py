@@ -87,24 +87,40 @@ def test_a_leader_that_becomes_slow_falls_behind_its_own_best() -> None:
     assert results == [False] * (SLOW_MAX - 1) + [True]
 
 
-def spans(pace: Pace, decided: int) -> bool:
+def spans(pace: Pace, decided: int, busy: bool = True) -> bool:
     """One span under demand with a proposal in each period; whether it made the leader suspect."""
     suspect = False
     for _ in range(SPAN):
         pace.proposals = 1
         pace.decided += decided // SPAN
-        suspect = pace.period_passed(waiting=True, room=True) or suspect
+        suspect = pace.period_passed(waiting=True, room=True, busy=busy) or suspect
     return suspect
 
 
 def test_a_correct_leader_is_never_suspected_however_the_load_changes() -> None:
     world = OrderingWorld(PLUGIN, 4, 1, 0, 9, disk=Disk(0, 2), network=Network(1, 4), window=64)
-    for load in (1, 10, 40, 1, 0, 0, 30, 2):
-        for _ in range(15):
+    for load in (1, 10, 40, 1, 0, 30, 2, 40):
+        for _ in range(40):
             world.submit(load)
             world.run(100)
     world.run_until(world.all_delivered, 20_000)
     assert view(world) == 0
+
+
+def test_a_light_load_after_a_heavy_one_makes_nobody_slow() -> None:
+    """The rate is counted by time under demand."""
+    pace = Pace(GAP, 20)
+    assert not spans(pace, decided=5_000)
+    for _ in range(100 * SPAN):
+        # A slot now and then, decided long before the period's end.
+        pace.proposals = 1
+        pace.decided += 1
+        assert not pace.period_passed(waiting=False, room=True, busy=False)
+    # And a heavy load after a light one is not held against the tiny slots of the light one.
+    pace = Pace(GAP, 20)
+    assert not spans(pace, decided=5_000, busy=False)
+    for _ in range(2 * SLOW_MAX):
+        assert not spans(pace, decided=100)
 
 
 def test_a_period_without_demand_or_room_is_no_mark() -> None:
@@ -112,23 +128,23 @@ def test_a_period_without_demand_or_room_is_no_mark() -> None:
     for waiting, room in ((False, True), (True, False)):
         pace.unbroken = True
         for _ in range(10 * MARKS_MAX):
-            assert not pace.period_passed(waiting=waiting, room=room)
+            assert not pace.period_passed(waiting=waiting, room=room, busy=False)
             pace.unbroken = waiting
         assert pace.marks == 0
     # A request that came in the middle of a period has not waited through all of it.
     pace.unbroken = False
-    pace.period_passed(waiting=True, room=True)
+    pace.period_passed(waiting=True, room=True, busy=False)
     assert pace.marks == 0
-    pace.period_passed(waiting=True, room=True)
+    pace.period_passed(waiting=True, room=True, busy=False)
     assert pace.marks == 1
 
 
 def test_proposals_take_marks_away() -> None:
     pace = Pace(GAP, 5)
     for _ in range(20 * MARKS_MAX):
-        assert not pace.period_passed(waiting=True, room=True)
+        assert not pace.period_passed(waiting=True, room=True, busy=False)
         pace.proposals = 1
-        assert not pace.period_passed(waiting=True, room=True)
+        assert not pace.period_passed(waiting=True, room=True, busy=False)
 
 
 def test_suspicions_relax_the_rules_and_quiet_times_tighten_them() -> None:

@@ -78,13 +78,13 @@ def prepare(member: MemberId, slot: int, name: bytes, view: int = 0, leader: Mem
 
 def said(effects: list[Any], kind: type) -> list[Any]:
     """The messages of one kind that were sent."""
-    return [
-        effect.message for effect in effects if isinstance(effect, (Send, Broadcast)) and type(effect.message) is kind
-    ]
+    sent: list[Any] = [effect.message for effect in effects if type(effect) in (Send, Broadcast)]
+    return [message for message in sent if type(message) is kind]
 
 
 def outputs(effects: list[Any], kind: type) -> list[Any]:
-    return [effect.output for effect in effects if isinstance(effect, Deliver) and type(effect.output) is kind]
+    delivered: list[Any] = [effect for effect in effects if type(effect).__name__ == Deliver.__name__]
+    return [effect.output for effect in delivered if type(effect.output) is kind]
 
 
 def blamed(effects: list[Any]) -> list[tuple[MemberId, bool]]:
@@ -174,7 +174,7 @@ def test_votes_may_come_before_the_proposal() -> None:
 def test_a_group_of_one_writes_before_it_decides() -> None:
     alone = Play("m0", ("m0",), Quorum(1, 0))
     effects = alone.give(Propose(Batch(A, 1)))
-    kinds = [type(effect) for effect in effects]
+    kinds: list[type] = [type(effect) for effect in effects]
     assert kinds.index(Deliver) > max(index for index, kind in enumerate(kinds) if kind is Persist)
     assert outputs(effects, Decided) == [Decided(1, A)]
 

@@ -220,7 +220,7 @@ def test_timeouts_double_with_each_failed_view_and_shrink_with_progress() -> Non
     done(world)
     grown = machine(world, "m2").patience.timeout
     assert grown == 4 * BASE
-    opened = [tick for tick, member, change in world.leaders if change.view == 2 and change.leader == "m2"]
+    opened = [tick for tick, _, change in world.leaders if change.view == 2 and change.leader == "m2"]
     # One timeout for the first view, a doubled one for the second, and what the messages take.
     assert 3 * BASE <= min(opened) <= 4 * BASE
     for _ in range(2 * RECORD.parameters["shrink_after"].default):
