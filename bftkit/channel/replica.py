@@ -118,6 +118,7 @@ __all__ = [
     "Saved",
     "StatusAsked",
     "ToClient",
+    "own_record",
 ]
 
 BEAT_TICKS: Final = 100
@@ -129,6 +130,11 @@ _PROTOCOL_RECORD: Final = b"\x01"
 _BATCH_RECORD: Final = b"\x02"
 _DECIDED_RECORD: Final = b"\x03"
 _OWN_RECORD: Final = b"\x04"
+
+
+def own_record(checkpoint_voted: Slot, *, silent: bool) -> bytes:
+    """The standing record of a replica itself: its newest checkpoint vote, and whether it must stay silent."""
+    return _OWN_RECORD + pack_plain([checkpoint_voted, silent])
 
 
 @attrs.define
@@ -514,7 +520,7 @@ class Replica:
         self._try_stable(slot, out)
 
     def _own_record(self) -> bytes:
-        return _OWN_RECORD + pack_plain([self._checkpoint_voted, self.silent])
+        return own_record(self._checkpoint_voted, silent=self.silent)
 
     def on_vote(self, sender: MemberId, vote: CheckpointVote, out: ReplicaOut) -> None:
         """Another member's checkpoint vote."""

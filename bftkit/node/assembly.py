@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import secrets
 import sys
 from collections.abc import Callable
 from typing import Any, cast
@@ -25,13 +24,9 @@ from bftkit.network.session import Identity
 from bftkit.network.tcp import TcpHub
 from bftkit.node.folders import MemberFolder
 from bftkit.node.node import Adversary, Node
+from bftkit.node.recovery import open_storage
 from bftkit.service import ServiceError, checked_service
-from bftkit.storage.disk import DiskDirectory
 from bftkit.storage.files import StorageError
-from bftkit.storage.head import SALT_SIZE
-from bftkit.storage.log import Durability, Log, LogCorrupt, LogMissing, MemoryLog, RecordLog, set_aside
-from bftkit.storage.snapshots import MemorySnapshots, SnapshotCorrupt, SnapshotStore
-from bftkit.storage.sqlite_snapshots import SqliteSnapshots, set_database_aside
 
 logger = logging.getLogger("bftkit.node")
 
@@ -97,70 +92,6 @@ def genesis_settings(genesis: Genesis, me: MemberId, key: SigningKey) -> Replica
         ),
         listed_clients=frozenset(genesis.clients) if genesis.client_policy == "listed" else None,
     )
-
-
-def open_storage(folder: MemberFolder) -> tuple[RecordLog, SnapshotStore, Restored]:
-    """The member's disk, and what it remembers.
-
-    A disk that is empty, damaged or was not synced makes the member *silent* for the rest of the epoch (SAFETY rules
-    15 and 16): it follows the group, and promises nothing. Raises `StorageFailed`, `LogMismatch`, `StorageBusy`.
-    """
-    durability = Durability(folder.settings.durability)
-    started_before = folder.path / folder.settings.data / "started"
-    if durability is Durability.MEMORY:
-        # Nothing is kept, so whoever was started before has forgotten what it promised then.
-        amnesic = started_before.exists()
-        started_before.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        started_before.touch(mode=0o600)
-        return MemoryLog(), MemorySnapshots(), Restored(amnesic=amnesic)
-    directory = DiskDirectory(folder.log)
-    directory.lock()
-    group, identity = folder.genesis.group_id, folder.identity.public
-    amnesic = False
-    records: list[bytes] = []
-    log: RecordLog
-    try:
-        log, recovered = Log.open(directory, group=group, identity=identity, durability=durability)
-        records = [entry.payload for entry in recovered.records]
-        if recovered.torn_bytes:
-            logger.warning("cut a torn tail of %d bytes: nothing in it was ever acknowledged", recovered.torn_bytes)
-        if durability is Durability.ASYNC and records:
-            amnesic = True  # what the kernel had not written yet may be gone, and nobody can tell
-    except (LogMissing, LogCorrupt) as error:
-        logger.error("%s: this member has forgotten what it promised, and stays silent in this epoch", error)
-        set_aside(directory)
-        Log.create(directory, group=group, identity=identity, salt=secrets.token_bytes(SALT_SIZE))
-        log, _ = Log.open(directory, group=group, identity=identity, durability=durability)
-        amnesic = True
-    snapshots, checkpoint = _open_snapshots(folder)
-    if amnesic and not records:
-        checkpoint = None
-    return log, snapshots, Restored(records, checkpoint, amnesic)
-
-
-def _open_snapshots(
-    folder: MemberFolder,
-) -> tuple[SnapshotStore, tuple[int, bytes, list[bytes]] | None]:
-    path = folder.snapshots / SNAPSHOTS_FILE
-    try:
-        store = SqliteSnapshots(path)
-    except SnapshotCorrupt as error:
-        logger.error("%s; the checkpoint is fetched from the group", error)
-        set_database_aside(path)
-        store = SqliteSnapshots(path)
-    from bftkit.channel.frames import CONTROL_CODEC, Manifest
-
-    for slot, packed in reversed(store.checkpoints()):
-        try:
-            manifest = CONTROL_CODEC.decode(packed)
-            assert isinstance(manifest, Manifest)
-            chunks = [store.chunk(leaf) for leaf in manifest.leaves]
-        except SnapshotCorrupt as error:
-            logger.error("the checkpoint at slot %d is damaged (%s); trying the one before", slot, error)
-            continue
-        if all(chunk is not None for chunk in chunks):
-            return store, (slot, packed, [chunk for chunk in chunks if chunk is not None])
-    return store, None
 
 
 @attrs.define(eq=False)

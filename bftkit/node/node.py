@@ -59,7 +59,7 @@ from bftkit.core.machine import (
 from bftkit.network.addresses import Address
 from bftkit.network.hub import Hub, LinkUp
 from bftkit.storage.files import DiskFull
-from bftkit.storage.log import RecordLog
+from bftkit.storage.log import Durability, RecordLog
 from bftkit.storage.snapshots import SnapshotStore
 
 logger = logging.getLogger("bftkit.node")
@@ -295,7 +295,8 @@ class Node:
             self._gated = False
             self.counters.sync_rounds += 1
         hub.flush()
-        if appended:
+        if appended and (self._seal_at == float("inf") or log.durability is Durability.FSYNC):
+            # A log that syncs is sealed once it is idle; one that does not is settled every so often, busy or not.
             self._seal_at = hub.clock() + SEAL_SECONDS
         if log.full:
             await self._when_not_full(partial(log.rotate, self.replica.standing()))

@@ -1,0 +1,97 @@
+"""What a member finds on its disk when it starts, and what that makes of it.
+
+A disk that is empty, damaged or was not synced makes the member *silent* for the rest of the epoch (SAFETY rules 15
+and 16): it follows the group and promises nothing, since it may have promised something else before. A damaged
+checkpoint is no such loss: the one before serves, or the state is fetched from the group.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Final
+
+from bftkit.channel.frames import CONTROL_CODEC, Manifest
+from bftkit.channel.interface import Restored
+from bftkit.channel.replica import own_record
+from bftkit.core.wire import WireError
+from bftkit.node.folders import MemberFolder
+from bftkit.storage.disk import DiskDirectory
+from bftkit.storage.head import SALT_SIZE
+from bftkit.storage.log import Durability, Log, LogCorrupt, LogMissing, MemoryLog, RecordLog, set_aside
+from bftkit.storage.snapshots import MemorySnapshots, SnapshotCorrupt, SnapshotStore
+from bftkit.storage.sqlite_snapshots import SqliteSnapshots, set_database_aside
+
+logger = logging.getLogger("bftkit.node")
+
+SNAPSHOTS_FILE: Final = "checkpoints.db"
+STARTED_FILE: Final = "started"
+"""Says that a member without synced records was started before."""
+
+FoundCheckpoint = tuple[int, bytes, list[bytes]]
+"""Slot, manifest and chunks."""
+
+
+def open_storage(folder: MemberFolder) -> tuple[RecordLog, SnapshotStore, Restored]:
+    """The member's disk, and what it remembers. Raises `StorageFailed`, `LogMismatch`, `StorageBusy`, `DiskFull`."""
+    durability = Durability(folder.settings.durability)
+    if durability is Durability.MEMORY:
+        return MemoryLog(), MemorySnapshots(), Restored(amnesic=_started_before(folder))
+    directory = DiskDirectory(folder.log)
+    directory.lock()
+    group, identity = folder.genesis.group_id, folder.identity.public
+    # What the kernel had not written when the power went is gone, and nobody can tell (durability `async`).
+    amnesic = durability is Durability.ASYNC and _started_before(folder)
+    try:
+        log, recovered = Log.open(directory, group=group, identity=identity, durability=durability)
+    except (LogMissing, LogCorrupt) as error:
+        logger.error("%s: this member has forgotten what it promised, and stays silent in this epoch", error)
+        set_aside(directory)
+        # The remark is in the new log from its first byte on, or a crash right now would make us look new.
+        remark = own_record(0, silent=True)
+        salt = secrets.token_bytes(SALT_SIZE)
+        Log.create(directory, group=group, identity=identity, salt=salt, standing=[remark])
+        log, recovered = Log.open(directory, group=group, identity=identity, durability=durability)
+        amnesic = True
+    if recovered.torn_bytes:
+        logger.warning("cut a torn tail of %d bytes: nothing in it was ever acknowledged", recovered.torn_bytes)
+    snapshots = _open_snapshots(folder)
+    records = [entry.payload for entry in recovered.records]
+    return log, snapshots, Restored(records, _newest_checkpoint(snapshots), amnesic)
+
+
+def _started_before(folder: MemberFolder) -> bool:
+    marker = folder.path / folder.settings.data / STARTED_FILE
+    before = marker.exists()
+    marker.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    marker.touch(mode=0o600)
+    return before
+
+
+def _open_snapshots(folder: MemberFolder) -> SnapshotStore:
+    path = folder.snapshots / SNAPSHOTS_FILE
+    try:
+        store = SqliteSnapshots(path)
+        store.checkpoints()
+        return store
+    except SnapshotCorrupt as error:
+        logger.error("%s; the checkpoint is fetched from the group", error)
+        set_database_aside(path)
+        return SqliteSnapshots(path)
+
+
+def _newest_checkpoint(store: SnapshotStore) -> FoundCheckpoint | None:
+    """The newest checkpoint that is whole."""
+    for slot, packed in reversed(store.checkpoints()):
+        try:
+            manifest = CONTROL_CODEC.decode(packed)
+            if not isinstance(manifest, Manifest):
+                raise WireError("this is no manifest")
+            chunks = [store.chunk(leaf) for leaf in manifest.leaves]
+        except (SnapshotCorrupt, WireError) as error:
+            logger.error("the checkpoint at slot %d is damaged (%s)", slot, error)
+            continue
+        whole = [chunk for chunk in chunks if chunk is not None]
+        if len(whole) == len(chunks):
+            return slot, packed, whole
+    return None
