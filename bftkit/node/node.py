@@ -57,7 +57,7 @@ from bftkit.core.machine import (
     TimerKey,
 )
 from bftkit.network.addresses import Address
-from bftkit.network.hub import Hub, LinkUp
+from bftkit.network.hub import Hub, LinkUp, Received
 from bftkit.storage.files import DiskFull
 from bftkit.storage.log import Durability, RecordLog
 from bftkit.storage.snapshots import SnapshotStore
@@ -67,6 +67,10 @@ logger = logging.getLogger("bftkit.node")
 SEAL_SECONDS: Final = 0.2
 """So long after the last record the log is sealed (see ADR 0005)."""
 DISK_FULL_SECONDS: Final = 0.25
+LINGER_SECONDS: Final = 0.001
+"""So long a round waits for more in the hub itself, before it lets other tasks wait with it."""
+YIELD_SECONDS: Final = 0.01
+"""Other tasks of the process get a turn at least this often."""
 
 
 class Adversary(Protocol):
@@ -160,6 +164,7 @@ class Node:
         self._gated = False
         self._stopping = False
         self._seal_at = float("inf")
+        self._yield_at = 0.0
         self._started = time.monotonic()
         self._blamed: dict[tuple[MemberId, str], int] = {}
         self.evidence: list[tuple[MemberId, str, bytes]] = []
@@ -199,8 +204,7 @@ class Node:
 
     async def _round(self, nursery: trio.Nursery) -> None:
         hub, replica = self.hub, self.replica
-        await hub.wait(min(self._timers.next(), self._seal_at, hub.deadline()))
-        received = hub.poll()
+        received = await self._receive()
         out: ReplicaOut = Out()
         self.counters.rounds += 1
         replica.on_input(self._clock(), out)
@@ -226,6 +230,23 @@ class Node:
         if now >= self._seal_at:
             self._seal_at = float("inf")
             self.log.seal()
+
+    async def _receive(self) -> Received:
+        """What is ready, once anything is.
+
+        The answer to what was just sent is often there within a millisecond; waiting for it in the selector itself
+        costs a third of what waiting through trio does. Other tasks get their turn between.
+        """
+        hub = self.hub
+        now = hub.clock()
+        due = min(self._timers.next(), self._seal_at, hub.deadline())
+        if now < self._yield_at and not self._saved:
+            received = hub.poll(max(0.0, min(LINGER_SECONDS, due - now)))
+            if received or due <= now:
+                return received
+        self._yield_at = hub.clock() + YIELD_SECONDS
+        await hub.wait(due)
+        return hub.poll()
 
     @staticmethod
     def _heard(adversary: Adversary, peer: MemberId, frames: list[bytes]) -> list[bytes]:
