@@ -7,10 +7,12 @@ nothing here knows more about a member than an operator would.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -45,12 +47,12 @@ class ProcessGroup:
         self._environment = environment
         self._running: dict[MemberId, _Running] = {}
 
-    def start(self, member: MemberId, *options: str) -> None:
-        """Start a member; `wait_ready` waits for it."""
+    def start(self, member: MemberId, *options: str, under: Sequence[str] = ()) -> None:
+        """Start a member; `wait_ready` waits for it. `under`: a command that runs it (and becomes it), such as strace."""
         assert member not in self._running
         log = (self.directory / f"{member}.log").open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", "bftkit", "node", "run", str(self.directory / member), "--json", *options],
+            [*under, sys.executable, "-m", "bftkit", "node", "run", str(self.directory / member), "--json", *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -59,13 +61,27 @@ class ProcessGroup:
         )
         self._running[member] = _Running(process, log)
 
+    def start_all(self, members: Sequence[MemberId] | None = None) -> None:
+        """Start several members, or all, and wait until they run. Raises `ProcessFailed`."""
+        chosen = self.members if members is None else tuple(members)
+        for member in chosen:
+            self.start(member)
+        for member in chosen:
+            self.wait_ready(member)
+
     def wait_ready(self, member: MemberId) -> None:
         """Until the member says that it runs. Raises `ProcessFailed`."""
         running = self._running[member]
-        assert running.process.stdout is not None
-        line = running.process.stdout.readline()
+        process = running.process
+        assert process.stdout is not None
+        if not select.select([process.stdout], [], [], READY_SECONDS)[0]:
+            process.kill()
+            process.wait()
+            self._reap(member)
+            raise ProcessFailed(f"{member} was not ready after {READY_SECONDS:g} s: {self.log_tail(member)}")
+        line = process.stdout.readline()  # a process tells that it is ready in one write, or ends
         if b'"ready"' not in line:
-            code = running.process.wait(READY_SECONDS)
+            code = process.wait(READY_SECONDS)
             self._reap(member)
             raise ProcessFailed(f"{member} ended with exit code {code}: {self.log_tail(member)}")
 
@@ -91,19 +107,23 @@ class ProcessGroup:
         """The process's id."""
         return self._running[member].process.pid
 
+    def log_text(self, member: MemberId) -> str:
+        """All that the member wrote to its log, over all its lives."""
+        path = self.directory / f"{member}.log"
+        return path.read_text("utf-8", "replace") if path.exists() else ""
+
     def log_tail(self, member: MemberId, lines: int = 3) -> str:
         """The last lines that the member wrote to its log."""
-        path = self.directory / f"{member}.log"
-        text = path.read_text("utf-8", "replace") if path.exists() else ""
-        return " | ".join(text.strip().splitlines()[-lines:])
+        return " | ".join(self.log_text(member).strip().splitlines()[-lines:])
 
-    def stop(self) -> dict[MemberId, int]:
-        """SIGTERM to all, SIGKILL to those that do not end in time; their exit codes."""
-        for running in self._running.values():
-            running.process.send_signal(signal.SIGTERM)
+    def stop(self, members: Sequence[MemberId] | None = None) -> dict[MemberId, int]:
+        """SIGTERM to these (or all), SIGKILL to those that do not end in time; their exit codes."""
+        chosen = [member for member in (self.members if members is None else members) if member in self._running]
+        for member in chosen:
+            self._running[member].process.send_signal(signal.SIGTERM)
         end = time.monotonic() + STOP_SECONDS
         codes: dict[MemberId, int] = {}
-        for member in list(self._running):
+        for member in chosen:
             process = self._running[member].process
             try:
                 codes[member] = process.wait(max(0.1, end - time.monotonic()))
