@@ -300,7 +300,6 @@ class PbftMachine(Forkable):
         if not self.setup.keyring.verify(leader, m.VOTE, m.vote_statement(self.view, slot, digest), signature):
             out.blame(sender, "a header that the leader did not sign")
             return False
-        self.pace.proposals += 1
         self.head(slot, state, digest, signature)
         state.holders = holders
         self.compare_prepares(slot, state, out)
@@ -355,6 +354,8 @@ class PbftMachine(Forkable):
         assert not state.signature
         signature = self.setup.keyring.sign(m.VOTE, m.vote_statement(self.view, slot, digest))
         self.record_vote(slot, state, signature, out)
+        # A header without its bytes is no proposal yet.
+        self.pace.proposals += not state.from_new_view
         out.broadcast(m.Prepare(self.view, slot, digest, state.leader_signature, signature))
         self.try_prepare(slot, state, out)
 

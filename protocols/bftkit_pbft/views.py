@@ -285,8 +285,10 @@ def take_choice(machine: PbftMachine, choice: Choice, signature: bytes, state: S
 def pace_due(machine: PbftMachine, out: Out) -> None:
     machine.pace_timer = False
     judged = machine.active and machine.leader != machine.setup.me
-    in_flight = machine.headed - machine.delivered
-    room = in_flight < machine.setup.parameter(RECORD, "pipeline_depth") and machine.headed < machine.high
+    in_flight = in_work(machine)
+    room = (
+        in_flight < machine.setup.parameter(RECORD, "pipeline_depth") and machine.delivered + in_flight < machine.high
+    )
     waiting, seen = machine.waiting, machine.pace.proposals
     if judged and machine.pace.period_passed(
         waiting=waiting, room=room and machine.stop is None, busy=in_flight >= BUSY
@@ -296,3 +298,15 @@ def pace_due(machine: PbftMachine, out: Out) -> None:
     if waiting or seen:
         machine.pace_timer = True
         out.set_timer(PACE, machine.pace.period)
+
+
+def in_work(machine: PbftMachine) -> int:
+    """How many slots in a row, from the first undecided one on, have this member's vote.
+
+    Slots further ahead, or without their bytes, do not count: a leader could keep the pipeline full with those and have
+    an excuse for proposing nothing.
+    """
+    slot = machine.delivered + 1
+    while (state := machine.slots.get(slot)) is not None and state.signature:
+        slot += 1
+    return slot - machine.delivered - 1

@@ -136,6 +136,9 @@ def test_votes_for_another_digest_or_by_one_member_twice_do_not_count() -> None:
         backup.hear("m3", m.Commit(0, 1, A))
     backup.hear("m2", m.Commit(0, 1, B))
     backup.hear("m0", m.Commit(1, 1, A))
+    assert backup.machine.delivered == 0
+    backup.hear("m2", m.Commit(1, 1, A))
+    assert backup.machine.slots[1].committed is None
     assert not said(backup.hear("m2", attrs.evolve(prepare("m2", 1, A), signature=bytes(64))), m.Commit)
     assert backup.machine.delivered == 0
 

@@ -250,8 +250,10 @@ def test_a_member_that_suspects_alone_delivers_what_the_others_decide() -> None:
     done(world)
     assert machine(world, "m0").view == 0
     assert machine(world, "m3").view == 1
-    # With f + 1 suspicions everybody follows.
+    # With f + 1 suspicions everybody follows at once, without a timeout of its own.
     world.input("m2", Neglected("m0"))
+    world.run(100)
+    assert {machine(world, member).leader for member in world.members} == {"m1"}
     world.submit(5)
     done(world)
     assert {machine(world, member).leader for member in world.members} == {"m1"}
