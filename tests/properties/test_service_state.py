@@ -50,9 +50,13 @@ def chunks(machine: Application) -> list[bytes]:
     return [view.chunk(index) for index in range(view.count)]
 
 
+def kind_of(value: object) -> type[object]:
+    return type(value)
+
+
 def shape(value: Any) -> object:
     """The value with all its types and the order of dictionaries, and without the order of sets."""
-    kind: type[Any] = type(value)
+    kind = kind_of(value)
     if kind in (list, tuple):
         return kind, [shape(item) for item in value]
     if kind is dict:
@@ -180,9 +184,9 @@ class Walker(StateMachine):
 
 def change_deep_inside(value: Any, item: Any) -> None:
     """Changes a container as deep as there is one."""
-    is_dictionary = type(value) is dict
+    is_dictionary = kind_of(value) is dict
     inner: Any = next(iter(value.values() if is_dictionary else value), None)
-    if type(inner) in (list, dict, tuple):
+    if kind_of(inner) in (list, dict, tuple):
         change_deep_inside(inner, item)
     elif is_dictionary:
         value["new"] = item
