@@ -48,6 +48,7 @@ class CatchUp:
         self.transfer: Transfer | None = None
         self._claims: dict[Slot, dict[MemberId, Digest]] = {}
         self._applied_at_beat: Slot = 0
+        self._stable_at_beat: Slot = 0
         self._progress: tuple[int, int] = (0, 0)
         self._manifest_asked = False
 
@@ -94,6 +95,8 @@ class CatchUp:
             case NotHere(slot):
                 if self.transfer is not None and self.transfer.slot == slot:
                     self.transfer.drop(sender)
+                    if self.transfer.leaves is None:
+                        self._ask_manifest(self.transfer, out)
                     self._continue(out)
             case _:
                 raise WireError(f"unexpected message {type(message).__name__}")
@@ -102,6 +105,7 @@ class CatchUp:
         """Every beat: retry what did not come."""
         replica = self._replica
         self._applied_at_beat = replica.applied
+        self._stable_at_beat = replica.checkpoints.stable
         transfer = self.transfer
         if transfer is None:
             return
@@ -125,6 +129,7 @@ class CatchUp:
         if status.epoch != replica.settings.epoch:
             return
         self.peers[sender] = status
+        self._offer_certificate(sender, status, out)
         # Who is behind by less than a beat is about to get there without help.
         if status.applied >= min(self._applied_at_beat, replica.applied):
             return
@@ -137,8 +142,17 @@ class CatchUp:
             return
         names: list[Digest] = []
         for slot in range(first, min(replica.applied, first + CLAIMS_AT_ONCE - 1) + 1):
+            if slot not in history:
+                break  # jumped over by a state transfer
             names.append(history[slot])
         out.send(sender, pack_control(DecidedClaims(status.epoch, first, tuple(names))))
+
+    def _offer_certificate(self, sender: MemberId, status: Status, out: ReplicaOut) -> None:
+        """Votes were lost: whoever has executed a checkpoint's slot lacks nothing but its certificate."""
+        for stable in reversed(self._replica.checkpoints.kept):
+            if status.stable < stable.slot <= min(status.applied, self._stable_at_beat):
+                out.send(sender, pack_control(CheckpointProof(status.epoch, stable.certificate)))
+                return
 
     def _on_claims(self, sender: MemberId, message: DecidedClaims) -> None:
         replica = self._replica
@@ -162,10 +176,13 @@ class CatchUp:
             return
         # Looked at before the signatures are: most proofs are news to nobody.
         slot, _ = frames.parse_checkpoint_body(message.certificate.body)
-        if slot <= replica.applied or (self.transfer is not None and slot <= self.transfer.slot):
+        if slot <= replica.checkpoints.stable or (self.transfer is not None and slot <= self.transfer.slot):
             return
         slot, root = replica.checkpoints.check(message.certificate)
         replica.check_own_vote(slot, message.certificate, out)
+        if slot <= replica.applied:
+            replica.on_certified(slot, root, message.certificate, out)
+            return
         self._begin(slot, root, message.certificate, out)
 
     def _begin(self, slot: Slot, root: Digest, certificate: Certificate, out: ReplicaOut) -> None:
@@ -249,6 +266,7 @@ class CatchUp:
         self.transfer = None
         assert transfer.leaves is not None
         replica.state.restore(transfer.slot, transfer.chunks())
+        replica.on_jump()
         self.forget(transfer.slot)
         stable = Stable(transfer.slot, transfer.root, transfer.certificate, transfer.leaves, replica.state.view())
         replica.settle(stable, out)

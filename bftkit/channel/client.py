@@ -428,14 +428,30 @@ class ClientMachine:
         else:
             del self._in_flight[bundle.first]
             unknown = refusal.reason == frames.OUTSIDE_WINDOW
-            out.deliver(NotExecuted(bundle.first, bundle.count, refusal.text, unknown))
+            self._give_up(bundle.first, bundle.count, refusal.text, out, unknown=unknown)
+            self._send_queue(out)
 
     def _fail_queue(self, reason: str, out: ClientOut) -> None:
         first, count = self._queue_first, len(self._queue)
         self._queue.clear()
         self._queue_first += count
         if count:
-            out.deliver(NotExecuted(first, count, reason))
+            self._give_up(first, count, reason, out)
+
+    def _give_up(self, first: int, count: int, reason: str, out: ClientOut, *, unknown: bool = False) -> None:
+        out.deliver(NotExecuted(first, count, reason, unknown))
+        for number in range(first, first + count):
+            read = self._ordered_reads.pop(number, None)
+            if read is None:
+                continue
+            if not unknown:
+                out.deliver(ReadDone(read.token, FAILED, reason.encode()))
+            else:
+                # A read changes nothing, so it may be asked again under another number: its caller still waits.
+                self._queue.append(read.operation)
+                self._ordered_reads[self.next_number] = read
+                read.ordered_as = self.next_number
+                self.next_number += 1
 
     def _reopen(self, out: ClientOut) -> None:
         """The group ended the session: what was under way may have been executed before that, or never will."""
@@ -444,7 +460,7 @@ class ClientMachine:
         self.session = 0
         for bundle in lost:
             text = "the group ended this session; whether the operation was executed before is not known"
-            out.deliver(NotExecuted(bundle.first, bundle.count, text, True))
+            self._give_up(bundle.first, bundle.count, text, out, unknown=True)
         self._send_queue(out)
 
     # -------------------------------------------------------------------------------------------- reads

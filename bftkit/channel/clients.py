@@ -125,6 +125,9 @@ class ClientDesk:
             return None
         session = replica.state.sessions.get(bundle.client, bundle.session)
         if session is None:
+            if bundle.session >> 20 > replica.applied:
+                # A session's number begins with the slot that opened it, and this member has not got there yet.
+                return frames.BUSY, "this member is behind and does not know the session yet"
             return frames.NO_SESSION, "no such session; its requests are never executed"
         if not session.in_window(bundle.low, bundle.end, replica.limits.session_window):
             return frames.OUTSIDE_WINDOW, f"the session's window is {replica.limits.session_window} requests wide"

@@ -25,7 +25,7 @@ import attrs
 from bftkit.channel import frames
 from bftkit.channel.agreed_time import AgreedClock
 from bftkit.channel.application import Application
-from bftkit.channel.batches import BatchStore, StoredBatch
+from bftkit.channel.batches import SERVED_AT_ONCE, BatchStore, StoredBatch
 from bftkit.channel.bundles import make_batch
 from bftkit.channel.catchup import CatchUp
 from bftkit.channel.checkpoints import Checkpoints, Stable
@@ -123,6 +123,8 @@ __all__ = [
 
 BEAT_TICKS: Final = 100
 """The replica's own rhythm: forwarding, status, retries."""
+VOTE_BEATS: Final = 5
+"""Votes for checkpoints that are not stable are sent again every so many beats."""
 IDLE_BEATS: Final = 10
 """An idle member tells its status every so many beats."""
 # Kinds of log records.
@@ -455,7 +457,6 @@ class Replica:
 
     def _advance(self, out: ReplicaOut, *, replay: bool = False) -> None:
         """Execute whatever is decided next and here (SAFETY rule 7)."""
-        moved = False
         while self.stopped is None:
             slot = self.applied + 1
             name = self.history.get(slot)
@@ -470,7 +471,7 @@ class Replica:
                 stored = self.batches.get(name)
                 if stored is None:
                     if not replay:
-                        self.batches.want(name, slot, self.catchup.claimers(slot, name) or self.others, out)
+                        self._want_from(slot, out)
                     break
                 self._execute(slot, stored, out, replay=replay)
             self.history[slot] = name
@@ -481,10 +482,17 @@ class Replica:
                 self.counters.learned += 1
                 if not self.silent:
                     self.give(Learned(slot, name), out)
-            moved = True
             self._after_slot(slot, out)
-        if moved:
-            self.clients.answer_reads(out)
+        self.clients.answer_reads(out)
+
+    def _want_from(self, first: Slot, out: ReplicaOut) -> None:
+        """Ask for the bytes of the next slots, several at a time: one after the other would take too long."""
+        for slot in range(first, first + SERVED_AT_ONCE):
+            name = self.history.get(slot) or self.catchup.learned.get(slot)
+            if name is None:
+                break
+            if name != NO_DIGEST and self.batches.get(name) is None:
+                self.batches.want(name, slot, self.catchup.claimers(slot, name) or self.others, out)
 
     def _execute(self, slot: Slot, stored: StoredBatch, out: ReplicaOut, *, replay: bool) -> None:
         stored.slot = max(stored.slot, slot)
@@ -541,7 +549,13 @@ class Replica:
             if self.checkpoints.is_divergent(slot):
                 self.halt(f"the members' states differ at slot {slot}: no digest can reach a quorum", out)
             return
-        root, certificate = certified
+        self.on_certified(slot, *certified, out)
+
+    def on_certified(self, slot: Slot, root: Digest, certificate: Certificate, out: ReplicaOut) -> None:
+        """A quorum's certificate for a slot that was executed here, from votes or from another member."""
+        ready = self.checkpoints.ready.get(slot)
+        if ready is None:
+            return  # not hashed yet
         mine, hashed = ready
         if root != mine:
             self.halt(f"this member's state differs from the quorum's at slot {slot}", out)
@@ -556,6 +570,19 @@ class Replica:
         self._forget()
         if not self.silent:
             self._tell_stable(stable, out)
+
+    def on_jump(self) -> None:
+        """The state was fetched: what was proposed and counted below it is over."""
+        self._bytes_since_checkpoint = 0
+        self._in_flight_batches = 0
+        self.pool.land()
+
+    def _vote_again(self, out: ReplicaOut) -> None:
+        """Checkpoints that are not stable yet: votes may have been lost, and nothing else would bring them again."""
+        for slot in sorted(self.checkpoints.ready):
+            vote = self.checkpoints.votes.get(slot, {}).get(self.me)
+            if vote is not None:
+                out.broadcast(pack_control(CheckpointVote(self.settings.epoch, slot, *vote)))
 
     def _forget(self) -> None:
         """Drop what lies at or below the older kept checkpoint (SAFETY rule 18)."""
@@ -589,6 +616,8 @@ class Replica:
         self.clients.prune(out)
         self.batches.retry(out)
         self.catchup.on_beat(out)
+        if self.beat % VOTE_BEATS == 0:
+            self._vote_again(out)
         if self.stopped is None and not self.silent:
             self.clients.forward(out)
             self.watch.on_beat(out)

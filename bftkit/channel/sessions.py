@@ -83,6 +83,10 @@ class Session:
 
     def keep(self, reply: Reply, bytes_max: int) -> None:
         """Keep a reply for retries; the oldest make room when the client lets too many pile up."""
+        known = self.replies.get(reply.first)
+        if known is not None:
+            # Overlapping bundles. The sum must be that of what is kept: a member that loads the table computes it anew.
+            self.reply_bytes -= len(known.results)
         self.replies[reply.first] = reply
         self.reply_bytes += len(reply.results)
         while self.reply_bytes > bytes_max and len(self.replies) > 1:

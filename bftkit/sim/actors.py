@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -76,7 +77,7 @@ class Actor:
         self._tokens = 0
         self._timer_serial = 0
         self._last_values: dict[bytes, bytes] = {}
-        self._step(lambda out: self.machine.on_start(out))
+        self._step(self.machine.on_start)
 
     @property
     def outstanding(self) -> int:
@@ -197,10 +198,9 @@ class Actor:
 
         self._step(step)
 
-    def _step(self, call: object) -> None:
+    def _step(self, call: Callable[[ClientOut], None]) -> None:
         if self.stopped:
             return
-        assert callable(call)
         out: ClientOut = Out()
         call(out)
         self._carry_out(out)
@@ -227,7 +227,7 @@ class Actor:
                 case SetTimer(key, ticks):
                     self._timer_serial += 1
                     serial = self._timer_serial
-                    world.after(ticks, lambda key=key, serial=serial: self._on_timer(key, serial))
+                    world.after(ticks, partial(self._on_timer, key, serial))
                 case Draw(key, choices):
                     inner: ClientOut = Out()
                     self.machine.on_draw(key, world.random.randrange(choices), inner)
@@ -274,7 +274,8 @@ class Actor:
         asked = self.reading.pop(token)
         self.told.reads += 1
         self.reads[token] = (status, result)
-        assert asked.call is not None and asked.model is not None
+        assert asked.call is not None
+        assert asked.model is not None
         if status == OK:
             self.world.history.ok(asked.call, self._decode(asked.model, result), self.world.now)
         else:
@@ -303,7 +304,8 @@ def encode(model: RegisterOperation) -> bytes:
             assert isinstance(value, bytes)
             return keyvalue.put(key, value)
         case Cas(_, expected, new):
-            assert isinstance(new, bytes) and (expected is None or isinstance(expected, bytes))
+            assert isinstance(new, bytes)
+            assert expected is None or isinstance(expected, bytes)
             return keyvalue.compare_and_set(key, expected, new)
         case Delete():
             return keyvalue.delete(key)

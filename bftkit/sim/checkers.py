@@ -23,7 +23,8 @@ The recorder outlives every crash in the world: what was true before a power cut
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import attrs
@@ -130,7 +131,7 @@ class Recorder:
             return
         if place is None or place[0] != slot:
             self.fail(f"validity: a client was told that {operation[:40]!r} ran in slot {slot}; it ran at {place}")
-        if self.results.get(place, (b"", ""))[0] != result:
+        elif self.results.get(place, (b"", ""))[0] != result:
             self.fail(f"validity: a client was told a result of {operation[:40]!r} that no correct member had")
 
 
@@ -139,6 +140,8 @@ class Watched:
 
     def __init__(self, inner: Application, recorder: Recorder, member: MemberId) -> None:
         self.inner = inner
+        self.pending: list[Callable[[], None]] = []
+        """What happened in memory and nobody can have seen yet: a crash before the next sync may take it back."""
         self.last: tuple[Slot, int] = (0, -1)
         self.last_ms = 0
         self._recorder = recorder
@@ -156,15 +159,16 @@ class Watched:
                 recorder.fail(f"agreed time: {context.time_ms} ms after {self.last_ms} ms at {place} ({member})")
             self.last, self.last_ms = place, context.time_ms
             execution = Execution(context.client, bytes(operation), context.time_ms, context.seed())
-            recorder.executed(member, *place, execution)
+            self.pending.append(partial(recorder.executed, member, *place, execution))
         try:
             result = self.inner.apply(operation, context)
         except Exception as error:
             if watched:
-                recorder.answered(member, *place, FAILURE + digest(f"{type(error).__name__}: {error}".encode()))
+                failure = FAILURE + digest(f"{type(error).__name__}: {error}".encode())
+                self.pending.append(partial(recorder.answered, member, *place, failure))
             raise
         if watched:
-            recorder.answered(member, *place, SUCCESS + result)
+            self.pending.append(partial(recorder.answered, member, *place, SUCCESS + result))
         return result
 
     def read(self, operation: bytes) -> bytes:

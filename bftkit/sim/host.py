@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from bftkit.channel.frames import CONTROL_CODEC, Manifest, StatusAnswer, pack_answer
-from bftkit.channel.replica import (
+from bftkit.channel.interface import (
     ClientLink,
     Clock,
     Cut,
-    FromClient,
     Halted,
     Jot,
-    Replica,
     ReplicaInput,
     ReplicaOut,
     ReplicaSettings,
@@ -37,6 +35,7 @@ from bftkit.channel.replica import (
     StatusAsked,
     ToClient,
 )
+from bftkit.channel.replica import Replica, own_record
 from bftkit.core.machine import (
     Blame,
     Broadcast,
@@ -182,7 +181,9 @@ class Host:
         except (LogMissing, LogCorrupt) as error:
             self.world.note(self.me, f"amnesia: {error}")
             set_aside(directory)
-            Log.create(directory, group=settings.group, identity=self._identity, salt=self._salt)
+            remark = own_record(0, silent=True)
+            group, identity = settings.group, self._identity
+            Log.create(directory, group=group, identity=identity, salt=self._salt, standing=[remark])
             self._log, recovered = self._open_log()
             amnesic = True
         records = [entry.payload for entry in recovered.records]
@@ -199,8 +200,6 @@ class Host:
             if len(whole) == len(chunks):
                 checkpoint = (slot, packed, whole)
                 break
-        if amnesic:
-            checkpoint = None
         return Restored(records, checkpoint, amnesic)
 
     def _open_log(self) -> tuple[Log, Any]:
@@ -323,13 +322,14 @@ class Host:
     def _note_applied(self) -> None:
         replica = self.replica
         assert replica is not None
+        assert self.watched is not None
         recorder = self.world.recorder
         if self.me in recorder.exempt:
             return
         for slot in range(self._applied_seen + 1, replica.applied + 1):
             name = replica.history.get(slot)
             if name is not None:
-                recorder.batch(self.me, slot, name)
+                self.watched.pending.append(partial(recorder.batch, self.me, slot, name))
         self._applied_seen = max(self._applied_seen, replica.applied)
         for stable in replica.checkpoints.kept:
             recorder.root(self.me, stable.slot, stable.root)
@@ -398,6 +398,12 @@ class Host:
             self._gated = False
             self.syncs += 1
         outbox, self._outbox = self._outbox, []
+        if outbox or not self._gated:
+            # Whatever was executed is visible from now on, or rests on nothing that a crash can take back.
+            assert self.watched is not None
+            pending, self.watched.pending = self.watched.pending, []
+            for happened in pending:
+                happened()
         for leave in outbox:
             leave()
         if appended:

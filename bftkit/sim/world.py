@@ -31,7 +31,8 @@ from typing import Any, Final, NoReturn
 from bftkit.channel import frames
 from bftkit.channel.application import Application
 from bftkit.channel.client import ClientSettings
-from bftkit.channel.replica import FromClient, Limits, Replica, ReplicaSettings
+from bftkit.channel.interface import FromClient, Limits, ReplicaSettings
+from bftkit.channel.replica import Replica
 from bftkit.core.digest import digest
 from bftkit.core.machine import MemberId
 from bftkit.core.plugin import load_protocol
@@ -48,6 +49,7 @@ from bftkit.sim.keyring import fast_keyrings
 from bftkit.sim.linearizability import check
 from bftkit.sim.links import Links, Network, Slow, WallClock
 from bftkit.sim.register import Get, RegisterModel, RegisterOperation
+from bftkit.storage.memory_files import PowerCut
 
 __all__ = ["Network", "Violation", "World"]
 
@@ -149,18 +151,20 @@ class World:
         self._by_public: dict[bytes, Actor] = {}
         self._connections: dict[tuple[str, MemberId], int] = {}
         for index in range(clients):
-            self.add_client(f"c{index}", bounds, group, rings)
-        self._make_client = lambda name: self.add_client(name, bounds, group, rings)
+            self.join(f"c{index}")
         for name in self.members:
             self._start(name)
 
-    def add_client(self, name: str, limits: Limits, group: bytes, rings: Mapping[MemberId, Any]) -> Actor:
+    def join(self, name: str) -> Actor:
+        """One more client."""
+        some = self.hosts[self.members[0]].settings
+        limits = some.limits
         settings = ClientSettings(
-            group=group,
+            group=some.group,
             members=self.members,
             quorum=self.quorum,
-            key=SigningKey(digest(group, name.encode())),
-            keyring=rings[self.members[0]],
+            key=SigningKey(digest(some.group, name.encode())),
+            keyring=some.keyring,
             started_ms=START_MS + self.now,
             operation_bytes_max=limits.operation_bytes,
             bundle_bytes_max=limits.bundle_bytes,
@@ -169,7 +173,7 @@ class World:
         self.actors[name] = actor = Actor(self, name, settings)
         self._by_public[actor.public] = actor
         for member in self.members:
-            if name not in ("",) and self.hosts[member].up:
+            if self.hosts[member].up:
                 self._connect(actor, member)
         return actor
 
@@ -222,6 +226,23 @@ class World:
         """All members lose power at once."""
         self.crash(*(member for member in self.members if self.hosts[member].up))
 
+    def cut_power_before(self, member: MemberId, operation: int) -> None:
+        """Cut everybody's power right before the so-and-so-many-th operation on this member's disk from now."""
+        left = operation
+
+        def before(name: str) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                self.note(member, f"power cut before {name}")
+                raise PowerCut
+
+        self.hosts[member].disk.directory.before = before
+
+    def forget_planned_cut(self, member: MemberId) -> None:
+        """Undo `cut_power_before`."""
+        self.hosts[member].disk.directory.before = None
+
     def wipe(self, member: MemberId) -> None:
         """A member that is down gets an empty disk."""
         self.note(member, "wipe")
@@ -271,10 +292,6 @@ class World:
     def exempt(self, *members: MemberId) -> None:
         """These members are broken on purpose: nothing that they do counts."""
         self.recorder.exempt.update(members)
-
-    def join(self, name: str) -> Actor:
-        """One more client."""
-        return self._make_client(name)
 
     def replica(self, member: MemberId) -> Replica:
         """The replica of a member that is up."""
