@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,8 +31,9 @@ def put(
     timeout: TimeoutOption = 10.0,
 ) -> None:
     """Store a value under a key of the key-value service."""
-    with connect_sync(client) as connection:
-        connection.submit(keyvalue.put(key.encode(), value.encode()), timeout=timeout)
+    operation = keyvalue.put(_key(key), value.encode())
+    with connect_sync(client) as connection, _refusing_oversize():
+        connection.submit(operation, timeout=timeout)
     output().event("put", key=key)
     output().plain("stored")
 
@@ -43,8 +46,9 @@ def get(
     timeout: TimeoutOption = 10.0,
 ) -> ExitCode:
     """Read the value under a key of the key-value service; exit code 1 if there is none."""
-    with connect_sync(client) as connection:
-        value = keyvalue.parse_value(connection.read(keyvalue.get(key.encode()), timeout=timeout))
+    operation = keyvalue.get(_key(key))
+    with connect_sync(client) as connection, _refusing_oversize():
+        value = keyvalue.parse_value(connection.read(operation, timeout=timeout))
     if value is None:
         output().event("get", key=key, value=None)
         output().log(f"no value under {key!r}")
@@ -74,11 +78,8 @@ def submit(
             raise CommandFailed(ExitCode.USAGE, f"--hex: {operation!r} is not hexadecimal digits") from None
     else:
         data = operation.encode()
-    with connect_sync(client) as connection:
-        try:
-            result = connection.submit(data, timeout=timeout)
-        except ValueError as error:
-            raise CommandFailed(ExitCode.REFUSED, str(error)) from None
+    with connect_sync(client) as connection, _refusing_oversize():
+        result = connection.submit(data, timeout=timeout)
     output().event("submit", result=result)
     output().plain(result.hex() if hexadecimal else result.decode("utf-8", "replace"))
 
@@ -96,6 +97,22 @@ def status(*, client: FolderOption = DEFAULT_FOLDER, timeout: TimeoutOption = 2.
     if not found:
         raise CommandFailed(ExitCode.NO_ANSWER, "no member answered")
     return ExitCode.OK
+
+
+def _key(text: str) -> bytes:
+    key = text.encode()
+    if not 0 < len(key) < 1 << 16:
+        raise CommandFailed(ExitCode.USAGE, f"KEY has 1 to 65535 bytes, not {len(key)}")
+    return key
+
+
+@contextmanager
+def _refusing_oversize() -> Generator[None]:
+    """What exceeds the group's limit is not even sent."""
+    try:
+        yield
+    except ValueError as error:
+        raise CommandFailed(ExitCode.REFUSED, str(error)) from None
 
 
 def _show(members: tuple[str, ...], found: Any) -> None:

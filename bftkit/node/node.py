@@ -99,6 +99,10 @@ class NodeCounters:
     dropped_frames: int = 0
 
 
+class _StoppedInRound(Exception):
+    """The member is to stop, and the disk has no room for what this round would have to write first."""
+
+
 class Timers:
     """Timers by key; setting one again replaces it."""
 
@@ -176,28 +180,33 @@ class Node:
 
     async def run(self, restored: Restored, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until `stop` is called or this task is cancelled."""
-        async with trio.open_nursery() as nursery:
-            try:
-                out: ReplicaOut = Out()
-                self.replica.on_input(self._clock(), out)
-                self.replica.on_restore(restored, out)
-                self.replica.on_start(out)
-                for member in sorted(self._peers):
-                    key, addresses = self._peers[member]
-                    self.hub.connect(member, key, addresses)
-                await self._carry_out(out, nursery)
-                task_status.started()
-                while not self._stopping:
-                    await self._round(nursery)
-            finally:
-                nursery.cancel_scope.cancel()
-                self._close()
+        try:
+            async with trio.open_nursery() as nursery:
+                try:
+                    out: ReplicaOut = Out()
+                    self.replica.on_input(self._clock(), out)
+                    self.replica.on_restore(restored, out)
+                    self.replica.on_start(out)
+                    for member in sorted(self._peers):
+                        key, addresses = self._peers[member]
+                        self.hub.connect(member, key, addresses)
+                    await self._carry_out(out, nursery)
+                    task_status.started()
+                    while not self._stopping:
+                        await self._round(nursery)
+                except _StoppedInRound:
+                    pass
+                nursery.cancel_scope.cancel()  # leaving it waits for a checkpoint that a thread is saving
+        finally:
+            self._close()
 
     def _close(self) -> None:
-        self.hub.flush()
+        # Not flushed: after a failed sync, the hub's queues hold what depends on it (SAFETY rule 5).
         self.hub.close()
-        self.log.close()
-        self.snapshots.close()
+        try:
+            self.log.close()
+        finally:
+            self.snapshots.close()
 
     def _clock(self) -> Clock:
         return Clock(int(self._wall_clock() * 1000))
@@ -338,6 +347,8 @@ class Node:
                 if not told:
                     logger.error("%s acknowledges nothing until there is room: %s", self.replica.me, error)
                     told = True
+                if self._stopping:
+                    raise _StoppedInRound from None
                 await trio.sleep(DISK_FULL_SECONDS)
 
     async def _draw(self, drawn: list[Draw | DrawSecret], nursery: trio.Nursery) -> None:

@@ -1,0 +1,139 @@
+"""No vote and no reply leaves a process before the disk has what it depends on, as the kernel saw it (SAFETY rule 5).
+
+SIGKILL cannot show this: what was written and not synced survives it in the page cache. So one member runs under
+strace, and its system calls are read: after a round's mark (see `support/marking.py`), the log's `fdatasync` must have
+returned before anything is written to a socket. The same reading finds fault with a member that does not sync.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from bftkit.client import SyncClient
+from bftkit.node.processes import ProcessGroup
+from bftkit.service import keyvalue
+
+MakeGroup = Callable[..., ProcessGroup]
+OpenClient = Callable[..., SyncClient]
+
+needs_strace = pytest.mark.skipif(
+    shutil.which("strace") is None,
+    reason="strace is not installed, and only it can show the order of system calls",
+)
+
+_CALL = re.compile(r"^(?P<pid>\d+) +(?P<name>\w+)\((?P<fd>\d+)<(?P<path>[^>]*)>")
+_RESUMED = re.compile(r"^(?P<pid>\d+) +<\.\.\. (?P<name>\w+) resumed>")
+
+
+@attrs.frozen
+class Call:
+    """One system call of the traced member's main thread."""
+
+    name: str
+    path: str
+    text: str
+    done: bool
+    """Whether this line says that it has returned without error."""
+
+
+def calls(trace: Path, pid: int) -> Iterator[Call]:
+    """The main thread's calls, in order. One that strace shows in two parts counts twice, the second time as done."""
+    unfinished: dict[str, Call] = {}
+    for line in trace.read_text("utf-8", "replace").splitlines():
+        found = _CALL.match(line)
+        if found is not None and int(found["pid"]) == pid:
+            whole = "<unfinished" not in line
+            call = Call(found["name"], found["path"], line, whole and not re.search(r"= -1 E", line))
+            if not whole:
+                unfinished[call.name] = call
+            yield call
+            continue
+        found = _RESUMED.match(line)
+        if found is not None and int(found["pid"]) == pid:
+            begun = unfinished.pop(found["name"])
+            yield attrs.evolve(begun, text=line, done="= -1 E" not in line)
+
+
+@attrs.define
+class Reading:
+    """What a trace shows."""
+
+    marked: int = 0
+    """Rounds that sent something that depends on a record."""
+    confirmed: int = 0
+    """Those in which the log was synced before."""
+    violations: list[str] = attrs.field(factory=list[str])
+
+
+def read_trace(trace: Path, pid: int) -> Reading:
+    """Compare every marked round with what the kernel was asked to do."""
+    reading = Reading()
+    waits = wrote = False
+    for call in calls(trace, pid):
+        if call.name == "write" and call.path.endswith("/marks"):
+            if not call.done:
+                continue
+            waits, wrote = "after-record" in call.text, False
+            reading.marked += waits
+        elif "/data/log/" in call.path:
+            if call.name == "write":
+                wrote = True
+            elif call.name in ("fdatasync", "fsync") and call.done and waits and wrote:
+                waits = False
+                reading.confirmed += 1
+        elif call.path.startswith(("socket:", "TCP:", "TCPv6:")) and waits:
+            if call.name == "sendto" and re.search(r'"\\0", 1, ', call.text):
+                continue  # the event loop wakes itself; nobody else is told anything
+            reading.violations.append(call.text)
+            waits = False
+    return reading
+
+
+def _run_traced(group: ProcessGroup, client: SyncClient, trace: Path, marks: Path) -> Reading:
+    traced = "m1"  # follows at first, and leads after the kill below: it sends votes, proposals and replies
+    for member in group.members:
+        if member == traced:
+            tracing = ["strace", "-D", "-f", "-yy", "-s", "32", "-o", str(trace)]
+            tracing += ["-e", "trace=write,writev,sendto,sendmsg,fdatasync,fsync"]
+            group.start(member, "--adversary", "marking:Marking", under=["env", f"BFTKIT_MARKS={marks}", *tracing])
+        else:
+            group.start(member)
+    for member in group.members:
+        group.wait_ready(member)
+    pid = group.pid(traced)
+    for index in range(20):
+        assert client.submit(keyvalue.put(b"key", b"%d" % index), timeout=60) == b"="
+    assert all(result == b"=" for result in client.submit_many([keyvalue.put(b"k", b"v")] * 500, timeout=60))
+    group.kill("m0")
+    for index in range(10):
+        assert client.submit(keyvalue.put(b"key", b"%d" % index), timeout=60) == b"="
+    assert client.status(timeout=2)[traced]["marks"] > 0
+    assert group.stop([traced]) == {traced: 0}
+    return read_trace(trace, pid)
+
+
+@needs_strace
+def test_nothing_leaves_before_its_record_is_on_the_disk(
+    found: MakeGroup, client: OpenClient, tmp_path: Path
+) -> None:
+    group = found("--checkpoint-interval", 16)
+    reading = _run_traced(group, client(group), tmp_path / "trace", tmp_path / "marks")
+    assert reading.violations == []
+    assert reading.marked >= 30, "votes and replies of some thirty slots"
+    assert reading.confirmed == reading.marked
+
+
+@needs_strace
+def test_the_reading_finds_fault_with_a_member_that_does_not_sync(
+    found: MakeGroup, client: OpenClient, tmp_path: Path
+) -> None:
+    group = found("--durability", "async", "--checkpoint-interval", 16)
+    reading = _run_traced(group, client(group), tmp_path / "trace", tmp_path / "marks")
+    assert len(reading.violations) >= 30
+    assert reading.confirmed < reading.marked
