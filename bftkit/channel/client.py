@@ -484,11 +484,13 @@ class ClientMachine:
         counts: dict[bytes, int] = {}
         for _, name in read.answers.values():
             counts[name] = counts.get(name, 0) + 1
-        if counts[answer.digest] >= quorum.certificate:
+        # With f = 0 a protocol may decide with c + 1 members (SAFETY rule 24): only n - c are sure to meet them.
+        needed = quorum.certificate if quorum.f else quorum.available
+        if counts[answer.digest] >= needed:
             del self._reads[answer.number]
             status, result = read.results[answer.digest]
             out.deliver(ReadDone(read.token, status, result))
-        elif max(counts.values()) + quorum.n - len(read.answers) < quorum.certificate:
+        elif max(counts.values()) + quorum.n - len(read.answers) < needed:
             self._order_read(answer.number, out)
 
     def _on_read_refusal(self, sender: MemberId, answer: ReadRefusal, out: ClientOut) -> None:

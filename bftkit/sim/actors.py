@@ -143,7 +143,7 @@ class Actor:
 
     def _submit(self, operation: bytes, model: RegisterOperation | None) -> int:
         number = self.machine.next_number
-        call = self.world.history.invoke(self.name, model, self.world.now) if model is not None else None
+        call = self.world.history.invoke(self.name, model, self.world.moment()) if model is not None else None
         self.pending[number] = Asked(call, operation, model)
         self.world.recorder.submit(self.public, operation)
 
@@ -167,7 +167,7 @@ class Actor:
         token = self._tokens
         model = Get(key)
         operation = encode(model)
-        call = self.world.history.invoke(self.name, model, self.world.now)
+        call = self.world.history.invoke(self.name, model, self.world.moment())
         self.reading[token] = Asked(call, operation, model)
         self.world.recorder.submit(self.public, operation)  # it may be ordered in the end
         self.world.recorder.submit(self.public, operation)
@@ -255,7 +255,7 @@ class Actor:
         if asked.call is None or asked.model is None:
             return
         if status == OK:
-            world.history.ok(asked.call, self._decode(asked.model, result), world.now)
+            world.history.ok(asked.call, self._decode(asked.model, result), world.moment())
         else:
             world.history.info(asked.call)
 
@@ -277,7 +277,7 @@ class Actor:
         assert asked.call is not None
         assert asked.model is not None
         if status == OK:
-            self.world.history.ok(asked.call, self._decode(asked.model, result), self.world.now)
+            self.world.history.ok(asked.call, self._decode(asked.model, result), self.world.moment())
         else:
             self.world.history.info(asked.call)
 

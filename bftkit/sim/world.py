@@ -102,6 +102,8 @@ class World:
         self.blames: list[tuple[MemberId, MemberId, str, bytes]] = []
         """(who, whom, for what, proof)."""
         self.keys: set[bytes] = set()
+        self.observers: list[Callable[[MemberId, MemberId, bytes], None]] = []
+        """Called with (sender, receiver, frame) whenever a frame leaves one member for another."""
         self.lines: list[str] | None = [] if trace else None
         self._rerun = rerun or os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0] or "(not named)"
         self._recent: deque[str] = deque(maxlen=RECENT)
@@ -342,6 +344,11 @@ class World:
 
     # ------------------------------------------------------------------------------------------ carrying
 
+    def moment(self) -> int:
+        """A clock for the clients' history that never shows the same time twice: nothing there is a tie."""
+        self._serial += 1
+        return self._serial
+
     def after(self, ticks: int, action: Callable[[], None]) -> None:
         """Run the action so many ticks from now."""
         self._serial += 1
@@ -360,6 +367,8 @@ class World:
 
     def carry(self, sender: MemberId, receiver: MemberId, frame: bytes) -> None:
         """A member sends a frame to another."""
+        for observer in self.observers:
+            observer(sender, receiver, frame)
         host = self.hosts[receiver]
         for ticks in self.links.arrivals(sender, receiver, frame):
             self.after(ticks, lambda: host.put(FromMember(sender, frame)))
