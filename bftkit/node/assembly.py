@@ -18,7 +18,7 @@ from bftkit.core.plugin import load_protocol
 from bftkit.crypto.keys import Ed25519Keyring, SigningKey
 from bftkit.membership.genesis import Genesis
 from bftkit.network.addresses import Address, parse_address
-from bftkit.network.hub import Admission
+from bftkit.network.hub import Accept, Admission
 from bftkit.network.hub import Limits as HubLimits
 from bftkit.network.session import Identity
 from bftkit.network.tcp import TcpHub
@@ -120,30 +120,34 @@ def assemble(
         log.close()
         snapshots.close()
         raise
-    roster = folder.genesis.roster
-    peers = {
-        entry.id: (entry.identity, tuple(parse_address(address) for address in entry.addresses))
-        for entry in roster.entries
-        if entry.id != settings.me
-    }
     address = hub.listen(parse_address(folder.settings.listen))
     node = Node(
         Replica(settings, service),
         hub,
         log,
         snapshots,
-        peers=peers,
+        peers=peers_of(folder.genesis, settings.me),
         adversary=adversary(settings) if adversary is not None else None,
     )
     return Member(node, restored, address)
 
 
 def open_hub(folder: MemberFolder, settings: ReplicaSettings) -> TcpHub:
-    """The hub of a member: members are admitted by their identity, clients by the group's policy."""
-    roster = folder.genesis.roster
+    """The hub of a member."""
+    held = folder.settings.limits
+    return TcpHub(
+        Identity.from_seed(folder.identity.seed),
+        settings.group,
+        accept=admission(folder.genesis, settings),
+        limits=HubLimits(connections=held.connections, queue_bytes=held.queue_bytes),
+    )
+
+
+def admission(genesis: Genesis, settings: ReplicaSettings) -> Accept:
+    """Whom a member lets in: members by their identity, clients by the group's policy."""
+    roster = genesis.roster
     listed = settings.listed_clients
-    limits = settings.limits
-    client_frame = limits.bundle_bytes + (64 << 10)
+    client_frame = settings.limits.bundle_bytes + (64 << 10)
 
     def accept(public_key: bytes, payload: bytes) -> Admission | None:
         member = roster.identity_of(public_key)
@@ -153,13 +157,16 @@ def open_hub(folder: MemberFolder, settings: ReplicaSettings) -> TcpHub:
             return None
         return Admission(public_key, frame_bytes=client_frame, queue_bytes=32 << 20)
 
-    held = folder.settings.limits
-    return TcpHub(
-        Identity.from_seed(folder.identity.seed),
-        settings.group,
-        accept=accept,
-        limits=HubLimits(connections=held.connections, queue_bytes=held.queue_bytes),
-    )
+    return accept
+
+
+def peers_of(genesis: Genesis, me: MemberId) -> dict[MemberId, tuple[bytes, tuple[Address, ...]]]:
+    """Identity key and addresses of every member but `me`."""
+    return {
+        entry.id: (entry.identity, tuple(parse_address(address) for address in entry.addresses))
+        for entry in genesis.roster.entries
+        if entry.id != me
+    }
 
 
 __all__ = ["Member", "StorageError", "assemble", "genesis_settings", "load_service", "open_hub", "open_storage"]

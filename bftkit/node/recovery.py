@@ -57,7 +57,7 @@ def open_storage(folder: MemberFolder) -> tuple[RecordLog, SnapshotStore, Restor
         logger.warning("cut a torn tail of %d bytes: nothing in it was ever acknowledged", recovered.torn_bytes)
     snapshots = _open_snapshots(folder)
     records = [entry.payload for entry in recovered.records]
-    return log, snapshots, Restored(records, _newest_checkpoint(snapshots), amnesic)
+    return log, snapshots, Restored(records, newest_checkpoint(snapshots), amnesic)
 
 
 def _started_before(folder: MemberFolder) -> bool:
@@ -80,7 +80,7 @@ def _open_snapshots(folder: MemberFolder) -> SnapshotStore:
         return SqliteSnapshots(path)
 
 
-def _newest_checkpoint(store: SnapshotStore) -> FoundCheckpoint | None:
+def newest_checkpoint(store: SnapshotStore) -> FoundCheckpoint | None:
     """The newest checkpoint that is whole."""
     for slot, packed in reversed(store.checkpoints()):
         try:

@@ -82,6 +82,7 @@ class _Bucket:
     weight: int = 0
     """The sum over all pairs of their lengths and `PAIR_OVERHEAD`."""
     leaves: tuple[Digest, ...] | None = None
+    """Only views ask for them, and what a view holds is never written again: they cannot grow stale."""
     shared: bool = False
     """A frozen view holds it: copy before writing."""
 
@@ -178,7 +179,7 @@ class Table:
             raise TypeError(f"a table maps bytes to bytes, not {type(key).__name__} to {type(value).__name__}")
         index = _index(key)
         bucket = self._buckets[index]
-        if bucket.shared or bucket.leaves is not None:
+        if bucket.shared:
             bucket = self._writable(index)
         before = bucket.pairs.get(key)
         journal = self._journal
@@ -262,7 +263,6 @@ class Table:
         bucket = self._buckets[index]
         if bucket.shared:
             bucket = self._buckets[index] = _Bucket(dict(bucket.pairs), bucket.weight)
-        bucket.leaves = None
         return bucket
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from bftkit import StateMachine as Exported
 from bftkit.channel.application import Application, Context
-from bftkit.core.wire import WireError
+from bftkit.core.wire import WireError, pack_plain
 from bftkit.service import ServiceError, StateMachine, Table, checked_service
 from bftkit.service import state_machine as state_machine_module
 
@@ -60,6 +60,11 @@ def run(machine: Application, operation: bytes) -> bytes | Exception:
     except Exception as error:
         machine.undo(point)
         return error
+
+
+def attributes(*names_and_values: object) -> bytes:
+    """The first chunk of a machine with these attributes, as lists that begin with their kind."""
+    return b"\x00" + pack_plain(list(names_and_values))
 
 
 def script(machine: Scripted, *steps: Callable[[Any], object]) -> bytes | Exception:
@@ -290,7 +295,22 @@ def test_digests_of_what_did_not_change_are_not_computed_again(monkeypatch: pyte
     assert view.leaf(0) == b"?"
 
 
-@pytest.mark.parametrize("change", ["missing", "more", "flag", "bytes", "order", "other"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "missing",
+        "more",
+        "flag",
+        "bytes",
+        "order",
+        "other",
+        "set not sorted",
+        "item twice",
+        "name twice",
+        "no name",
+        "odd",
+    ],
+)
 def test_chunks_that_no_snapshot_has_are_refused_and_change_nothing(change: str) -> None:
     machine = Scripted()
     good = chunks(machine)
@@ -301,8 +321,15 @@ def test_chunks_that_no_snapshot_has_are_refused_and_change_nothing(change: str)
         "bytes": [good[0] + b"\xc0", *good[1:]],
         "order": good[::-1],
         "other": [b"\x00\xc0", *good[1:]],
+        "set not sorted": [attributes("a", [3, 2, 1])],
+        "item twice": [attributes("a", [3, 1, 1])],
+        "name twice": [attributes("a", 1, "a", 2)],
+        "no name": [attributes(1, 1)],
+        "odd": [attributes("a")],
     }[change]
     other = Scripted()
+    other.restore([attributes("a", [3, 1, 2])])
+    assert vars(other) == {"a": {1, 2}}
     other.items = ["untouched"]
     before = chunks(other)
     with pytest.raises(WireError):

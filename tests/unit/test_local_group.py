@@ -1,0 +1,194 @@
+"""A whole group in one process: crashes cut the power, restarts read the disk, and the service goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from bftkit.channel.application import Context
+from bftkit.client import OperationFailed
+from bftkit.client.local import LocalGroup, local_group, local_group_sync
+from bftkit.configuration.text import ConfigurationError
+from bftkit.service import ServiceError, StateMachine
+from bftkit.service.keyvalue import KeyValueStore, get, parse_value, put
+
+TIMEOUT = 60.0
+FAST = {"view_timeout": 100, "status_interval": 20}
+
+
+class Counter(StateMachine):
+    def __init__(self) -> None:
+        self.value = 0
+
+    def apply(self, operation: bytes, context: Context) -> bytes:
+        self.value += int(operation)
+        if self.value < 0:
+            raise ValueError("below zero")
+        return str(self.value).encode()
+
+    def read(self, operation: bytes) -> bytes:
+        return str(self.value).encode()
+
+
+class Different(Counter):
+    """Not deterministic: every copy has its own idea."""
+
+    made = 0
+
+    def apply(self, operation: bytes, context: Context) -> bytes:
+        self.value += id(self)
+        return b""
+
+
+def values(group: LocalGroup) -> list[int]:
+    found: list[int] = []
+    for member in group.running:
+        application = group.application(member)
+        assert isinstance(application, Counter)
+        found.append(application.value)
+    return found
+
+
+@pytest.mark.parametrize(("protocol", "members"), [("pbft", 4), ("coordinator", 3)])
+async def test_a_group_counts(protocol: str, members: int) -> None:
+    async with local_group(Counter, members=members, protocol=protocol) as group:
+        client = await group.client()
+        assert await client.submit(b"5", timeout=TIMEOUT) == b"5"
+        with pytest.raises(OperationFailed, match="below zero"):
+            await client.submit(b"-7", timeout=TIMEOUT)
+        other = await group.client()
+        assert await other.read(b"", timeout=TIMEOUT) == b"5"
+        assert await other.submit(b"1", timeout=TIMEOUT) == b"6"
+        await group.in_step(TIMEOUT)
+        assert values(group) == [6] * members
+
+
+async def test_a_pbft_group_loses_its_leader_and_goes_on() -> None:
+    async with local_group(Counter, members=4, protocol="pbft", parameters=FAST) as group:
+        client = await group.client()
+        assert await client.submit(b"1", timeout=TIMEOUT) == b"1"
+        leader = group.leader
+        assert leader == "m0"
+        await group.crash(leader)
+        assert group.running == ("m1", "m2", "m3")
+        assert await client.submit(b"1", timeout=TIMEOUT) == b"2"
+        assert group.leader != leader
+        await group.restart(leader)
+        assert await client.submit(b"1", timeout=TIMEOUT) == b"3"
+        await group.in_step(TIMEOUT)
+        assert values(group) == [3] * 4
+
+
+@pytest.mark.parametrize(("protocol", "members"), [("pbft", 4), ("coordinator", 3)])
+async def test_a_power_cut_of_all_members_loses_nothing(protocol: str, members: int) -> None:
+    """Restarts are real: with disks that forget, the group would be silent for ever."""
+    async with local_group(Counter, members=members, protocol=protocol, checkpoint_interval=4) as group:
+        client = await group.client()
+        for number in range(1, 11):
+            assert await client.submit(b"1", timeout=TIMEOUT) == b"%d" % number
+        for member in group.members:
+            await group.crash(member)
+        assert group.running == ()
+        assert group.leader is None
+        for member in group.members:
+            await group.restart(member)
+        assert await client.submit(b"1", timeout=TIMEOUT) == b"11"
+        await group.in_step(TIMEOUT)
+        assert values(group) == [11] * members
+        assert not any(group.node(member).replica.silent for member in group.members)
+
+
+async def test_a_member_that_was_away_for_long_is_brought_up_to_date() -> None:
+    async with local_group(KeyValueStore, checkpoint_interval=4) as group:
+        client = await group.client()
+        await client.submit(put(b"k", b"v"), timeout=TIMEOUT)
+        await group.crash("m3")
+        for number in range(40):
+            await client.submit(put(b"k%d" % number, b"v"), timeout=TIMEOUT)
+        await group.restart("m3")
+        await group.in_step(TIMEOUT)
+        application = group.application("m3")
+        assert parse_value(application.read(get(b"k39"))) == b"v"
+
+
+async def test_states_that_differ_are_told() -> None:
+    async with local_group(Different) as group:
+        client = await group.client()
+        await client.submit(b"1", timeout=TIMEOUT)
+        with pytest.raises(AssertionError, match=r"states differ: m0 at slot \d+: [0-9a-f]{8}, m1"):
+            await group.in_step(TIMEOUT)
+
+
+async def test_members_that_cannot_come_together_are_told() -> None:
+    async with local_group(Counter) as group:
+        for member in ("m2", "m3"):
+            await group.crash(member)
+        group.node("m0").replica.state.applied += 1
+        with pytest.raises(TimeoutError, match="not in step: m0 at slot 1"):
+            await group.in_step(0.0)
+        group.node("m0").replica.state.applied -= 1
+
+
+async def test_mistakes_are_told() -> None:
+    async with local_group(Counter) as group:
+        with pytest.raises(ValueError, match="m1 runs already"):
+            await group.restart("m1")
+        with pytest.raises(KeyError):
+            await group.crash("m9")
+        await group.crash("m1")
+        for ask in (group.node, group.application):
+            with pytest.raises(ValueError, match="m1 is crashed"):
+                ask("m1")
+        with pytest.raises(ValueError, match="m1 is crashed"):
+            await group.crash("m1")
+
+
+@pytest.mark.parametrize(
+    ("service", "options", "error"),
+    [
+        (5, {}, ServiceError),
+        (lambda: 1 / 0, {}, ServiceError),
+        (Counter, {"parameters": {"no_such": 1}}, ConfigurationError),
+    ],
+)
+async def test_what_cannot_run_is_refused(service: object, options: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        async with local_group(service, **options):
+            pytest.fail("it runs")
+
+
+async def test_what_the_block_raises_comes_out_as_it_is() -> None:
+    with pytest.raises(LookupError, match="mine"):
+        async with local_group(Counter):
+            raise LookupError("mine")
+
+
+def test_a_synchronous_caller_has_a_group_too() -> None:
+    with local_group_sync(Counter, parameters=FAST) as group:
+        client = group.client()
+        assert client.submit(b"2", timeout=TIMEOUT) == b"2"
+        leader = group.leader
+        assert leader is not None
+        group.crash(leader)
+        assert client.submit(b"2", timeout=TIMEOUT) == b"4"
+        group.restart(leader)
+        assert client.read(b"", timeout=TIMEOUT) == b"4"
+        group.in_step(TIMEOUT)
+
+
+def test_a_synchronous_caller_gets_failures_as_they_are() -> None:
+    with pytest.raises(ServiceError), local_group_sync(5):
+        pytest.fail("it runs")
+    with pytest.raises(LookupError, match="mine"), local_group_sync(Counter):
+        raise LookupError("mine")
+
+
+async def test_two_groups_do_not_meet() -> None:
+    async with local_group(Counter) as one, local_group(Counter) as other:
+        clients = [await one.client(), await other.client()]
+        async with trio.open_nursery() as nursery:
+            for number, client in enumerate(clients, 1):
+                nursery.start_soon(client.submit, b"%d" % number)
+        assert [await client.read(b"", timeout=TIMEOUT) for client in clients] == [b"1", b"2"]
