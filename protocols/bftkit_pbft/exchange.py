@@ -169,7 +169,7 @@ def send_missing(machine: PbftMachine, sender: MemberId, status: m.Status, out: 
     same_view = machine.active and status.active and status.view == machine.view
     leads = machine.leader == machine.setup.me
     carries = CARRIES_MAX
-    first = max(status.delivered, machine.low) + 1
+    first = max(status.delivered, min(machine.low, machine.stable)) + 1
     last = min(status.delivered + m.PHASES_MAX, max([machine.headed, machine.delivered, *machine.held]))
     for slot in range(first, last + 1):
         offset = slot - status.delivered - 1

@@ -81,7 +81,7 @@ class PbftMachine(Forkable):
     delivered: Slot = 0
     stable: Slot = 0
     low: Slot = 0
-    """The proven low mark; certificates above it are kept."""
+    """The proven low mark; certificates above it go into view changes."""
     low_votes: tuple[m.StableVote, ...] = ()
     stable_votes: dict[MemberId, m.StableVote] = attrs.field(factory=dict[MemberId, m.StableVote])
     high: Slot = 0
@@ -425,8 +425,7 @@ class PbftMachine(Forkable):
                 return
         state.prepared = True
         certificate = Certificate.of(body, votes)
-        if slot > self.low:
-            self.held[slot] = Held(self.view, digest, certificate)
+        self.held[slot] = Held(self.view, digest, certificate)
         out.persist(m.RECORDS.encode(m.Prepared(certificate)), slot)
         commit = m.Commit(self.view, slot, digest)
         out.broadcast(commit)
@@ -610,6 +609,7 @@ class PbftMachine(Forkable):
         self.stable_votes[me] = vote
         out.broadcast(m.Stable(slot, vote.signature))
         self.raise_low(out)
+        self.drop_certificates()
         self.window_moved(out)
         self.deliver(out)
         self.fill(out)
@@ -635,9 +635,18 @@ class PbftMachine(Forkable):
             return False
         self.low, self.low_votes = low, votes
         out.persist(m.RECORDS.encode(m.Proven(votes)), STANDING)
-        for old in [at for at in self.held if at <= low]:
-            del self.held[old]
+        self.drop_certificates()
         return True
+
+    def drop_certificates(self) -> None:
+        """Certificates go when the proved mark *and* the own stable checkpoint have reached them.
+
+        View changes need them above the mark only. But a power cut may throw everybody back to an older checkpoint than
+        the one that was proved, if no disk had the newer one yet; then only commits can decide these slots again.
+        """
+        edge = min(self.low, self.stable)
+        for old in [at for at in self.held if at <= edge]:
+            del self.held[old]
 
     def set_high(self) -> None:
         window = self.setup.window

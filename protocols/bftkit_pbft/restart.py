@@ -45,8 +45,7 @@ def restore(machine: PbftMachine, records: Sequence[Record]) -> None:
             case m.Settled(slot):
                 machine.stable = machine.delivered = max(machine.stable, slot)
     machine.restored = bool(records)
-    for slot in [slot for slot in machine.held if slot <= machine.low]:
-        del machine.held[slot]
+    machine.drop_certificates()
     machine.next_slot = machine.stable + 1
     machine.headed = machine.stable
     machine.set_high()

@@ -105,9 +105,8 @@ def forget_view(machine: PbftMachine) -> None:
 
 def tell_view_change(machine: PbftMachine, out: Out) -> None:
     me = machine.setup.me
-    body = m.ViewChangeBody(
-        machine.view, machine.low_votes, tuple(machine.held[slot].certificate for slot in sorted(machine.held))
-    )
+    slots = [slot for slot in sorted(machine.held) if slot > machine.low]
+    body = m.ViewChangeBody(machine.view, machine.low_votes, tuple(machine.held[slot].certificate for slot in slots))
     data = m.BODIES.encode(body)
     change = m.ViewChange(me, data, machine.setup.keyring.sign(m.VIEW_CHANGE, data))
     machine.changes[me] = (change, body)

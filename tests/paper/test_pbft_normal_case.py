@@ -9,9 +9,21 @@ import pytest
 
 from bftkit.core.digest import NO_DIGEST, digest
 from bftkit.core.machine import Blame, Broadcast, Deliver, MemberId, Out, Persist, Send, SetTimer
-from bftkit.core.ordering import Available, Batch, Decided, Fetch, LeaderChanged, Learned, Propose, Refused, Setup
+from bftkit.core.ordering import (
+    Available,
+    Batch,
+    Decided,
+    Fetch,
+    LeaderChanged,
+    Learned,
+    Neglected,
+    Propose,
+    Refused,
+    Setup,
+)
 from bftkit.core.quorum import Quorum
 from bftkit.core.state import fingerprint
+from bftkit.crypto.signed import Certificate
 from bftkit.sim.keyring import fast_keyrings
 from bftkit_pbft import messages as m
 from bftkit_pbft.evidence import accused
@@ -404,6 +416,30 @@ def test_the_records_that_outlive_their_segment_are_standing() -> None:
     assert again.machine.next_slot == 5
 
 
+def test_a_proved_mark_that_no_disk_has_yet_costs_no_certificate() -> None:
+    """A power cut may throw everybody back below the proved mark: then these slots must be decided once more."""
+    backup = Play("m1")
+    for slot in range(1, 5):
+        backup.decide(slot, digest(b"%d" % slot))
+    backup.do("on_stable", 4, A)
+    backup.hear("m2", m.Stable(4, KEYRINGS["m2"].sign(m.STABLE, m.stable_statement(4))))
+    assert not backup.machine.held
+    again = backup.restarted()  # its newest checkpoint on disk is still the epoch's start
+    assert again.machine.low == 4
+    assert sorted(again.machine.held) == [1, 2, 3, 4]
+    asked = again.hear("m2", m.Status(0, True, 0, 0, None, b"", b"\0", True))
+    assert {message.slot for message in said(asked, m.Commit)} == {1, 2, 3, 4}
+    for slot in range(1, 5):
+        for member in ("m2", "m3"):
+            again.hear(member, m.Commit(0, slot, digest(b"%d" % slot)))
+    assert again.machine.delivered == 4
+    # What is below the mark is in no view change: everybody would refuse it.
+    (change,) = said(again.give(Neglected("m0")), m.ViewChange)
+    body = m.BODIES.decode(change.body)
+    assert isinstance(body, m.ViewChangeBody)
+    assert body.prepared == ()
+
+
 def test_a_state_transfer_jumps_over_slots() -> None:
     backup = Play("m1")
     backup.do("on_stable", 8, A)
@@ -465,6 +501,89 @@ def test_a_group_of_one_decides_again_what_it_had_decided() -> None:
     again.on_restore(alone.records, out)
     again.on_start(out)
     assert outputs(out.effects, Decided) == [Decided(1, A)]
+
+
+# ------------------------------------------------------------------------------------------------- a new leader
+
+
+def change_with(member: MemberId, view: int, *certificates: Certificate) -> m.ViewChange:
+    data = m.BODIES.encode(m.ViewChangeBody(view, (), certificates))
+    return m.ViewChange(member, data, KEYRINGS[member].sign(m.VIEW_CHANGE, data))
+
+
+def certificate(slot: int, name: bytes) -> Certificate:
+    return Certificate.of(
+        m.vote_statement(0, slot, name), {member: vote(member, slot, name) for member in ("m0", "m2", "m3")}
+    )
+
+
+def test_a_new_leader_fetches_what_it_lacks_before_it_signs() -> None:
+    """SAFETY rule 3: the new view's proposals are its leader's votes."""
+    leader = Play("m1")
+    leader.hear("m2", change_with("m2", 1, certificate(1, A), certificate(2, B)))
+    effects = leader.hear("m3", change_with("m3", 1))
+    # f + 1 members have left: it follows them, and q view changes are here with its own.
+    assert leader.machine.view == 1
+    assert outputs(effects, Fetch) == [Fetch(A, 1, ("m0", "m2", "m3")), Fetch(B, 2, ("m0", "m2", "m3"))]
+    assert said(effects, m.NewView) == []
+    assert said(leader.give(Available(A)), m.NewView) == []
+    effects = leader.give(Available(B))
+    (new_view,) = said(effects, m.NewView)
+    kinds: list[type] = [type(effect) for effect in effects]
+    assert kinds.index(Persist) < kinds.index(Broadcast)
+    assert outputs(effects, LeaderChanged) == [LeaderChanged(1, "m1")]
+    # A backup votes for it and what it starts with; the leader goes on after it.
+    backup = Play("m2")
+    effects = backup.hear("m1", new_view)
+    assert outputs(effects, Fetch) == [Fetch(A, 1, ("m0", "m3")), Fetch(B, 2, ("m0", "m3"))]
+    assert [prepare.slot for prepare in said(backup.give(Available(A)), m.Prepare)] == [1]
+    assert [message.slot for message in said(leader.give(Propose(Batch(C, 1))), m.PrePrepare)] == [3]
+
+
+def test_a_leader_that_restarts_does_not_open_its_view_a_second_time() -> None:
+    leader = Play("m1")
+    leader.hear("m2", change_with("m2", 1))
+    leader.hear("m3", change_with("m3", 1))
+    leader.give(Propose(Batch(C, 1)))
+    again = leader.restarted()
+    assert again.machine.leader == "m1"
+    again.hear("m2", change_with("m2", 1, certificate(1, A)))
+    assert said(again.hear("m3", change_with("m3", 1)), m.NewView) == []
+    assert again.machine.next_slot == 2
+
+
+def test_a_new_view_that_breaks_the_rules_convicts_its_leader_and_ends() -> None:
+    """FAULTS 24: it leaves out what one of its own view changes proves."""
+    backup = Play("m2")
+    changes = (change_with("m0", 1, certificate(1, A)), change_with("m1", 1), change_with("m3", 1))
+    data = m.BODIES.encode(m.NewViewBody(1, changes, ()))
+    new_view = m.NewView(data, KEYRINGS["m1"].sign(m.NEW_VIEW, data))
+    for change in changes:
+        backup.hear(change.signer, change)
+    assert backup.machine.view == 1
+    effects = backup.hear("m1", new_view)
+    (blame,) = [effect for effect in effects if isinstance(effect, Blame)]
+    assert accused(backup.setup, blame.proof) == "m1"
+    assert backup.machine.view == 2
+    # Somebody else cannot say it in its name.
+    forged = m.NewView(data, KEYRINGS["m3"].sign(m.NEW_VIEW, data))
+    assert accused(backup.setup, m.PROOFS.encode(m.BadNewView(forged))) is None
+    assert blamed(Play("m2").hear("m3", forged)) == [("m3", False)]
+
+
+def test_a_view_change_that_breaks_the_rules_convicts_its_signer() -> None:
+    """FAULTS 23."""
+    backup = Play("m2")
+    good = certificate(1, A)
+    bad = change_with("m3", 1, attrs.evolve(good, votes=good.votes[:2]))
+    effects = backup.hear("m3", bad)
+    (blame,) = [effect for effect in effects if isinstance(effect, Blame)]
+    assert accused(backup.setup, blame.proof) == "m3"
+    assert "m3" not in backup.machine.changes
+    # A good one convicts nobody, and somebody else's is not taken.
+    change = change_with("m3", 1, good)
+    assert accused(backup.setup, m.PROOFS.encode(m.BadViewChange(change))) is None
+    assert blamed(backup.hear("m0", change)) == [("m0", False)]
 
 
 # ------------------------------------------------------------------------------------------------- the rest
