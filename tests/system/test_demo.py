@@ -1,0 +1,50 @@
+"""`bftkit demo` in short form, for each protocol: every fault that it claims to survive is injected and survived."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+FIELDS = (
+    "event protocol members acknowledged lost duplicated digests_agree linearizable leader_kills liars equivocations "
+    "wrong_replies power_cuts recovery_ms ops_per_second"
+).split()
+
+
+def _demo(*words: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "bftkit", "demo", "--json", "--seconds", "8", *words],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert result["event"] == "result"
+    assert set(FIELDS) <= set(result)
+    assert result["acknowledged"] > 0
+    assert (result["lost"], result["duplicated"]) == (0, 0)
+    assert result["digests_agree"] is True
+    assert result["linearizable"] is True
+    assert result["power_cuts"] == 1
+    assert result["recovery_ms"] > 0
+    assert result["leader_kills"] >= 1
+    return result
+
+
+def test_pbft_survives_a_killed_leader_a_liar_and_a_power_cut() -> None:
+    result = _demo()
+    assert (result["protocol"], result["members"], result["liars"]) == ("pbft", 4, 1)
+    assert result["equivocations"] >= 1
+    assert result["wrong_replies"] >= 1
+
+
+def test_the_coordinator_runs_with_the_faults_that_it_claims() -> None:
+    result = _demo("--protocol", "coordinator")
+    assert (result["protocol"], result["members"]) == ("coordinator", 4)
+    assert not result["liars"]
+    assert not result["equivocations"]
