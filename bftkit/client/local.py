@@ -117,6 +117,10 @@ class LocalGroup:
         """The running member's copy of the service: to be looked at, and not to be changed."""
         return self._run_of(member).application
 
+    def disk(self, member: MemberId) -> MemoryDirectory:
+        """The simulated disk that holds a member's log, for planting faults."""
+        return self._members[member].directory
+
     def _run_of(self, member: MemberId) -> _Run:
         run = self._members[member].run
         if run is None:

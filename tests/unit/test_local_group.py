@@ -100,6 +100,20 @@ async def test_a_power_cut_of_all_members_loses_nothing(protocol: str, members: 
         assert not any(group.node(member).replica.silent for member in group.members)
 
 
+async def test_a_crash_forgets_what_was_not_synced() -> None:
+    async with local_group(Counter) as group:
+        disk, log = group.disk("m0"), group.node("m0").log
+
+        def is_there() -> bool:
+            return any(b"not yet synced" in disk.read(name) for name in disk.names())
+
+        log.append(b"not yet synced", 1)
+        log.flush()
+        assert is_there()
+        await group.crash("m0")
+        assert not is_there()
+
+
 async def test_a_member_that_was_away_for_long_is_brought_up_to_date() -> None:
     async with local_group(KeyValueStore, checkpoint_interval=4) as group:
         client = await group.client()
