@@ -1,0 +1,126 @@
+"""What a member does with a disk that lost or changed its bytes while it was off (SAFETY rules 15 and 16).
+
+A torn end is what a crash leaves behind: it is cut, and the member takes part as before. Damage to what was synced
+means that promises may be forgotten: the member says so, follows the group and casts no vote. A damaged checkpoint is
+no promise: its state is fetched from the group.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bftkit.client import SyncClient, TooFewAgreed
+from bftkit.node.processes import ProcessGroup
+from bftkit.service import keyvalue
+from bftkit.storage.head import segment_number
+
+MakeGroup = Callable[..., ProcessGroup]
+RunCommand = Callable[..., Any]
+OpenClient = Callable[..., SyncClient]
+Watch = Callable[[ProcessGroup, str, Callable[[Mapping[str, dict[str, Any]]], object]], Mapping[str, dict[str, Any]]]
+
+HURT = "m3"
+
+
+def _work(client: SyncClient, count: int = 40) -> None:
+    for index in range(count):
+        assert client.submit(keyvalue.put(b"key-%d" % index, b"value"), timeout=60) == b"="
+
+
+def _segments(group: ProcessGroup) -> list[Path]:
+    folder = group.directory / HURT / "data" / "log"
+    return sorted(path for path in folder.iterdir() if segment_number(path.name) is not None)
+
+
+def _has_caught_up(found: Mapping[str, dict[str, Any]]) -> bool:
+    return len(found) == 4 and found[HURT]["applied"] >= max(status["applied"] for status in found.values())
+
+
+def _flip_a_bit(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1 << (offset % 8)
+    path.write_bytes(data)
+
+
+def _flip_in_the_middle(group: ProcessGroup) -> None:
+    largest = max(_segments(group), key=lambda path: path.stat().st_size)
+    _flip_a_bit(largest, largest.stat().st_size // 2)
+
+
+def _lose_everything(group: ProcessGroup) -> None:
+    shutil.rmtree(group.directory / HURT / "data")
+
+
+@pytest.mark.parametrize("damage", [_flip_in_the_middle, _lose_everything])
+def test_a_member_that_may_have_forgotten_says_so_and_follows_in_silence(
+    found: MakeGroup, client: OpenClient, watch: Watch, command: RunCommand, damage: Callable[[ProcessGroup], None]
+) -> None:
+    group = found("--checkpoint-interval", 16)
+    group.start_all()
+    mine = client(group)
+    _work(mine)
+    assert group.stop([HURT]) == {HURT: 0}
+    damage(group)
+    assert command("log", "verify", group.directory / HURT).code == 1
+    group.start_all([HURT])
+    assert "forgotten what it promised" in group.log_text(HURT)
+    _work(mine)
+    status = watch(group, f"{HURT} catching up", _has_caught_up)[HURT]
+    assert (status["silent"], status["stopped"]) == (True, None)
+
+    # It casts no vote: with one more member gone the group waits, though three processes run.
+    group.kill("m2")
+    with pytest.raises(TooFewAgreed):
+        mine.submit(keyvalue.put(b"late", b"1"), timeout=1.5)
+    # Nor does another restart make it forget that it has forgotten.
+    assert group.stop([HURT]) == {HURT: 0}
+    group.start_all([HURT])
+    assert watch(group, HURT, lambda found: HURT in found)[HURT]["silent"] is True
+    group.start_all(["m2"])
+    _work(mine, 3)
+    assert mine.submit(keyvalue.get(b"late"), timeout=60) == b"+1", "it stayed under way, and is executed once"
+
+
+def test_a_torn_end_is_cut_and_the_member_takes_part(
+    found: MakeGroup, client: OpenClient, watch: Watch, command: RunCommand
+) -> None:
+    group = found("--checkpoint-interval", 16)
+    group.start_all()
+    mine = client(group)
+    _work(mine)
+    group.kill(HURT)
+    with _segments(group)[-1].open("ab") as file:
+        file.write(random.Random(1).randbytes(333))
+    told = command("log", "verify", group.directory / HURT)
+    assert (told.code, told.last["torn_bytes"]) == (0, 333)
+    group.start_all([HURT])
+    assert "cut a torn tail of 333 bytes" in group.log_text(HURT)
+    status = watch(group, f"{HURT} catching up", _has_caught_up)[HURT]
+    assert (status["silent"], status["stopped"]) == (False, None)
+    group.kill("m2")
+    _work(mine, 5)  # its votes count
+
+
+def test_a_damaged_checkpoint_is_fetched_from_the_group(found: MakeGroup, client: OpenClient, watch: Watch) -> None:
+    group = found("--checkpoint-interval", 16)
+    group.start_all()
+    mine = client(group)
+    _work(mine)
+    watch(group, "a stable checkpoint everywhere", lambda found: all(s["stable"] >= 32 for s in found.values()))
+    assert group.stop([HURT]) == {HURT: 0}
+    database = group.directory / HURT / "data" / "snapshots" / "checkpoints.db"
+    for offset in range(0, database.stat().st_size, 997):
+        _flip_a_bit(database, offset)
+    group.start_all([HURT])
+    assert "checkpoint" in group.log_text(HURT)
+    _work(mine)
+    status = watch(group, f"{HURT} catching up", _has_caught_up)[HURT]
+    assert (status["silent"], status["stopped"]) == (False, None)
+    group.kill("m2")
+    _work(mine, 5)
