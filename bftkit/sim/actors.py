@@ -69,6 +69,8 @@ class Actor:
         self.pending: dict[int, Asked] = {}
         self.reading: dict[int, Asked] = {}
         self.stopped = False
+        self.idle = False
+        """Left out of every load: a test speaks for this client."""
         self._todo = 0
         self._keys: tuple[bytes, ...] = ()
         self._poison = 0.0
@@ -82,7 +84,7 @@ class Actor:
     @property
     def outstanding(self) -> int:
         """Operations that are not answered yet, those still to be asked included."""
-        return 0 if self.stopped else self._todo + len(self.pending) + len(self.reading)
+        return 0 if self.stopped or self.idle else self._todo + len(self.pending) + len(self.reading)
 
     # ------------------------------------------------------------------------------------------ asking
 

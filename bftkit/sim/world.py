@@ -185,7 +185,7 @@ class World:
         """The clients ask for so many operations together, at random, on so many keys."""
         names = tuple(b"k%d" % index for index in range(keys))
         self.keys.update(names)
-        actors = [actor for actor in self.actors.values() if not actor.stopped]
+        actors = [actor for actor in self.actors.values() if not (actor.stopped or actor.idle)]
         for index, actor in enumerate(actors):
             share = operations // len(actors) + (index < operations % len(actors))
             actor.load(share, names, poison=poison, pipeline=pipeline)

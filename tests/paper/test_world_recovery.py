@@ -1,0 +1,225 @@
+"""Members that are behind, have forgotten, or have gone astray: state transfer, amnesia, rollback, divergence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bftkit.channel import frames
+from bftkit.channel.application import Context
+from bftkit.channel.frames import CONTROL_CODEC, Chunk, Manifest, pack_control
+from bftkit.channel.interface import ReplicaOut
+from bftkit.channel.replica import Replica
+from bftkit.core.machine import Broadcast, Effect, Out, Send
+from bftkit.service.keyvalue import KeyValueStore
+from bftkit.sim.adversaries import Honest
+from bftkit.sim.links import Network
+from bftkit.sim.world import World
+
+GROUPS = [("pbft", 4), ("coordinator", 3)]
+groups = pytest.mark.parametrize(("protocol", "members"), GROUPS)
+
+
+def leave_behind(world: World, member: str, slots: int) -> None:
+    """The member is down until the others have cut the log that it would need."""
+    world.crash(member)
+    other = next(name for name in world.members if name != member)
+    while world.replica(other).applied < slots:
+        world.load(12, keys=6, poison=0.0, pipeline=1)
+        world.run_until(lambda: world.outstanding == 0, 60_000)
+    world.run(300)
+    assert 1 not in world.replica(other).history, "the first slots are forgotten"
+
+
+@groups
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "under load"])
+@pytest.mark.parametrize("loss", [0.0, 0.3])
+def test_a_laggard_fetches_the_state(protocol: str, members: int, busy: bool, loss: float) -> None:
+    """SAFETY rule 18: with or without new slots, and over a bad network."""
+    world = World(7, protocol, members, interval=4, window=8, network=Network(loss=loss))
+    last = world.members[-1]
+    leave_behind(world, last, 24)
+    world.restart(last)
+    if busy:
+        world.load(40, keys=6, pipeline=1)
+    world.run_until(
+        lambda: world.replica(last).applied >= world.replica("m0").applied - 4, 60_000, f"{last} is up to date"
+    )
+    assert world.replica(last).counters.transfers > 0
+    world.finish()
+
+
+class BadChunks(Honest):
+    """Serves states that are not the certified ones."""
+
+    def __init__(self, settings: Any, *, manifests: bool = False) -> None:
+        super().__init__(settings)
+        self.spoilt = 0
+        self._manifests = manifests
+
+    def outgoing(self, replica: Replica, out: ReplicaOut) -> ReplicaOut:
+        changed: ReplicaOut = Out()
+        effects: list[Effect[bytes, Any]] = changed.effects
+        for effect in out.effects:
+            match effect:
+                case Send(to, frame) if frame[:1] == bytes((frames.CONTROL,)):
+                    effects.append(Send(to, self._spoil(frame)))
+                case _:
+                    effects.append(effect)
+        return changed
+
+    def _spoil(self, frame: bytes) -> bytes:
+        message = CONTROL_CODEC.decode(frame[1:])
+        if isinstance(message, Chunk):
+            self.spoilt += 1
+            return pack_control(Chunk(message.slot, message.index, message.data + b"!"))
+        if isinstance(message, Manifest) and self._manifests:
+            self.spoilt += 1
+            return pack_control(Manifest(message.certificate, (*message.leaves, bytes(32))))
+        return frame
+
+
+@pytest.mark.parametrize("manifests", [False, True], ids=["chunks", "manifest"])
+def test_a_source_that_serves_rubbish_is_blamed_and_replaced(manifests: bool) -> None:
+    """FAULTS 26. Whichever member the laggard asks first, it ends with the certified state."""
+    spoilt = blamed = 0
+    for seed, liar in enumerate(("m0", "m1", "m2")):
+        world = World(seed, interval=4, window=8)
+        leave_behind(world, "m3", 24)
+        adversary = world.lie(liar, lambda settings: BadChunks(settings, manifests=manifests))
+        assert isinstance(adversary, BadChunks)
+        world.restart("m3")
+        world.finish()
+        spoilt += adversary.spoilt > 0
+        faults = [fault for who, whom, fault, _ in world.blames if (who, whom) == ("m3", liar)]
+        blamed += any("not the certified one" in fault for fault in faults)
+    assert spoilt > 0
+    assert blamed == spoilt
+
+
+@groups
+def test_a_source_that_dies_under_the_transfer_is_replaced(protocol: str, members: int) -> None:
+    world = World(9, protocol, members, interval=4, window=8)
+    last = world.members[-1]
+    leave_behind(world, last, 24)
+    world.slow("m1", 100_000)  # m1 is named as a source, and says nothing any more
+    world.restart(last)
+    world.run_until(lambda: world.replica(last).applied >= world.replica("m0").applied, 60_000)
+    world.finish()
+
+
+@groups
+@pytest.mark.parametrize("seed", range(3))
+def test_known_amnesia_is_silent_and_follows(protocol: str, members: int, seed: int) -> None:
+    """SAFETY rule 16: an empty disk has forgotten its promises, so its member promises nothing any more."""
+    world = World(seed, protocol, members, interval=4, window=8)
+    last = world.members[-1]
+    world.load(40, keys=3)
+    world.run(400)
+    world.crash(last)
+    world.wipe(last)
+    world.run(10_000)  # whatever it had sent has arrived
+    said: list[int] = []
+    world.observers.append(lambda sender, receiver, frame: said.append(frame[0]) if sender == last else None)
+    world.restart(last)
+    world.load(40, keys=3)
+    world.run(500)
+    # Again: the remark that it is amnesic must have reached the new disk.
+    world.crash(last)
+    world.restart(last)
+    world.finish()
+    world.run(3_000)
+    assert world.replica(last).silent
+    assert set(said) == {frames.CONTROL}
+    assert world.replica(last).applied == world.replica("m0").applied
+    assert world.replica(last).checkpoints.stable == world.replica("m0").checkpoints.stable
+
+
+def test_a_disk_that_was_rolled_back_is_noticed() -> None:
+    """SAFETY rule 16: a member that sees its own vote on something that it does not know stops."""
+    world = World(3, interval=4, window=8)
+    world.load(20, keys=3, pipeline=1)
+    world.run_until(lambda: world.outstanding == 0, 20_000)
+    old = world.disk_of("m3")
+    world.load(90, keys=3, pipeline=1)
+    world.run_until(lambda: world.outstanding == 0, 60_000)
+    world.exempt("m3")  # from now on it counts towards f
+    world.crash("m3")
+    world.restart("m3", disk=old)
+    world.load(20, keys=3)
+    world.finish()
+    assert "rolled back" in world.halts["m3"]
+
+
+class Diverging(KeyValueStore):
+    """An application that breaks the rule: what it does depends on which member runs it."""
+
+    def __init__(self, own: bytes) -> None:
+        super().__init__()
+        self._own = own
+
+    def apply(self, operation: bytes, context: Context) -> bytes:
+        result = super().apply(operation, context)
+        if context.slot == 5 and self._own:
+            super().apply(b"P\0\1?" + self._own, context)
+        return result
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_member_whose_state_differs_stops_and_the_others_go_on(seed: int) -> None:
+    world = World(
+        seed,
+        interval=4,
+        window=8,
+        application=lambda member: Diverging(b"mine" if member == "m2" else b""),
+    )
+    world.exempt("m2")
+    world.load(60, keys=3, poison=0.0)
+    world.finish()
+    assert "differs from the quorum's at slot 8" in world.halts["m2"]
+    assert set(world.halts) == {"m2"}
+
+
+def test_without_a_quorum_for_any_digest_everybody_stops_at_that_slot() -> None:
+    """SAFETY rule 14: two against two. They name the slot, rather than run on."""
+    world = World(
+        2,
+        interval=4,
+        window=8,
+        application=lambda member: Diverging(b"odd" if member in ("m1", "m3") else b""),
+    )
+    world.expected_halts.update(world.members)
+    world.load(60, keys=3, poison=0.0)
+    world.run(5_000)
+    assert set(world.halts) == set(world.members)
+    assert all("states differ at slot 8" in reason for reason in world.halts.values())
+    assert max(world.replica(member).applied for member in world.members) <= 16
+
+
+@groups
+def test_stable_checkpoints_survive_lost_votes(protocol: str, members: int) -> None:
+    """Votes are sent once, and when they are all lost, again: or the window would never open (regression)."""
+    world = World(8, protocol, members, interval=4, window=8)
+    dropped: list[int] = []
+
+    class DropsVotes(Honest):
+        def outgoing(self, replica: Replica, out: ReplicaOut) -> ReplicaOut:
+            kept: ReplicaOut = Out()
+            for effect in out.effects:
+                if isinstance(effect, Broadcast) and effect.message[:1] == bytes((frames.CONTROL,)):
+                    message = CONTROL_CODEC.decode(effect.message[1:])
+                    if isinstance(message, frames.CheckpointVote) and world.now < 1500:
+                        dropped.append(message.slot)
+                        continue
+                kept.effects.append(effect)
+            return kept
+
+    for member in world.members:
+        world.hosts[member].adversary = DropsVotes(world.hosts[member].settings)
+    world.load(80, keys=3)
+    world.run(1500)
+    assert dropped
+    assert all(world.replica(member).checkpoints.stable == 0 for member in world.members)
+    world.finish()
+    assert world.replica("m0").checkpoints.stable >= 8
