@@ -130,9 +130,10 @@ def on_status(machine: PbftMachine, sender: MemberId, status: m.Status, out: Out
     """Send exactly what the sender lacks and this member has; ask back if the sender has more."""
     if status.stable_signature is not None:
         machine.on_stable_vote(sender, status.stable, status.stable_signature, out)
+    machine.claims[sender] = status.delivered
     if not may_answer(machine, sender):
         return
-    if not status.answer and is_behind(machine, sender, status):
+    if not status.answer and (status.delivered < machine.delivered or is_behind(machine, sender, status)):
         out.send(sender, status_of(machine, answer=True))
     if status.view < machine.view or (status.view == machine.view and machine.active and not status.active):
         if machine.new_view is not None:

@@ -109,6 +109,10 @@ class PbftMachine(Forkable):
     stuck: int = 0
     delivered_before: Slot = -1
     answered: dict[MemberId, int] = attrs.field(factory=dict[MemberId, int])
+    claims: dict[MemberId, Slot] = attrs.field(factory=dict[MemberId, Slot])
+    """How far each peer's last status says that it has delivered."""
+    claims_seen: Slot = 0
+    """What f + 1 peers claimed when that last kept this member from leaving its view."""
 
     @classmethod
     def create(cls, setup: Setup) -> PbftMachine:

@@ -68,11 +68,28 @@ def request_timer_due(machine: PbftMachine, out: Out) -> None:
     machine.request_timer = False
     if not machine.active or not demand(machine):
         return
-    if machine.patience.quarter_passed():
+    if machine.patience.quarter_passed() and not others_go_on(machine):
         leave_view(machine, machine.view + 1, out)
     else:
         machine.request_timer = True
         out.set_timer(REQUEST, machine.patience.quarter)
+
+
+def others_go_on(machine: PbftMachine) -> bool:
+    """Whether f + 1 peers, and so a correct one, say that they have delivered more than this member, and ever more.
+
+    Then the leader does its work and this member is only behind. To leave alone would help nobody, and would cost the
+    group a voter.
+    """
+    claims = sorted(machine.claims.values())
+    if len(claims) < machine.setup.quorum.weak:
+        return False
+    common = claims[-machine.setup.quorum.weak]
+    if common <= max(machine.delivered, machine.claims_seen):
+        return False
+    machine.claims_seen = common
+    machine.patience.quiet = 0
+    return True
 
 
 def leave_view(machine: PbftMachine, view: int, out: Out) -> None:

@@ -20,6 +20,7 @@ from bftkit.core.ordering import (
     Propose,
     Refused,
     Setup,
+    Waiting,
 )
 from bftkit.core.quorum import Quorum
 from bftkit.core.state import fingerprint
@@ -501,6 +502,44 @@ def test_a_group_of_one_decides_again_what_it_had_decided() -> None:
     again.on_restore(alone.records, out)
     again.on_start(out)
     assert outputs(out.effects, Decided) == [Decided(1, A)]
+
+
+# ------------------------------------------------------------------------------------------------- patience
+
+
+def status(delivered: int) -> m.Status:
+    return m.Status(0, True, delivered, 0, None, b"", b"\0", True)
+
+
+def impatient(backup: Play, quarters: int = 5) -> bool:
+    """Whether the member leaves its view after so many quarters of the timeout."""
+    for _ in range(quarters):
+        backup.do("on_timer", ("request",))
+    return not backup.machine.active
+
+
+def test_a_member_leaves_when_requests_wait_for_a_timeout() -> None:
+    backup = Play("m1")
+    assert not impatient(backup)
+    backup.give(Waiting(True))
+    assert not impatient(backup, 4)
+    assert impatient(backup, 1)
+
+
+def test_a_member_that_is_only_behind_does_not_leave_alone() -> None:
+    """f + 1 peers that deliver more and more show that the leader works; f of them show nothing."""
+    backup = Play("m1")
+    backup.give(Waiting(True))
+    for delivered in (5, 9, 12):
+        backup.hear("m2", status(delivered))
+        backup.hear("m3", status(delivered + 100))
+        assert not impatient(backup)
+    # They stop, too: now it is time.
+    assert impatient(backup)
+    backup = Play("m1")
+    backup.give(Waiting(True))
+    backup.hear("m2", status(1 << 40))
+    assert impatient(backup)
 
 
 # ------------------------------------------------------------------------------------------------- a new leader
