@@ -72,8 +72,8 @@ class PbftMachine(Forkable):
         factory=dict[MemberId, tuple[m.ViewChange, m.ViewChangeBody]]
     )
     """The newest view change of each member, checked."""
-    candidate: tuple[MemberId, ...] = ()
-    """As the coming leader: whose view changes the new view is made of."""
+    candidate: tuple[tuple[m.ViewChange, m.ViewChangeBody], ...] = ()
+    """As the coming leader: the view changes that the new view is made of. Their senders may have moved on since."""
     new_view_timer: bool = False
     accused: dict[MemberId, int] = attrs.field(factory=dict[MemberId, int])
     """A view in which a member's equivocation was proved: the newest one that concerned the present view."""
@@ -177,6 +177,7 @@ class PbftMachine(Forkable):
         if self.restored:
             if not self.active:
                 views.tell_view_change(self, out)
+                views.count_changes(self, out)
             for slot in sorted(self.slots):
                 state = self.slots[slot]
                 if self.active and state.digest is not None:

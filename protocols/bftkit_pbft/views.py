@@ -184,7 +184,8 @@ def count_changes(machine: PbftMachine, out: Out) -> None:
         machine.new_view_timer = True
         out.set_timer(NEW_VIEW, machine.patience.timeout)
     if leader_of(machine.setup, machine.view) == machine.setup.me and not machine.candidate:
-        machine.candidate = tuple(sorted(here)[: machine.setup.quorum.certificate])
+        chosen = sorted(here)[: machine.setup.quorum.certificate]
+        machine.candidate = tuple(machine.changes[member] for member in chosen)
         open_view(machine, out)
 
 
@@ -198,7 +199,7 @@ def open_view(machine: PbftMachine, out: Out) -> None:
     voters hold the bytes, so that this ends; if it takes too long, the timer ends the view.
     """
     view, setup = machine.view, machine.setup
-    bodies = {member: machine.changes[member][1] for member in machine.candidate}
+    bodies = {change.signer: body for change, body in machine.candidate}
     opening = choose(setup, bodies)
     missing = False
     for choice in opening.choices:
@@ -209,9 +210,7 @@ def open_view(machine: PbftMachine, out: Out) -> None:
     votes = tuple(
         setup.keyring.sign(m.VOTE, m.vote_statement(view, choice.slot, choice.digest)) for choice in opening.choices
     )
-    data = m.BODIES.encode(
-        m.NewViewBody(view, tuple(machine.changes[member][0] for member in machine.candidate), votes)
-    )
+    data = m.BODIES.encode(m.NewViewBody(view, tuple(change for change, _ in machine.candidate), votes))
     new_view = m.NewView(data, setup.keyring.sign(m.NEW_VIEW, data))
     install(machine, new_view, view, opening, votes, out)
 

@@ -579,6 +579,24 @@ def test_a_new_leader_fetches_what_it_lacks_before_it_signs() -> None:
     assert [message.slot for message in said(leader.give(Propose(Batch(C, 1))), m.PrePrepare)] == [3]
 
 
+def test_a_new_leader_signs_the_view_changes_that_it_counted() -> None:
+    """While it fetches bytes, one of those whom it counted may go on to the next view: that is not part of this one."""
+    leader = Play("m1")
+    leader.hear("m2", change_with("m2", 1, certificate(1, A)))
+    leader.hear("m3", change_with("m3", 1))
+    leader.hear("m3", change_with("m3", 2))
+    (new_view,) = said(leader.give(Available(A)), m.NewView)
+    assert blamed(Play("m2").hear("m1", new_view)) == []
+
+
+def test_a_group_of_one_comes_back_from_a_crash_in_a_view_change() -> None:
+    alone = Play("m0", ("m0",), Quorum(1, 0))
+    alone.records = [m.RECORDS.encode(m.Entered(1))]
+    again = alone.restarted()
+    assert again.machine.leader == "m0"
+    assert again.machine.view == 1
+
+
 def test_a_leader_that_restarts_does_not_open_its_view_a_second_time() -> None:
     leader = Play("m1")
     leader.hear("m2", change_with("m2", 1))
