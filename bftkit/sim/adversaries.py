@@ -62,6 +62,37 @@ class Silent(Honest):
         return changed
 
 
+class BadChunks(Honest):
+    """Serves state transfers with chunks in which one bit is wrong; honest in everything else."""
+
+    def __init__(self, settings: ReplicaSettings) -> None:
+        super().__init__(settings)
+        self.bad_chunks = 0
+
+    def status(self) -> dict[str, Any]:
+        """How many bad chunks it sent."""
+        return {"adversary": {"kind": "bad-chunks", "bad_chunks": self.bad_chunks}}
+
+    def outgoing(self, replica: Replica, out: ReplicaOut) -> ReplicaOut:
+        """Flip a bit of every chunk."""
+        changed: ReplicaOut = Out()
+        for effect in out.effects:
+            if isinstance(effect, Send) and effect.message[:1] == b"\x03":
+                changed.send(effect.to, self._flipped(effect.message))
+            else:
+                changed.effects.append(effect)
+        return changed
+
+    def _flipped(self, frame: bytes) -> bytes:
+        message = frames.CONTROL_CODEC.decode(frame[1:])
+        if not isinstance(message, frames.Chunk):
+            return frame
+        self.bad_chunks += 1
+        data = bytearray(message.data)
+        data[len(data) // 2] ^= 1
+        return frames.pack_control(attrs.evolve(message, data=bytes(data)))
+
+
 @attrs.define
 class LiarCounters:
     """How often it lied."""
