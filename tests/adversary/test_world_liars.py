@@ -29,7 +29,7 @@ from bftkit.sim.world import World
 @pytest.mark.parametrize("liar", ["m0", "m2"])
 def test_a_liar_that_equivocates_and_gives_wrong_replies(seed: int, liar: str) -> None:
     """FAULTS 20 and 33: agreement holds, clients are not fooled, the equivocation is proved."""
-    world = World(seed, network=Network(loss=0.05))
+    world = World(seed)
     adversary = world.lie(liar, Liar)
     assert isinstance(adversary, Liar)
     world.load(60, keys=3)
