@@ -26,7 +26,7 @@ from bftkit.core.ordering import (
 )
 from bftkit.core.quorum import Quorum
 from bftkit.sim.keyring import fast_keyrings
-from bftkit_coordinator.machine import RESEND_MAX, STATUS_TIMER, TRANSITIONS, create
+from bftkit_coordinator.machine import RESEND_MAX, STATUS_TIMER, create
 from bftkit_coordinator.messages import (
     APPEND_PURPOSE,
     CONFLICTS,
@@ -386,9 +386,7 @@ def test_a_later_epoch_starts_where_the_last_one_ended() -> None:
     assert decided(hear(coordinator, Ack(41), "m1")) == [(41, A)]
 
 
-def test_the_manual_shows_the_table_of_roles_and_the_parameters() -> None:
+def test_the_manual_shows_the_parameters() -> None:
     manual = (Path(__file__).parents[2] / "docs" / "protocols" / "coordinator.md").read_text()
-    for row in TRANSITIONS:
-        assert f"| {row.source} | {row.event} | {row.target} |" in manual
     for name, parameter in sorted(RECORD.parameters.items()):
         assert f"| `{name}` | {parameter.default} |" in manual
