@@ -621,6 +621,8 @@ def histories_lose_nothing(case: Case) -> None:
             world.crash(leader)
             world.run(random.randint(0, 6_000))
             world.restart(leader)
+    if random.random() < 0.3:
+        settle(world)  # then the newest slot of all is a delivered one
     world.crash(*world.members)
     judge = world.setup(world.members[0])
     honest: dict[MemberId, bytes] = {}
@@ -777,12 +779,14 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     protocol, name, shape, seed = arguments
     n, f, c = map(int, shape.split(","))
-    _TRACING[0] = True
+    tracing, _TRACING[0] = _TRACING[0], True
     try:
         run(Case(load_protocol(protocol), name, Shape(n, f, c), int(seed)))
     except AssertionError as error:
         sys.stdout.write(f"{error}\n")
         return 1
+    finally:
+        _TRACING[0] = tracing
     sys.stdout.write("holds\n")
     return 0
 
