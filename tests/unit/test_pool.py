@@ -1,0 +1,90 @@
+"""The pool of waiting bundles: bounded, in order, each proposed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bftkit.channel.bundles import REQUESTS, Bundle
+from bftkit.channel.pool import Pool
+
+
+def bundle(client: int, first: int, size: int = 100, count: int = 1) -> Bundle:
+    return Bundle(bytes(size), REQUESTS, bytes((client,)) * 32, 1, first, 1, count)
+
+
+def key(item: Bundle) -> tuple[bytes, int, int]:
+    return item.client, item.session, item.first
+
+
+def filled(*items: Bundle, bytes_max: int = 10_000, client_bytes_max: int = 5_000) -> Pool:
+    pool = Pool(bytes_max, client_bytes_max)
+    for beat, item in enumerate(items):
+        pool.add(item, beat, 0)
+    return pool
+
+
+def test_there_is_room_for_each_client_and_for_all() -> None:
+    pool = filled(bundle(1, 1, 400), bytes_max=1000, client_bytes_max=500)
+    assert pool.fits(bundle(1, 2, 100))
+    assert not pool.fits(bundle(1, 2, 101))
+    assert pool.fits(bundle(2, 1, 500))
+    pool.add(bundle(2, 1, 500), 0, 0)
+    assert pool.fits(bundle(3, 1, 100))
+    assert not pool.fits(bundle(3, 1, 101))
+    pool.remove(key(bundle(1, 1)))
+    assert pool.fits(bundle(3, 1, 500))
+
+
+def test_bundles_are_taken_in_order_and_once() -> None:
+    items = [bundle(1, 1), bundle(2, 1), bundle(1, 2)]
+    pool = filled(*items)
+    assert pool.take(250, 100) == items[:2]
+    assert pool.take(250, 100) == items[2:]
+    assert pool.take(250, 100) == []
+    assert len(pool) == 3, "they wait until they are executed"
+
+
+def test_bounds_of_a_batch_never_leave_a_large_bundle_behind() -> None:
+    pool = filled(bundle(1, 1, 900), bundle(1, 2, 10, count=7), bundle(1, 9, 10))
+    assert [item.first for item in pool.take(100, 100)] == [1]
+    assert [item.first for item in pool.take(100, 7)] == [2]
+    assert [item.first for item in pool.take(100, 7)] == [9]
+
+
+def test_after_a_change_of_leader_everything_may_be_proposed_again_in_order() -> None:
+    items = [bundle(1, number) for number in range(1, 5)]
+    pool = filled(*items)
+    pool.take(250, 100)
+    pool.remove(key(items[0]))
+    pool.land()
+    assert pool.take(10_000, 100) == items[1:]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(1, 6), st.integers(1, 900)), max_size=60))
+def test_the_sums_are_right(steps: list[tuple[int, int, int, int]]) -> None:
+    pool = Pool(3000, 1500)
+    for action, client, first, size in steps:
+        item = bundle(client, first, size, count=first)
+        if action == 0:
+            pool.remove(key(item))
+        elif action == 1:
+            pool.take(size, 5)
+        elif action == 2 and size > 600:
+            pool.land()
+        elif key(item) not in pool and pool.fits(item):
+            pool.add(item, 0, 0)
+        waiting = list(all_of(pool))
+        assert pool.size == sum(len(one.raw) for one in waiting) <= 3000
+        assert pool.fresh_requests == sum(pool.entries[name].bundle.count for name in pool.fresh)
+        for one in waiting:
+            of_client = [other for other in waiting if other.client == one.client]
+            assert pool.client_sizes[one.client] == sum(len(other.raw) for other in of_client) <= 1500
+            assert pool.of_client(one.client) == of_client
+        assert set(pool.client_sizes) == {one.client for one in waiting}
+
+
+def all_of(pool: Pool) -> Iterator[Bundle]:
+    return (entry.bundle for entry in pool.oldest())

@@ -1,0 +1,108 @@
+"""State transfer: from several sources, every chunk checked, whoever lies dropped."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from bftkit.channel.frames import checkpoint_body
+from bftkit.channel.transfer import OUTSTANDING_PER_SOURCE, Transfer
+from bftkit.core.digest import digest
+from bftkit.crypto.merkle import root
+from bftkit.crypto.signed import Certificate
+
+CHUNKS = [b"chunk %d" % (number % 17) for number in range(20)]  # the last three repeat the first
+LEAVES = tuple(digest(chunk) for chunk in CHUNKS)
+ROOT = root(LEAVES)
+CERTIFICATE = Certificate.of(checkpoint_body(8, ROOT), {})
+
+
+def transfer(*sources: str) -> Transfer:
+    return Transfer(8, ROOT, CERTIFICATE, list(sources or ("m0", "m1", "m2")))
+
+
+def test_only_the_certified_list_is_taken() -> None:
+    made = transfer()
+    assert not made.take_manifest(LEAVES[:-1], {})
+    assert not made.take_manifest((*LEAVES[:-1], bytes(32)), {})
+    assert made.take_manifest(LEAVES, {})
+
+
+def test_requests_are_spread_and_bounded() -> None:
+    made = transfer()
+    assert made.requests() == []
+    made.take_manifest(LEAVES, {})
+    asked = made.requests()
+    assert len(asked) == 3 * OUTSTANDING_PER_SOURCE
+    assert {source for source, _ in asked} == {"m0", "m1", "m2"}
+    assert sorted(index for _, index in asked) == list(range(12))
+    assert made.requests() == []
+    assert made.take_chunk("m1", 1, CHUNKS[1])
+    assert made.requests() == [("m1", 12)]
+
+
+def test_chunks_that_are_here_or_come_twice_are_not_fetched() -> None:
+    made = transfer()
+    own = {digest(chunk): chunk for chunk in CHUNKS[:10]}
+    made.take_manifest(LEAVES, own)
+    assert sorted(index for _, index in made.requests()) == list(range(10, 17))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_liars_dying_sources_and_retries_end_with_the_certified_state(seed: int) -> None:
+    random = Random(seed)
+    made = transfer("m0", "m1", "m2", "m3")
+    made.take_manifest(LEAVES, {})
+    caught: set[str] = set()
+    flight: list[tuple[str, int]] = []
+    for _ in range(2000):
+        flight += made.requests()
+        if made.complete:
+            break
+        if not flight or random.random() < 0.1:
+            made.retry()
+            continue
+        source, index = flight.pop(random.randrange(len(flight)))
+        if source == "m3" or random.random() < 0.2:
+            continue  # never answers, or the frame is lost
+        data = CHUNKS[index] if source != "m1" else b"a lie"
+        if not made.take_chunk(source, index, data):
+            caught.add(source)
+            assert source not in made.sources
+    assert made.complete
+    assert made.chunks() == CHUNKS
+    assert caught <= {"m1"}
+
+
+def test_what_was_not_asked_is_neither_taken_nor_held_against_anybody() -> None:
+    made = transfer()
+    assert made.take_chunk("m0", 0, b"early")
+    made.take_manifest(LEAVES, {})
+    made.requests()
+    assert made.take_chunk("m2", 0, b"asked of m0")
+    assert "m2" in made.sources
+    assert not made.have
+
+
+def test_a_newer_checkpoint_keeps_what_is_here() -> None:
+    made = transfer()
+    made.take_manifest(LEAVES, {})
+    made.requests()
+    made.take_chunk("m0", 0, CHUNKS[0])
+    newer = [*CHUNKS[:16], b"new"]
+    leaves = tuple(digest(chunk) for chunk in newer)
+    moved = Transfer(16, root(leaves), CERTIFICATE, ["m0"], made.have)
+    moved.take_manifest(leaves, {})
+    assert 0 not in moved.missing
+    assert len(moved.missing) == 16
+
+
+def test_without_sources_nothing_is_asked() -> None:
+    made = transfer("m0")
+    made.take_manifest(LEAVES, {})
+    made.requests()
+    made.drop("m0")
+    assert made.requests() == []
+    assert not made.complete
+    made.retry()
