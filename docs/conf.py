@@ -47,7 +47,10 @@ def _write_reference(docs: Path) -> None:
             name = package if module.stem == "__init__" else f"{package}.{module.stem}"
             if module.stem != "__init__":
                 page += [f"## {module.stem}", ""]
-            page += ["```{eval-rst}", f".. automodule:: {name}", "```", ""]
+            page += ["```{eval-rst}", f".. automodule:: {name}"]
+            if module.stem == "__init__":
+                page += ["   :no-members:"]  # what a package hands on is described where it is defined
+            page += ["```", ""]
         (pages / f"{package}.md").write_text("\n".join(page))
 
 
