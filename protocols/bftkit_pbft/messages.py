@@ -286,7 +286,7 @@ class Proven:
 
 @attrs.frozen
 class Settled:
-    """A checkpoint at `slot` is stable here: records at or below it may be missing. (Standing.)
+    """A checkpoint at `slot` was told to be stable here: votes at or below it may be missing. (Standing.)
 
     Without it a leader whose votes were all forgotten would begin again at a slot that is long decided.
     """

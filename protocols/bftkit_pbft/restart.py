@@ -24,6 +24,7 @@ def restore(machine: PbftMachine, records: Sequence[Record]) -> None:
     """Be again what the records say: in the same view, with the same votes, contradicting nothing."""
     votes: list[m.Voted] = []
     installed: m.NewView | None = None
+    settled = machine.setup.start
     for data in records:
         match m.RECORDS.decode(data):
             case m.Voted() as voted:
@@ -43,7 +44,7 @@ def restore(machine: PbftMachine, records: Sequence[Record]) -> None:
                     machine.low, machine.low_votes = low, low_votes
                     machine.stable_votes = {vote.member: vote for vote in low_votes}
             case m.Settled(slot):
-                machine.stable = machine.delivered = max(machine.stable, slot)
+                settled = max(settled, slot)
     machine.restored = bool(records)
     machine.drop_certificates()
     machine.next_slot = machine.stable + 1
@@ -54,11 +55,14 @@ def restore(machine: PbftMachine, records: Sequence[Record]) -> None:
         body = m.BODIES.decode(installed.body)
         assert isinstance(body, m.NewViewBody)
         views.enter(machine, installed, machine.view, opening, body.votes)
-        restore_choices(machine)
+        restore_choices(machine, settled)
     for voted in votes:
         machine.voted = max(machine.voted, voted.slot)
         if voted.view == machine.view and machine.active and voted.slot > machine.stable:
             restore_vote(machine, voted)
+    # As leader: what is settled was proposed, even if the votes are forgotten. It is not said to be *delivered*: this
+    # member's disk may have an older checkpoint only. `on_stable` tells, and opens what is left above that.
+    machine.next_slot = max(machine.next_slot, settled + 1)
 
 
 def restore_certificate(machine: PbftMachine, certificate: Certificate) -> None:
@@ -70,10 +74,10 @@ def restore_certificate(machine: PbftMachine, certificate: Certificate) -> None:
         machine.held[slot] = Held(view, digest, certificate)
 
 
-def restore_choices(machine: PbftMachine) -> None:
+def restore_choices(machine: PbftMachine, settled: Slot) -> None:
     leads = leader_of(machine.setup, machine.view) == machine.setup.me
     for choice, signature in zip(machine.opening.choices, machine.opening_votes, strict=True):
-        if machine.stable < choice.slot <= machine.high:
+        if settled < choice.slot <= machine.high:
             state = machine.slots.setdefault(choice.slot, SlotState())
             views.take_choice(machine, choice, signature, state)
             if leads:

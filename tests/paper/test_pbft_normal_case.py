@@ -412,7 +412,9 @@ def test_the_records_that_outlive_their_segment_are_standing() -> None:
     again = Play("m1")
     again.do("on_restore", list(backup.machine.standing()))
     assert sorted(again.machine.held) == [1, 2, 3, 4]
-    assert again.machine.stable == 4
+    # The checkpoint that this member's disk has may be an older one: its slots are delivered again from there.
+    assert again.machine.stable == 0
+    assert again.machine.delivered == 0
     # The leader's case: every vote is forgotten, and still it must not begin at slot 1 again.
     assert again.machine.next_slot == 5
 
