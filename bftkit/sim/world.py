@@ -110,7 +110,7 @@ class World:
         self._hash = blake2b(digest_size=16)
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._serial = 0
-        self._application = application or (lambda member: KeyValueStore())
+        self._application: Callable[[MemberId], Application] = application or _key_value_store
         plugin = load_protocol(protocol)
         if f is None:
             f = (members - 1) // 3 if plugin.record.byzantine else 0
@@ -515,6 +515,10 @@ class World:
             f"leader {replica.machine.leader} waiting {len(replica.pool)} room {replica.machine.room} "
             f"silent {replica.silent} stopped {replica.stopped} transfer {replica.catchup.transfer is not None}"
         )
+
+
+def _key_value_store(member: MemberId) -> Application:
+    return KeyValueStore()
 
 
 def _is_proof(frame: bytes) -> bool:

@@ -8,12 +8,13 @@ import pytest
 
 from bftkit.channel import frames
 from bftkit.channel.application import Context
-from bftkit.channel.frames import CONTROL_CODEC, Chunk, Manifest, pack_control
+from bftkit.channel.frames import CONTROL_CODEC, Chunk, DecidedClaims, Manifest, pack_control
 from bftkit.channel.interface import ReplicaOut
 from bftkit.channel.replica import Replica
 from bftkit.core.machine import Broadcast, Effect, Out, Send
 from bftkit.service.keyvalue import KeyValueStore
 from bftkit.sim.adversaries import Honest
+from bftkit.sim.host import FromMember
 from bftkit.sim.links import Network
 from bftkit.sim.world import World
 
@@ -223,3 +224,58 @@ def test_stable_checkpoints_survive_lost_votes(protocol: str, members: int) -> N
     assert all(world.replica(member).checkpoints.stable == 0 for member in world.members)
     world.finish()
     assert world.replica("m0").checkpoints.stable >= 8
+
+
+@groups
+def test_a_member_that_jumped_over_slots_helps_with_what_it_has(protocol: str, members: int) -> None:
+    """Regression: its history has a gap, which a laggard's status must not run into."""
+    world = World(6, protocol, members, interval=16, window=32)
+    last = world.members[-1]
+    world.load(3, keys=2, pipeline=1)
+    world.run_until(lambda: world.outstanding == 0, 20_000)
+    world.run(500)
+    world.partition([last], [*world.members[:-1], *world.actors])
+    while world.replica("m0").applied < 50:
+        world.load(6, keys=2, pipeline=1)
+        world.run_until(lambda: world.outstanding == 0, 20_000)
+    world.heal()
+    replica = world.replica(last)
+    world.run_until(lambda: replica.applied >= 50, 20_000, "the laggard is there")
+    world.run(150)
+    assert replica.counters.transfers > 0
+    assert 2 in replica.history
+    assert 20 not in replica.history
+    claims: list[DecidedClaims] = []
+
+    def watch(sender: str, receiver: str, frame: bytes) -> None:
+        if (sender, receiver) == (last, "m1") and frame[0] == frames.CONTROL:
+            message = CONTROL_CODEC.decode(frame[1:])
+            if isinstance(message, DecidedClaims):
+                claims.append(message)
+
+    world.observers.append(watch)
+    world.hosts[last].put(FromMember("m1", pack_control(frames.Status(0, 1, 0, 0))))
+    world.run(100)
+    assert [claim.first for claim in claims] == [2]
+    world.finish()
+
+
+def test_a_member_that_is_behind_ends_no_session() -> None:
+    """Regression: with f = 0 one refusal is final, and this member only did not know the session yet."""
+    world = World(5, "coordinator", members=3, clients=1)
+    client = world.actors["c0"]
+    world.partition(["m2"], ["m0", "m1", "c0"])
+    client.put(b"k0")
+    world.run_until(lambda: world.outstanding == 0, 10_000)
+    session = client.machine.session
+    world.heal()
+    world.cut("m0", "m2")
+    world.cut("m1", "m2")
+    world.cut("c0", "m0")
+    client.put(b"k0")
+    world.run(3_000)
+    assert "behind" in (client.machine.last_refusal or "")
+    assert client.machine.session == session
+    assert client.told.unknown == 0
+    world.finish()
+    assert client.told.executed == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -10,6 +11,7 @@ from bftkit.channel.frames import (
     ANSWER_CODEC,
     ASK_CODEC,
     CONTROL_CODEC,
+    Answer,
     AskStatus,
     BatchBytes,
     BatchRequest,
@@ -59,7 +61,7 @@ CONTROLS: list[Control] = [
     Chunk(8, 3, b"data"),
     NotHere(8),
 ]
-ANSWERS = [
+ANSWERS: list[Answer] = [
     ReadAnswer(1, 0, 5, 0, NAME, b"result"),
     StatusAnswer(1, "{}"),
     Refusal(1, 2, 3, "why"),
@@ -137,7 +139,7 @@ def test_mutated_frames_raise_nothing_but_wire_errors() -> None:
         pack_protocol(0, b"m", [b"a", b"b"]),
         pack_reply(1, 2, 3, 4, 5, NAME, 6, b"r"),
     ]
-    readers = {
+    readers: dict[int, Callable[[bytes], object]] = {
         1: unpack_protocol,
         3: lambda frame: CONTROL_CODEC.decode(frame[1:]),
         16: lambda frame: ASK_CODEC.decode(frame[1:]),
@@ -158,7 +160,7 @@ def test_mutated_frames_raise_nothing_but_wire_errors() -> None:
             else:
                 raw[position:position] = random.randbytes(random.randint(1, 5))
         try:
-            readers[kind](bytes(raw))  # type: ignore[operator]
+            readers[kind](bytes(raw))
         except WireError:
             refused += 1
     assert refused > 2000

@@ -114,7 +114,7 @@ def test_an_old_opening_ends_nothing() -> None:
     assert sessions.open(b"c", nonce(1), 300, 3) is None
     again = sessions.open(b"c", nonce(2), 400, 4)
     assert again is newer
-    assert again.number == 200
+    assert newer.number == 200
     assert sessions.get(b"c", 100) is None
 
 
