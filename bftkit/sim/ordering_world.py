@@ -33,9 +33,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from random import Random
-from typing import Any, Final, NoReturn, Protocol
-
-import attrs
+from typing import Any, Final, NoReturn
 
 from bftkit.core.digest import NO_DIGEST, digest
 from bftkit.core.machine import (
@@ -77,93 +75,14 @@ from bftkit.core.quorum import Quorum
 from bftkit.core.trace import Trace
 from bftkit.core.wire import WireError
 from bftkit.sim.keyring import fast_keyrings
+from bftkit.sim.ordering_parts import Adversary, Disk, Entry, Network, Node, Violation
+
+__all__ = ["Adversary", "Disk", "Network", "OrderingWorld", "Violation"]
 
 _RECENT: Final = 60
 _FETCH_RETRY: Final = 60
 _STATUS_EVERY: Final = 50
 _CLIENT_RETRY: Final = 150
-
-
-class Violation(AssertionError):
-    """A property of the protocol does not hold in this run. The text says which, and how to see it again."""
-
-
-@attrs.frozen
-class Network:
-    """What the links do. Delays in ticks, both bounds included; the rest are probabilities a message."""
-
-    delay_min: int = 1
-    delay_max: int = 10
-    loss: float = 0.0
-    duplication: float = 0.0
-    straggling: float = 0.0
-    """This share of the messages takes up to twenty times as long, so that others overtake them."""
-
-
-@attrs.frozen
-class Disk:
-    """How long a sync takes, in ticks, and what a crash does to records that were not synced."""
-
-    sync_min: int = 0
-    sync_max: int = 5
-    keep_some: bool = False
-    """False: a crash loses every unsynced record. True: a prefix of them, drawn from the seed, survives."""
-
-
-class Adversary(Protocol):
-    """Stands between a member's machine and the world. Its member is exempt from the checkers."""
-
-    def on_message(self, member: MemberId, sender: MemberId, message: Any) -> Any | None:
-        """What the machine is to receive instead; None: nothing."""
-
-    def on_effects(self, member: MemberId, effects: Sequence[Effect[Any, Any]]) -> Sequence[Effect[Any, Any]]:
-        """What leaves instead. A message that is `bytes` goes out as it stands, undecodable or not."""
-        ...
-
-
-@attrs.frozen
-class _Entry:
-    """One record on a member's disk."""
-
-    serial: int
-    record: Record
-    slot: Slot
-    batch: Digest | None = None
-    purge_below: int | None = None
-    """When this entry is durable, standing and settled records with a lower serial are forgotten."""
-
-
-@attrs.define(eq=False)
-class _Node:
-    name: MemberId
-    setup: Setup
-    hears: frozenset[MemberId]
-    is_twin: bool
-    machine: OrderingMachine | None = None
-    incarnation: int = 0
-    paused: bool = False
-    stalled: list[Callable[[], None]] = attrs.field(factory=list[Callable[[], None]])
-    # the disk
-    log: list[_Entry] = attrs.field(factory=list[_Entry])
-    written: int = 0
-    synced: int = 0
-    syncing: bool = False
-    outbox: deque[tuple[int, Callable[[], None]]] = attrs.field(factory=deque[tuple[int, Callable[[], None]]])
-    # the channel
-    timers: dict[TimerKey, int] = attrs.field(factory=dict[TimerKey, int])
-    inputs: deque[OrderingInput] = attrs.field(factory=deque[OrderingInput])
-    store: set[Digest] = attrs.field(factory=set[Digest])
-    arrived: set[Digest] = attrs.field(factory=set[Digest])
-    wanted: dict[Digest, tuple[Slot, list[MemberId]]] = attrs.field(factory=dict[Digest, tuple[Slot, list[MemberId]]])
-    demand: dict[Digest, None] = attrs.field(factory=dict[Digest, None])
-    proposed: dict[Digest, int] = attrs.field(factory=dict[Digest, int])
-    told_waiting: bool = False
-    stable: Slot = 0
-    emitted: Slot = 0
-    height: Slot = 0
-    slots: dict[Slot, Digest] = attrs.field(factory=dict[Slot, Digest])
-    stop_told: bool = False
-    behind_since: int = 0
 
 
 class OrderingWorld:
@@ -244,14 +163,14 @@ class OrderingWorld:
         self._open: dict[Digest, None] = {}
         self._voters: dict[Slot, set[MemberId]] = {}
         self._stop: tuple[Slot, Slot] | None = None
-        self._nodes: dict[MemberId, _Node] = {}
+        self._nodes: dict[MemberId, Node] = {}
         rings = keyrings or fast_keyrings(
             seed.to_bytes(8), digest(b"group"), 0, digest(start.to_bytes(8)), self.members
         )
         for name in self.members:
             setup = Setup(name, self.members, self.quorum, rings[name], start, window, dict(parameters or {}))
             for twin, side in enumerate((twins or {}).get(name, (self.members,))):
-                node = _Node(name, setup, frozenset(side), twin == 1, stable=start, emitted=start, height=start)
+                node = Node(name, setup, frozenset(side), twin == 1, stable=start, emitted=start, height=start)
                 self._nodes[name + "'" * twin] = node
                 node.machine = plugin.create(setup)
         for node in self._nodes.values():
@@ -459,7 +378,7 @@ class OrderingWorld:
             delay *= self._random.randint(2, 20)
         return delay
 
-    def _for(self, node: _Node, event: Callable[[], None]) -> Callable[[], None]:
+    def _for(self, node: Node, event: Callable[[], None]) -> Callable[[], None]:
         """The event, for this incarnation of the member only, and not while it is paused."""
         incarnation = node.incarnation
 
@@ -475,7 +394,7 @@ class OrderingWorld:
 
     # -------------------------------------------------------------------------------------- steps and effects
 
-    def _step(self, node: _Node, event: str, *values: Any) -> None:
+    def _step(self, node: Node, event: str, *values: Any) -> None:
         """One call into the machine, and then all inputs that follow from it at once."""
         self._call(node, event, *values)
         while node.machine is not None:
@@ -484,7 +403,7 @@ class OrderingWorld:
                 return
             self._call(node, "on_input", value)
 
-    def _call(self, node: _Node, event: str, *values: Any) -> None:
+    def _call(self, node: Node, event: str, *values: Any) -> None:
         out: Out[Any, Any] = Out()
         try:
             getattr(node.machine, event)(*values, out)
@@ -502,13 +421,13 @@ class OrderingWorld:
             self._interpret(node, effect)
         self._release(node)
 
-    def _note(self, node: _Node, event: str, values: tuple[Any, ...], out: Out[Any, Any]) -> None:
+    def _note(self, node: Node, event: str, values: tuple[Any, ...], out: Out[Any, Any]) -> None:
         self._recent.append((self.now, node.name, event, values, out))
         if self.trace is not None:
             self.trace.input(self.now, node.name, event, *values)
             self.trace.effects(out)
 
-    def _interpret(self, node: _Node, effect: Effect[Any, Any]) -> None:
+    def _interpret(self, node: Node, effect: Effect[Any, Any]) -> None:
         match effect:
             case Send(to, message, carry):
                 self._leave(node, tuple(to), message, carry)
@@ -541,7 +460,7 @@ class OrderingWorld:
             case Persist(record, slot):
                 self._write(node, record, slot)
 
-    def _timer(self, node: _Node, key: TimerKey, serial: int) -> None:
+    def _timer(self, node: Node, key: TimerKey, serial: int) -> None:
         if node.timers.get(key) == serial:
             del node.timers[key]
             self._step(node, "on_timer", key)
@@ -549,16 +468,16 @@ class OrderingWorld:
     # -------------------------------------------------------------------------------------- disks
 
     def _write(
-        self, node: _Node, record: Record, slot: Slot, batch: Digest | None = None, purge_below: int | None = None
+        self, node: Node, record: Record, slot: Slot, batch: Digest | None = None, purge_below: int | None = None
     ) -> None:
         node.written += 1
-        node.log.append(_Entry(node.written, record, slot, batch, purge_below))
+        node.log.append(Entry(node.written, record, slot, batch, purge_below))
         if not node.syncing:
             # One sync takes what is there when it starts; what comes meanwhile waits for the next one.
             node.syncing = True
             self._after(0, self._for(node, lambda: self._sync(node)))
 
-    def _sync(self, node: _Node) -> None:
+    def _sync(self, node: Node) -> None:
         reached = node.written
         if self._random.random() < 0.5:
             # A writer may take any prefix of what waits; it is not to be relied on that one step is one sync.
@@ -566,7 +485,7 @@ class OrderingWorld:
         ticks = self._random.randint(self.disk.sync_min, self.disk.sync_max)
         self._after(ticks, self._for(node, lambda: self._synced(node, reached)))
 
-    def _synced(self, node: _Node, reached: int) -> None:
+    def _synced(self, node: Node, reached: int) -> None:
         purge_below = max(
             (entry.purge_below or 0 for entry in node.log if node.synced < entry.serial <= reached), default=0
         )
@@ -582,17 +501,17 @@ class OrderingWorld:
             ]
         self._release(node)
 
-    def _gate(self, node: _Node, action: Callable[[], None]) -> None:
+    def _gate(self, node: Node, action: Callable[[], None]) -> None:
         """Do it when everything that is written by now is durable (SAFETY rule 5)."""
         node.outbox.append((node.written, action))
 
-    def _release(self, node: _Node) -> None:
+    def _release(self, node: Node) -> None:
         while node.outbox and node.outbox[0][0] <= node.synced:
             node.outbox.popleft()[1]()
 
     # -------------------------------------------------------------------------------------- links
 
-    def _leave(self, node: _Node, to: tuple[MemberId, ...], message: Any, carry: tuple[Digest, ...]) -> None:
+    def _leave(self, node: Node, to: tuple[MemberId, ...], message: Any, carry: tuple[Digest, ...]) -> None:
         assert node.name not in to, f"{node.name} sends to itself"
         data = message if isinstance(message, bytes) else self.plugin.codec.encode(message)
         carried = tuple(name for name in carry if name in node.store)
@@ -606,10 +525,10 @@ class OrderingWorld:
 
         self._gate(node, leave)
 
-    def _copies(self, member: MemberId) -> list[_Node]:
+    def _copies(self, member: MemberId) -> list[Node]:
         return [self._nodes[key] for key in (member, member + "'") if key in self._nodes]
 
-    def _link(self, sender: _Node, target: _Node, event: Callable[[], None]) -> None:
+    def _link(self, sender: Node, target: Node, event: Callable[[], None]) -> None:
         if target.name not in sender.hears or sender.name not in target.hears:
             return
         copies = 2 if self._random.random() < self.network.duplication else 1
@@ -617,11 +536,11 @@ class OrderingWorld:
             if self._random.random() >= self.network.loss:
                 self._after(self._delay(), lambda: self._across(sender.name, target, event))
 
-    def _across(self, sender: MemberId, target: _Node, event: Callable[[], None]) -> None:
+    def _across(self, sender: MemberId, target: Node, event: Callable[[], None]) -> None:
         if (sender, target.name) not in self._blocked and target.machine is not None:
             self._for(target, event)()
 
-    def _arrive(self, node: _Node, sender: MemberId, data: bytes, carried: tuple[Digest, ...]) -> None:
+    def _arrive(self, node: Node, sender: MemberId, data: bytes, carried: tuple[Digest, ...]) -> None:
         try:
             message = self.plugin.codec.decode(data)
         except WireError as error:
@@ -639,19 +558,19 @@ class OrderingWorld:
 
     # -------------------------------------------------------------------------------------- batches
 
-    def _request(self, node: _Node, batch: Digest) -> None:
+    def _request(self, node: Node, batch: Digest) -> None:
         if node.machine is None or batch in node.demand or batch in node.slots.values():
             return
         node.demand[batch] = None
         if not node.paused:
             self._settle(node)
 
-    def _settle(self, node: _Node) -> None:
+    def _settle(self, node: Node) -> None:
         value = self._next_input(node)
         if value is not None:
             self._step(node, "on_input", value)
 
-    def _next_input(self, node: _Node) -> OrderingInput | None:
+    def _next_input(self, node: Node) -> OrderingInput | None:
         """What the channel has to tell the machine by now: `Waiting` when it changes, `Propose` while there is room."""
         assert node.machine is not None
         waiting = any(self._authentic[batch] for batch in node.demand)
@@ -668,13 +587,13 @@ class OrderingWorld:
                     return Propose(Batch(batch, 100))
         return None
 
-    def _keep(self, node: _Node, batch: Digest) -> None:
+    def _keep(self, node: Node, batch: Digest) -> None:
         node.arrived.discard(batch)
         if batch not in node.store:
             node.store.add(batch)
             self._write(node, b"", STANDING, batch)
 
-    def _on_fetch(self, node: _Node, batch: Digest, slot: Slot, holders: tuple[MemberId, ...]) -> None:
+    def _on_fetch(self, node: Node, batch: Digest, slot: Slot, holders: tuple[MemberId, ...]) -> None:
         if batch == NO_DIGEST:
             self.fail(f"{node.name} fetches the empty batch")
         if batch in node.store or batch in node.arrived:
@@ -686,7 +605,7 @@ class OrderingWorld:
             return  # an invented digest: nobody has the bytes, ever
         self._fetch(node, batch)
 
-    def _fetch(self, node: _Node, batch: Digest) -> None:
+    def _fetch(self, node: Node, batch: Digest) -> None:
         if batch not in node.wanted:
             return
         for holder in node.wanted[batch][1]:
@@ -695,11 +614,11 @@ class OrderingWorld:
                     self._link(node, target, partial(self._serve, target, node, batch))
         self._after(_FETCH_RETRY, self._for(node, lambda: self._fetch(node, batch)))
 
-    def _serve(self, holder: _Node, asker: _Node, batch: Digest) -> None:
+    def _serve(self, holder: Node, asker: Node, batch: Digest) -> None:
         if batch in holder.store:
             self._link(holder, asker, lambda: self._bytes_arrive(asker, batch))
 
-    def _bytes_arrive(self, node: _Node, batch: Digest) -> None:
+    def _bytes_arrive(self, node: Node, batch: Digest) -> None:
         if batch in node.store:
             return
         node.arrived.add(batch)
@@ -708,7 +627,7 @@ class OrderingWorld:
             if node.inputs:
                 self._step(node, "on_input", node.inputs.popleft())
 
-    def _answer(self, node: _Node, batch: Digest) -> None:
+    def _answer(self, node: Node, batch: Digest) -> None:
         if self._authentic[batch]:
             self._keep(node, batch)
             node.inputs.append(Available(batch))
@@ -723,7 +642,7 @@ class OrderingWorld:
 
     # -------------------------------------------------------------------------------------- decisions
 
-    def _on_decided(self, node: _Node, slot: Slot, decided: Digest) -> None:
+    def _on_decided(self, node: Node, slot: Slot, decided: Digest) -> None:
         if self._stop is not None and slot > self._stop[1]:
             if node.stop_told:
                 self.fail(f"{node.name} decided slot {slot} after it was stopped at {self._stop[1]}")
@@ -736,7 +655,7 @@ class OrderingWorld:
             self.fail(f"{node.name} decided slot {slot} and does not hold its bytes")
         self._gate(node, lambda: self._deliver(node, slot, decided))
 
-    def _deliver(self, node: _Node, slot: Slot, decided: Digest) -> None:
+    def _deliver(self, node: Node, slot: Slot, decided: Digest) -> None:
         if node.name not in self.liars:
             if decided != NO_DIGEST and not self._authentic.get(decided, False):
                 self.fail(
@@ -763,17 +682,17 @@ class OrderingWorld:
         self._announce_stable(node)
         self._tell_stop(node)
 
-    def _tell_stop(self, node: _Node) -> None:
+    def _tell_stop(self, node: Node) -> None:
         if self._stop is not None and node.machine is not None and not node.stop_told and node.height >= self._stop[0]:
             node.stop_told = True
             self._step(node, "on_stop", self._stop[1])
 
-    def _announce_stable(self, node: _Node) -> None:
+    def _announce_stable(self, node: Node) -> None:
         slot = self.stable
         if node.machine is not None and node.stable < slot <= node.height:
             self._after(self._delay(), self._for(node, lambda: self._tell_stable(node, slot)))
 
-    def _tell_stable(self, node: _Node, slot: Slot) -> None:
+    def _tell_stable(self, node: Node, slot: Slot) -> None:
         if slot <= node.stable:
             return
         node.stable = slot
@@ -803,7 +722,7 @@ class OrderingWorld:
                 self._help(node)
         self._after(_STATUS_EVERY, self._status)
 
-    def _help(self, node: _Node) -> None:
+    def _help(self, node: Node) -> None:
         peers = [
             other
             for other in self._nodes.values()
@@ -827,7 +746,7 @@ class OrderingWorld:
                 if len(claims) >= self.quorum.weak and slot in self.chosen:
                     self._after(self._delay(), self._for(node, partial(self._tell_learned, node, slot)))
 
-    def _tell_learned(self, node: _Node, slot: Slot) -> None:
+    def _tell_learned(self, node: Node, slot: Slot) -> None:
         if slot <= node.height:
             return
         if self.chosen[slot] != NO_DIGEST:
