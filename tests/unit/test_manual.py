@@ -1,0 +1,44 @@
+"""The manual names files and tests that are there: what it says is kept and tested can be looked up."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("docs/SAFETY.md", "docs/FAULTS.md", "docs/ARCHITECTURE.md")
+FILE = re.compile(r"`((?:bftkit|protocols|tests|simulations|docs)/[\w./-]*)`")
+TEST = re.compile(r"`(test_\w+)`")
+
+
+def functions(folder: Path) -> set[str]:
+    """The names of all functions that are defined in the Python files of a folder."""
+    return {
+        name
+        for path in folder.rglob("*.py")
+        for name in re.findall(r"^ *(?:async )?def (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_named_file_and_test_exists(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert sorted(name for name in set(FILE.findall(text)) if not (ROOT / name).exists()) == []
+    known = functions(ROOT / "tests") | {path.stem for path in (ROOT / "tests").rglob("*.py")}
+    assert sorted(set(TEST.findall(text)) - known) == []
+
+
+def test_the_fault_catalogue_names_tests_and_checks_that_exist() -> None:
+    text = (ROOT / "docs" / "FAULTS.md").read_text(encoding="utf-8")
+    cells = [row.split("|")[4] for row in text.splitlines() if re.match(r"\| \d+ \|", row)]
+    named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    assert named
+    assert sorted(named - functions(ROOT / "tests") - functions(ROOT / "bftkit" / "sim")) == []
+
+
+def test_every_safety_rule_says_where_it_is_kept() -> None:
+    text = (ROOT / "docs" / "SAFETY.md").read_text(encoding="utf-8")
+    rules = re.split(r"(?m)^### Rule ", text)[1:]
+    assert [rule.partition(":")[0] for rule in rules if rule.count("*Today.*") != 1] == []
