@@ -55,6 +55,10 @@ class SyncClient:
         """A strong read: as fresh as any operation that ended before this call. Raises as `submit` does."""
         return self._result(self._until(self.core.read(operation, _nothing), timeout))
 
+    def wait(self, number: int, *, timeout: float = TIMEOUT_SECONDS) -> bytes:
+        """Ask again for the operation of an `OutcomeUnknown`, by its number. Raises as `submit` does."""
+        return self._result(self._until(self.core.again(number, _nothing), timeout))
+
     def status(self, *, timeout: float = 2.0) -> Mapping[MemberId, dict[str, Any]]:
         """What every member that answers says of itself; needs no quorum."""
         core = self.core

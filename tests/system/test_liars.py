@@ -22,7 +22,7 @@ def _blamed_for_equivocation(status: dict[str, Any], liar: str) -> bool:
 
 def test_a_liar_is_blamed_and_fools_no_client(found: MakeGroup, client: OpenClient, watch: Watch) -> None:
     group = found("--checkpoint-interval", 16)
-    liar, honest = "m1", ("m0", "m2", "m3")
+    liar, honest = "m0", ("m1", "m2", "m3")  # it leads from the start
     for member in group.members:
         group.start(member, *(("--adversary", "bftkit.sim.adversaries:Liar") if member == liar else ()))
     for member in group.members:
@@ -38,10 +38,7 @@ def test_a_liar_is_blamed_and_fools_no_client(found: MakeGroup, client: OpenClie
             assert mine.submit(keyvalue.get(b"key"), timeout=60) == b"+%d" % written
             assert mine.read(keyvalue.get(b"key"), timeout=60) == b"+%d" % written
 
-    work(10)
-    group.kill("m0")  # now the liar leads
-    group.start_all(["m0"])
-    work(10)
+    work(15)
     statuses = watch(
         group,
         "an honest member that holds proof of the equivocation",
@@ -57,6 +54,7 @@ def test_a_liar_is_blamed_and_fools_no_client(found: MakeGroup, client: OpenClie
         assert accused <= {liar}, statuses[member]["blamed"]
         if _blamed_for_equivocation(statuses[member], liar):
             assert statuses[member]["counters"]["evidence"] >= 1
+    assert {statuses[member]["leader"] for member in honest} != {liar}
     work(3)
 
 
@@ -69,7 +67,7 @@ def test_a_poison_operation_stops_nobody_and_leaves_no_trace(
     mine = client(group)
     for round_number in range(1, 4):
         assert mine.submit(b"add", timeout=60) == b"%d" % round_number
-        for operation, words in ((b"raise", "poison"), (b"zero", "ZeroDivision"), (b"none", "not bytes"), (b"deep", "recursion")):
+        for operation, words in ((b"raise", "poison"), (b"zero", "ZeroDivision"), (b"none", "not bytes"), (b"deep", "RecursionError")):
             with pytest.raises(OperationFailed, match=words):
                 mine.submit(operation, timeout=60)
     assert mine.read(b"", timeout=60) == b"3"
