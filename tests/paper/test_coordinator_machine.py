@@ -325,6 +325,7 @@ def test_a_learned_slot_is_delivered_but_not_acknowledged() -> None:
     assert said(effects) == []
     assert decided(step(follower, "on_input", Learned(3, C))) == []
     assert decided(step(follower, "on_input", Learned(2, B))) == [(2, B), (3, C)]
+    assert said(step(follower, "on_timer", STATUS_TIMER)) == [Status(held=0, delivered=3)]
 
 
 def test_two_batches_for_one_slot_are_evidence_that_anybody_can_check() -> None:
