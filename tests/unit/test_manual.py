@@ -42,3 +42,15 @@ def test_every_safety_rule_says_where_it_is_kept() -> None:
     text = (ROOT / "docs" / "SAFETY.md").read_text(encoding="utf-8")
     rules = re.split(r"(?m)^### Rule ", text)[1:]
     assert [rule.partition(":")[0] for rule in rules if rule.count("*Today.*") != 1] == []
+
+
+def test_the_architecture_names_every_file_in_its_room() -> None:
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    text = text[text.index("## The folders") : text.index("## Machines")]
+    rooms = {match[1]: match[2] for match in re.finditer(r"(?m)^\| `(\w+)/` \|(.*)$", text)}
+    there = sorted(path for path in (ROOT / "bftkit").iterdir() if (path / "__init__.py").exists())
+    assert sorted(rooms) == [path.name for path in there]
+    for folder in there:
+        files = {path.name for path in folder.glob("*.py") if path.name != "__init__.py"}
+        named = set(re.findall(r"`(\w+\.py)`", rooms[folder.name]))
+        assert sorted(files ^ named) == [], f"docs/ARCHITECTURE.md, the row of {folder.name}/"
