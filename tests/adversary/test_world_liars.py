@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bftkit.channel import frames
+from bftkit.channel.bundles import OPEN, make_batch, parse_batch
 from bftkit.channel.frames import (
     CONTROL_CODEC,
     BatchBytes,
@@ -17,7 +18,7 @@ from bftkit.channel.frames import (
     pack_protocol,
     unpack_protocol,
 )
-from bftkit.channel.interface import ReplicaOut
+from bftkit.channel.interface import ReplicaOut, ReplicaSettings
 from bftkit.channel.replica import Replica
 from bftkit.core.machine import Broadcast, Effect, Out, Send
 from bftkit.sim.adversaries import Honest, Liar, Silent
@@ -168,6 +169,11 @@ class Exaggerates(Honest):
             signature = self.settings.keyring.sign(frames.CHECKPOINT_PURPOSE, body)
             changed.broadcast(pack_control(DecidedClaims(0, slot, (lie,) * 20)))
             changed.broadcast(pack_control(CheckpointVote(0, slot, lie, signature)))
+        if len(replica.history) > 2:
+            # True batches, each claimed one slot too early: they can be fetched, so only the count of claims protects.
+            slots = sorted(replica.history)
+            names = tuple(replica.history[slot] for slot in slots[1:])
+            changed.broadcast(pack_control(DecidedClaims(0, slots[0], names)))
         changed.broadcast(pack_control(Status(0, 1 << 40, 1 << 40, 9)))
         return changed
 
@@ -211,3 +217,33 @@ def test_rubbish_is_refused_counted_and_attributed() -> None:
     world.finish()
     assert {whom for _, whom, _, _ in world.blames} == {"m2"}
     assert world.replica("m0").counters.refused_frames > 100
+
+
+class Forger(Liar):
+    """Leads with batches of operations that no client signed, the same version to everybody."""
+
+    def __init__(self, settings: ReplicaSettings) -> None:
+        super().__init__(settings)
+        self._deceived = frozenset(settings.members)
+
+    def _other_batch(self, raw: bytes) -> bytes:
+        time_ms, bundles = parse_batch(raw, bundle_bytes_max=len(raw))
+        if any(bundle.kind == OPEN for bundle in bundles):
+            return raw
+        forged = [bytearray(bundle.raw) for bundle in bundles]
+        for bundle in forged:
+            bundle[-65] ^= 1  # the last byte of the last operation, or of a clock report
+        return make_batch(time_ms, [bytes(bundle) for bundle in forged])
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_operations_that_no_client_signed_are_never_voted_for(seed: int) -> None:
+    """SAFETY rule 4: every member judges alike, and before its vote."""
+    world = World(seed)
+    adversary = world.lie("m0", Forger)
+    assert isinstance(adversary, Forger)
+    world.load(30, keys=3)
+    world.run_until(lambda: world.outstanding == 0, 30_000, "all answered")
+    assert adversary.counters.equivocations > 0
+    assert all(world.replica(member).machine.view > 0 for member in world.correct)
+    world.finish()
