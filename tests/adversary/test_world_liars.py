@@ -247,3 +247,20 @@ def test_operations_that_no_client_signed_are_never_voted_for(seed: int) -> None
     assert adversary.counters.equivocations > 0
     assert all(world.replica(member).machine.view > 0 for member in world.correct)
     world.finish()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_one_member_alone_cannot_tell_a_laggard_what_was_decided(seed: int) -> None:
+    """SAFETY rule 17: f + 1 equal claims, and nothing less."""
+    world = World(seed, interval=64, window=128)
+    world.lie("m1", Exaggerates)
+    world.load(20, keys=3, pipeline=1)
+    world.run_until(lambda: world.outstanding == 0, 20_000)
+    world.crash("m3")
+    world.load(40, keys=3, pipeline=1)
+    world.run_until(lambda: world.outstanding == 0, 20_000)
+    world.cut("m0", "m3")  # the liar is heard first
+    world.slow("m2", 150)
+    world.restart("m3")
+    world.run(3_000)
+    world.finish()
