@@ -344,7 +344,9 @@ class PbftMachine(Forkable):
         known = self.here.get(digest)
         if known is not None:
             if slot > known:
+                # The channel must keep the bytes for this slot as well (SAFETY rule 3).
                 self.here[digest] = slot
+                out.deliver(Fetch(digest, slot, ()))
             return True
         slots = self.wanted.setdefault(digest, [])
         if slot not in slots:

@@ -126,6 +126,16 @@ def test_a_backup_votes_only_when_the_bytes_are_here() -> None:
     assert said(effects, m.Prepare) == [prepare("m1", 1, A)]
 
 
+def test_a_batch_that_comes_again_in_a_later_slot_is_kept_for_that_slot() -> None:
+    """SAFETY rule 3: the channel may forget the bytes with the slot that they were fetched for."""
+    backup = Play("m1")
+    backup.decide(1, A)
+    effects = backup.hear("m0", pre_prepare(2, A))
+    assert outputs(effects, Fetch) == [Fetch(A, 2, ())]
+    kinds: list[type] = [type(effect) for effect in effects]
+    assert kinds == [Deliver, Persist, Broadcast]
+
+
 def test_the_three_phases_with_two_persists_each_before_what_it_gates() -> None:
     """SAFETY rule 5. q = 3: the leader's header, the own prepare and one more; then three commits."""
     backup = Play("m1")
