@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from bftkit.channel.bundles import CLOCK, Bundle, parse_batch
-from bftkit.channel.frames import BatchBytes, BatchRequest, pack_control
+from bftkit.channel.frames import BatchRequest, pack_control
 from bftkit.channel.pool import Pool
 from bftkit.core.digest import digest
 from bftkit.core.machine import Digest, MemberId, Slot
@@ -23,6 +23,9 @@ from bftkit.core.wire import WireError
 if TYPE_CHECKING:
     from bftkit.channel.replica import ReplicaOut, ReplicaSettings
 
+NEXT_SLOTS: Final = 16
+BATCH_ROOM: Final = 64 << 10
+"""A batch may exceed its bound by this: its header, the lengths in it, and one clock report a member."""
 SERVED_AT_ONCE: Final = 16
 """So many batches are sent in answer to one request."""
 
@@ -57,6 +60,8 @@ class BatchStore:
     def __init__(self, settings: ReplicaSettings) -> None:
         self._settings = settings
         self._limits = settings.limits
+        self.stored_bytes = 0
+        """Bytes held."""
         self._stored: dict[Digest, StoredBatch] = {}
         self._wanted: dict[Digest, Wanted] = {}
         self._offered: dict[Digest, bytes] = {}
@@ -65,10 +70,22 @@ class BatchStore:
         """The batch, if its bytes are here."""
         return self._stored.get(name)
 
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes held; for metrics."""
-        return sum(len(stored.raw) for stored in self._stored.values())
+    def has_room(self, slot: Slot, applied: Slot) -> bool:
+        """Whether a batch for this slot may be taken in. The next few slots always may, or nothing would move."""
+        return slot <= applied + NEXT_SLOTS or self.stored_bytes < self._limits.stored_bytes
+
+    def postpone(self, name: Digest, slot: Slot, holders: Sequence[MemberId]) -> None:
+        """Fetch it when there is room."""
+        self._offered.pop(name, None)
+        wanted = self._wanted.setdefault(name, Wanted(slot, []))
+        wanted.slot = max(wanted.slot, slot)
+        wanted.holders.extend(holder for holder in holders if holder not in wanted.holders)
+
+    def _put(self, stored: StoredBatch) -> StoredBatch:
+        if stored.name not in self._stored:
+            self.stored_bytes += len(stored.raw)
+        self._stored[stored.name] = stored
+        return stored
 
     # -------------------------------------------------------------------------------------- coming in
 
@@ -93,15 +110,13 @@ class BatchStore:
     def add_own(self, raw: bytes, time_ms: int, bundles: Sequence[Bundle]) -> StoredBatch:
         """A batch that this member made."""
         name = digest(raw)
-        stored = StoredBatch(name, raw, time_ms, bundles, True, own=True)
-        self._stored[name] = stored
-        return stored
+        return self._put(StoredBatch(name, raw, time_ms, bundles, True, own=True))
 
     def restore(self, raw: bytes, slot: Slot) -> None:
         """A batch from this member's log; it was judged before it was written."""
         name = digest(raw)
         time_ms, bundles = parse_batch(raw, bundle_bytes_max=len(raw))
-        self._stored[name] = StoredBatch(name, raw, time_ms, bundles, True, slot, slot)
+        self._put(StoredBatch(name, raw, time_ms, bundles, True, slot, slot))
 
     def arrived(self, raw: bytes, pool: Pool) -> tuple[StoredBatch, Slot] | None:
         """Bytes that another member sent on request; None if nobody here wants them."""
@@ -115,15 +130,13 @@ class BatchStore:
         self._wanted.pop(name, None)
         try:
             time_ms, bundles = self._check(raw, pool)
-            stored = StoredBatch(name, raw, time_ms, bundles, True)
+            return self._put(StoredBatch(name, raw, time_ms, bundles, True))
         except WireError:
-            stored = StoredBatch(name, raw, 0, (), False)
-        self._stored[name] = stored
-        return stored
+            return self._put(StoredBatch(name, b"", 0, (), False))  # only that it is bad need be known
 
     def _check(self, raw: bytes, pool: Pool) -> tuple[int, list[Bundle]]:
         limits = self._limits
-        if len(raw) > limits.batch_bytes + limits.bundle_bytes:
+        if len(raw) > limits.batch_bytes + limits.bundle_bytes + BATCH_ROOM:
             raise WireError(f"a batch of {len(raw)} bytes is too large")
         time_ms, bundles = parse_batch(raw, bundle_bytes_max=limits.bundle_bytes)
         group = self._settings.group
@@ -162,28 +175,20 @@ class BatchStore:
         wanted.slot = max(wanted.slot, slot)
         wanted.holders.extend(holder for holder in holders if holder not in wanted.holders)
 
-    def retry(self, out: ReplicaOut) -> None:
+    def retry(self, applied: Slot, out: ReplicaOut) -> None:
         """Ask again for everything that did not come, each time another holder."""
         requests: dict[MemberId, list[Digest]] = {}
         for name, wanted in self._wanted.items():
-            if wanted.holders:
+            if wanted.holders and self.has_room(wanted.slot, applied):
                 wanted.holders.append(wanted.holders.pop(0))
                 requests.setdefault(wanted.holders[0], []).append(name)
         for member in sorted(requests):
             out.send(member, pack_control(BatchRequest(tuple(requests[member][:SERVED_AT_ONCE]))))
-
-    def serve(self, sender: MemberId, names: Sequence[Digest], out: ReplicaOut) -> None:
-        """Send what another member asked for, within bounds."""
-        budget = 4 * self._limits.batch_bytes
-        for name in names[:SERVED_AT_ONCE]:
-            stored = self._stored.get(name)
-            if stored is not None and stored.authentic and budget > 0:
-                budget -= len(stored.raw)
-                out.send(sender, pack_control(BatchBytes(stored.raw)))
 
     def forget(self, floor: Slot, applied: Slot) -> None:
         """Drop what checkpoints cover: decided batches up to `floor`, wanted ones up to `applied`."""
         self._stored = {
             name: stored for name, stored in self._stored.items() if max(stored.slot, stored.durable) > floor
         }
+        self.stored_bytes = sum(len(stored.raw) for stored in self._stored.values())
         self._wanted = {name: wanted for name, wanted in self._wanted.items() if wanted.slot > applied}

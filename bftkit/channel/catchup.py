@@ -237,8 +237,8 @@ class CatchUp:
         stable = self._replica.checkpoints.at(slot)
         if stable is None or index >= stable.view.count:
             out.send(sender, pack_control(NotHere(slot)))
-        else:
-            out.send(sender, pack_control(Chunk(slot, index, stable.view.chunk(index))))
+        elif self._replica.may_serve(sender):
+            self._replica.serve(sender, pack_control(Chunk(slot, index, stable.view.chunk(index))), out)
 
     def _on_chunk(self, sender: MemberId, message: Chunk, out: ReplicaOut) -> None:
         transfer = self.transfer

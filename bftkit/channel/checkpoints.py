@@ -21,6 +21,7 @@ from bftkit.core.wire import WireError
 from bftkit.crypto.merkle import root as merkle_root
 from bftkit.crypto.signed import Certificate
 
+CHUNK_BYTES_USUAL: Final = 1 << 16
 HASH_BYTES_PER_STEP: Final = 1 << 20
 """How much is hashed at a time: about a millisecond's worth."""
 
@@ -45,9 +46,8 @@ class Hashing:
         while len(self.leaves) < self.view.count:
             if budget <= 0:
                 return None
-            index = len(self.leaves)
-            self.leaves.append(self.view.leaf(index))
-            budget -= 1 << 16
+            self.leaves.append(self.view.leaf(len(self.leaves)))
+            budget -= CHUNK_BYTES_USUAL
         return merkle_root(self.leaves)
 
 
@@ -115,6 +115,8 @@ class Checkpoints:
             if slot < oldest:
                 return False
             del self.votes[oldest][member]
+            if not self.votes[oldest]:
+                del self.votes[oldest]
         self.votes.setdefault(slot, {})[member] = (root, signature)
         return True
 

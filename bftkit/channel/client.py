@@ -13,7 +13,7 @@ The same object runs under trio, asyncio, in a plain loop and in the simulator; 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Final, Protocol, TypeAlias
 
@@ -47,6 +47,8 @@ PATIENCE_TICKS: Final = 300
 PATIENCE_TICKS_MAX: Final = 4000
 READ_PATIENCE_TICKS: Final = 300
 SETTLED_KEPT: Final = 64
+_LEAPS_MS: Final = (3_600_000, 86_400_000, 30 * 86_400_000, 400 * 86_400_000, 20 * 365 * 86_400_000)
+"""An hour, a day, a month, a year, twenty: how far the client leaps if its clock was set back."""
 
 # ------------------------------------------------------------------------------------------------ inputs
 
@@ -117,6 +119,17 @@ ClientOutput: TypeAlias = Executed | NotExecuted | ReadDone | MemberStatus
 ClientOut: TypeAlias = Out[bytes, ClientOutput]
 
 
+@attrs.frozen
+class _Word:
+    """A member's newest reply to a bundle."""
+
+    place: tuple[Slot, bytes]
+    """Slot, and digest of the results."""
+    leader: int
+    results: bytes | None
+    """The results, if it sent them and they fit the digest."""
+
+
 @attrs.define(eq=False)
 class _InFlight:
     """A bundle that waits for its results."""
@@ -127,8 +140,7 @@ class _InFlight:
     due: int
     """The client's own tick count at which patience ends."""
     patience: int = PATIENCE_TICKS
-    votes: dict[tuple[Slot, bytes], set[MemberId]] = attrs.field(factory=dict[tuple[Slot, bytes], set[MemberId]])
-    results: dict[bytes, bytes] = attrs.field(factory=dict[bytes, bytes])
+    said: dict[MemberId, _Word] = attrs.field(factory=dict[MemberId, _Word])
     refusals: dict[int, set[MemberId]] = attrs.field(factory=dict[int, set[MemberId]])
 
 
@@ -137,8 +149,8 @@ class _Reading:
     token: int
     operation: bytes
     due: int
-    answers: dict[MemberId, tuple[int, bytes]] = attrs.field(factory=dict[MemberId, tuple[int, bytes]])
-    results: dict[bytes, tuple[int, bytes]] = attrs.field(factory=dict[bytes, tuple[int, bytes]])
+    answers: dict[MemberId, bytes] = attrs.field(factory=dict[MemberId, bytes])
+    """Each member's newest answer, by its digest."""
     ordered_as: int | None = None
 
 
@@ -187,6 +199,7 @@ class ClientMachine:
         self._bindings: dict[MemberId, bytes] = {}
         self._proved: set[MemberId] = set()
         self._openings = 0
+        self._leaps = 0
         self._asked_nonce = False
         self._opening: _InFlight | None = None
         self._queue: deque[bytes] = deque()
@@ -218,7 +231,8 @@ class ClientMachine:
     def on_draw(self, key: TimerKey, value: int, out: ClientOut) -> None:
         """Randomness for the opening's nonce, behind a part that grows: an old opening cannot end a newer session."""
         self._openings += 1
-        nonce = ((self.settings.started_ms << 16) + self._openings).to_bytes(8, "big") + value.to_bytes(8, "big")
+        started = self.settings.started_ms + sum(_LEAPS_MS[: self._leaps])
+        nonce = ((started << 16) + self._openings).to_bytes(8, "big") + value.to_bytes(8, "big")
         raw = make_bundle(self.settings.key, self.settings.group, OPEN, 0, 0, 0, (nonce,))
         self._asked_nonce = False
         self._opening = _InFlight(raw, 0, 1, self._now + PATIENCE_TICKS)
@@ -366,25 +380,19 @@ class ClientMachine:
                 self.contradictions += 1
             return
         place = (reply.slot, reply.digest)
-        voters = bundle.votes.setdefault(place, set())
-        if sender in voters:
-            if not reply.full:
-                return
-        elif any(sender in others for others in bundle.votes.values()):
-            # It contradicts itself: only its newest word counts, so a liar has one vote like everybody.
-            for others in bundle.votes.values():
-                others.discard(sender)
-        voters.add(sender)
-        if reply.full and reply.digest not in bundle.results and digest(reply.results) == reply.digest:
-            bundle.results[reply.digest] = reply.results
-        if len(voters) < self.settings.quorum.weak:
+        known = bundle.said.get(sender)
+        sent = reply.results if reply.full and digest(reply.results) == reply.digest else None
+        if known is not None and known.place == place and sent is None:
             return
-        blob = bundle.results.get(reply.digest)
+        # Only a member's newest word counts, so one that contradicts itself has one vote like everybody.
+        bundle.said[sender] = _Word(place, reply.leader, sent)
+        agreeing = [word for word in bundle.said.values() if word.place == place]
+        if len(agreeing) < self.settings.quorum.weak:
+            return
+        blob = next((word.results for word in agreeing if word.results is not None), None)
         if blob is None:
             return
-        members = self.settings.members
-        if reply.leader < len(members):
-            self._leader = members[reply.leader]
+        self._follow(agreeing)
         results = unpack_results(blob, bundle.count)
         if bundle is self._opening:
             self._opening = None
@@ -392,11 +400,19 @@ class ClientMachine:
             self._send_queue(out)
             return
         del self._in_flight[bundle.first]
-        self.contradictions += sum(len(others) for at, others in bundle.votes.items() if at != place)
+        self.contradictions += len(bundle.said) - len(agreeing)
         self._settled[bundle.first] = place
         if len(self._settled) > SETTLED_KEPT:
             del self._settled[next(iter(self._settled))]
         self._settle(bundle.first, reply.slot, results, out)
+
+    def _follow(self, words: Sequence[_Word]) -> None:
+        """New bundles go to the leader that enough members name; one liar's word sends them nowhere."""
+        named = Counter(word.leader for word in words)
+        members = self.settings.members
+        for leader in sorted(named):
+            if named[leader] >= self.settings.quorum.weak and leader < len(members):
+                self._leader = members[leader]
 
     def _settle(self, first: int, slot: Slot, results: list[tuple[int, bytes]], out: ClientOut) -> None:
         if self._ordered_reads:
@@ -422,6 +438,11 @@ class ClientMachine:
             if refusal.reason == frames.NOT_LISTED:
                 self._opening = None
                 self._fail_queue(refusal.text, out)
+            elif refusal.reason == frames.OUTSIDE_WINDOW and self._leaps < len(_LEAPS_MS):
+                # An older session of ours has a higher nonce: our clock was set back since. Leap over it.
+                self._leaps += 1
+                self._opening = None
+                self._send_queue(out)
             return
         if refusal.reason == frames.NO_SESSION:
             self._reopen(out)
@@ -478,18 +499,14 @@ class ClientMachine:
             return
         if digest(bytes((answer.failed,)), answer.result) != answer.digest:
             return
-        read.answers[sender] = (answer.slot, answer.digest)
-        read.results[answer.digest] = (FAILED if answer.failed else OK, answer.result)
+        read.answers[sender] = answer.digest
         quorum = self.settings.quorum
-        counts: dict[bytes, int] = {}
-        for _, name in read.answers.values():
-            counts[name] = counts.get(name, 0) + 1
+        counts = Counter(read.answers.values())
         # With f = 0 a protocol may decide with c + 1 members (SAFETY rule 24): only n - c are sure to meet them.
         needed = quorum.certificate if quorum.f else quorum.available
         if counts[answer.digest] >= needed:
             del self._reads[answer.number]
-            status, result = read.results[answer.digest]
-            out.deliver(ReadDone(read.token, status, result))
+            out.deliver(ReadDone(read.token, FAILED if answer.failed else OK, answer.result))
         elif max(counts.values()) + quorum.n - len(read.answers) < needed:
             self._order_read(answer.number, out)
 
@@ -498,7 +515,7 @@ class ClientMachine:
         read = self._reads.get(answer.number)
         if read is not None:
             # A refusal is an answer that agrees with nobody's.
-            read.answers[sender] = (0, b"refused by " + sender.encode())
+            read.answers[sender] = b"refused by " + sender.encode()
             if len(read.answers) >= self.settings.quorum.available:
                 self._order_read(answer.number, out)
 

@@ -6,6 +6,7 @@ answered from the kept reply; what cannot be executed is refused with a reason t
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -15,7 +16,7 @@ from bftkit.channel.bundles import CLOCK, OPEN, Bundle, parse_bundle
 from bftkit.channel.frames import Read, ReadAnswer, ReadRefusal, Refusal, pack_answer, pack_reply
 from bftkit.channel.interface import ReplicaOut, StatusAsked, ToClient
 from bftkit.channel.sessions import Reply
-from bftkit.channel.state import error_text, opening_reply
+from bftkit.channel.state import RESULT_BYTES_MAX, error_text, opening_reply
 from bftkit.core.digest import digest
 from bftkit.core.machine import MemberId, Slot
 from bftkit.core.wire import WireError
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 FORWARD_BEATS: Final = 2
 """A bundle that has waited for so long is forwarded to the leader again, and again after as long."""
+READ_BEATS: Final = 30
+"""A read that could not be answered for so long is refused."""
 FULL_REPLY_BYTES: Final = 512
 """Results up to this size are sent by every member; larger ones by one, the others send the digest (SAFETY rule 8)."""
 
@@ -35,6 +38,7 @@ class _PendingRead:
     number: int
     operation: bytes
     after: Slot
+    beat: int
 
 
 class ClientDesk:
@@ -43,6 +47,8 @@ class ClientDesk:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._reads: list[_PendingRead] = []
+        self._readers: Counter[bytes] = Counter()
+        """How many reads of each client wait."""
 
     def reply(self, bundle: Bundle, reply: Reply, out: ReplicaOut) -> None:
         """Tell a client the results of a bundle that was executed just now."""
@@ -177,26 +183,43 @@ class ClientDesk:
         text = replica.stopped
         if replica.silent:
             text = "this member takes no part in this epoch"
-        elif len(self._reads) >= replica.limits.reads:
+        elif len(read.operation) > replica.limits.operation_bytes:
+            text = f"an operation exceeds the group's limit of {replica.limits.operation_bytes} bytes"
+        elif len(self._reads) >= replica.limits.reads or self._readers[client] >= replica.limits.client_reads:
             text = "too many reads wait; try again"
         if text is not None:
             out.deliver(ToClient(client, pack_answer(ReadRefusal(read.number, text[:400]))))
             return
-        after = replica.machine.highest_voted
-        pending = _PendingRead(client, read.number, read.operation, after)
+        # What this member voted for, or knew as decided before a restart, must be applied first (SAFETY rule 13).
+        after = max(replica.machine.highest_voted, replica.promised)
+        pending = _PendingRead(client, read.number, read.operation, after, replica.beat)
         if after <= replica.applied:
             self._answer_read(pending, out)
         else:
             self._reads.append(pending)
+            self._readers[client] += 1
 
     def answer_reads(self, out: ReplicaOut) -> None:
         replica = self._replica
         if not self._reads:
             return
         due = [read for read in self._reads if read.after <= replica.applied]
-        self._reads = [read for read in self._reads if read.after > replica.applied]
+        if due:
+            self._reads = [read for read in self._reads if read.after > replica.applied]
+            self._readers = Counter(read.client for read in self._reads)
         for read in due:
             self._answer_read(read, out)
+
+    def drop_old_reads(self, out: ReplicaOut) -> None:
+        """Reads that waited too long: their clients have turned to the total order meanwhile."""
+        replica = self._replica
+        old = [read for read in self._reads if replica.beat - read.beat >= READ_BEATS]
+        if old:
+            self._reads = [read for read in self._reads if replica.beat - read.beat < READ_BEATS]
+            self._readers = Counter(read.client for read in self._reads)
+        for read in old:
+            answer = ReadRefusal(read.number, "what this member voted for is not decided yet")
+            out.deliver(ToClient(read.client, pack_answer(answer)))
 
     def _answer_read(self, read: _PendingRead, out: ReplicaOut) -> None:
         replica = self._replica
@@ -205,6 +228,8 @@ class ClientDesk:
             result = replica.state.application.read(read.operation)
             if type(result) is not bytes:
                 raise TypeError(f"read returned {type(result).__name__}, not bytes")
+            if len(result) > RESULT_BYTES_MAX:
+                raise ValueError(f"the answer exceeds {RESULT_BYTES_MAX} bytes")
         except Exception as error:
             failed, result = 1, error_text(error)
         name = digest(bytes((failed,)), result)

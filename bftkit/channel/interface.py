@@ -133,10 +133,16 @@ class Limits:
     client_pool_bytes: int = 16 << 20
     sessions: int = 10_000
     session_window: int = 16_384
-    session_reply_bytes: int = 16 << 20
+    session_reply_bytes: int = 4 << 20
+    """What one client's kept replies may cost; with the results of one bundle it must fit into a frame."""
     checkpoint_bytes: int = 32 << 20
     """So many bytes of batches bring the next checkpoint forward (SAFETY rule 18)."""
-    reads: int = 10_000
+    reads: int = 4096
+    client_reads: int = 256
+    stored_bytes: int = 256 << 20
+    """Batches beyond this are not taken in before the slots below them are executed."""
+    served_bytes: int = 16 << 20
+    """What another member gets on request in one beat."""
 
 
 @attrs.frozen

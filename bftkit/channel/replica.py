@@ -202,6 +202,9 @@ class Replica:
         self._told_waiting = False
         self._bytes_since_checkpoint = 0
         self._checkpoint_voted = 0
+        self.promised: Slot = 0
+        """What this member knew as decided when it started: no strong read is answered before (SAFETY rule 13)."""
+        self._served: dict[MemberId, int] = {}
         self._saved: list[Slot] = []
         self._status_told: tuple[int, int, int, int] = (0, 0, 0, 0)
         self._status_beat = 0
@@ -249,6 +252,7 @@ class Replica:
         for slot in sorted(decided):
             if slot > self.applied:
                 self.catchup.learned[slot] = decided[slot]
+        self.promised = max([self.applied, self._checkpoint_voted, *decided])
         if restored.amnesic:
             out.persist(self._own_record())
 
@@ -393,9 +397,13 @@ class Replica:
         if fetch.digest == NO_DIGEST:
             self._inputs.append(Available(fetch.digest))
             return
+        holders = tuple(member for member in fetch.holders if member != self.me)
+        if self.batches.get(fetch.digest) is None and not self.batches.has_room(fetch.slot, self.applied):
+            # A leader that fills the window with large batches over a gap: they are fetched when there is room.
+            self.batches.postpone(fetch.digest, fetch.slot, holders)
+            return
         stored = self.batches.find(fetch.digest, self.pool)
         if stored is None:
-            holders = tuple(member for member in fetch.holders if member != self.me)
             self.batches.want(fetch.digest, fetch.slot, holders, out)
             return
         self._answer_fetch(stored, fetch.slot, out)
@@ -414,10 +422,12 @@ class Replica:
             out.persist(_BATCH_RECORD + slot.to_bytes(8, "big") + stored.raw, slot)
 
     def _on_decided(self, slot: Slot, name: Digest, out: ReplicaOut) -> None:
-        if slot <= self.applied:
-            known = self.history.get(slot)
+        if slot <= self.applied or slot in self.catchup.learned:
+            known = self.history.get(slot, self.catchup.learned.get(slot))
             if known is not None and known != name:
                 self.halt(f"slot {slot} was decided twice, as {known.hex()[:16]} and {name.hex()[:16]}", out)
+                return
+        if slot <= self.applied:
             return
         self.history[slot] = name
 
@@ -614,7 +624,9 @@ class Replica:
         if self.beat % CLOCK_BEATS == 0 and not self.silent:
             self.watch.report_clock(out)
         self.clients.prune(out)
-        self.batches.retry(out)
+        self._served.clear()
+        self.clients.drop_old_reads(out)
+        self.batches.retry(self.applied, out)
         self.catchup.on_beat(out)
         if self.beat % VOTE_BEATS == 0:
             self._vote_again(out)
@@ -641,7 +653,10 @@ class Replica:
         elif isinstance(message, frames.BatchBytes):
             self._on_batch_bytes(sender, message.batch, out)
         elif isinstance(message, frames.BatchRequest):
-            self.batches.serve(sender, message.digests, out)
+            for name in message.digests[:SERVED_AT_ONCE]:
+                stored = self.batches.get(name)
+                if stored is not None and stored.authentic and self.may_serve(sender):
+                    self.serve(sender, pack_control(frames.BatchBytes(stored.raw)), out)
         else:
             self.catchup.on_control(sender, message, out)
         self._advance(out)
@@ -674,7 +689,19 @@ class Replica:
         """A quorum's certificate with a vote of ours that we do not remember: our disk was rolled back (rule 16)."""
         unknown = slot > self._checkpoint_voted and not self.silent
         if unknown and any(vote.member == self.me for vote in certificate.votes):
+            # Remembered, or a restart would let us vote on a log that lacks what we said before.
+            self.silent = True
+            out.persist(self._own_record())
             self.halt(f"a checkpoint vote of ours at slot {slot} is not in our log: the disk was rolled back", out)
+
+    def may_serve(self, member: MemberId) -> bool:
+        """Whether this member may still be sent something on request in this beat (FAULTS 45)."""
+        return self._served.get(member, 0) < self.limits.served_bytes
+
+    def serve(self, member: MemberId, frame: bytes, out: ReplicaOut) -> None:
+        """Send something that was asked for."""
+        self._served[member] = self._served.get(member, 0) + len(frame)
+        out.send(member, frame)
 
     def halt(self, reason: str, out: ReplicaOut) -> None:
         """Stop taking part, and say why."""

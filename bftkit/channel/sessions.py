@@ -22,6 +22,9 @@ from bftkit.core.wire import U32, U64, Blob, Digest32, Key32, Many, Raw, Struct,
 
 NONCE_SIZE: Final = 16
 
+REPLY_OVERHEAD: Final = 256
+"""What keeping one reply costs besides its results (bytes): many small replies must not be free."""
+
 
 @attrs.frozen
 class Reply:
@@ -33,6 +36,11 @@ class Reply:
     digest: Digest32
     """The digest of `results`; what members are compared by."""
     results: Annotated[bytes, Blob(1 << 30)]
+
+    @property
+    def cost(self) -> int:
+        """What keeping it counts for."""
+        return len(self.results) + REPLY_OVERHEAD
 
 
 @attrs.define
@@ -47,6 +55,12 @@ class Session:
     used: Slot = 0
     replies: dict[int, Reply] = attrs.field(factory=dict[int, Reply])
     reply_bytes: int = 0
+    """The cost of all kept replies."""
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether nothing was executed in it yet: such a session makes room before others do."""
+        return self.floor == 1 and not self.executed
 
     def is_done(self, first: int, count: int) -> bool:
         """Whether all of these numbers were executed, or lie below the floor."""
@@ -79,19 +93,22 @@ class Session:
         self.floor = low
         # Bundles are answered roughly in order, so the ones to forget stand in front.
         for first in [first for first, reply in self.replies.items() if first + reply.count <= low]:
-            self.reply_bytes -= len(self.replies.pop(first).results)
+            self.reply_bytes -= self.replies.pop(first).cost
 
     def keep(self, reply: Reply, bytes_max: int) -> None:
         """Keep a reply for retries; the oldest make room when the client lets too many pile up."""
         known = self.replies.get(reply.first)
         if known is not None:
             # Overlapping bundles. The sum must be that of what is kept: a member that loads the table computes it anew.
-            self.reply_bytes -= len(known.results)
+            self.reply_bytes -= known.cost
         self.replies[reply.first] = reply
-        self.reply_bytes += len(reply.results)
+        self.reply_bytes += reply.cost
         while self.reply_bytes > bytes_max and len(self.replies) > 1:
-            oldest = next(iter(self.replies))
-            self.reply_bytes -= len(self.replies.pop(oldest).results)
+            self.forget_oldest()
+
+    def forget_oldest(self) -> None:
+        """Drop the oldest kept reply."""
+        self.reply_bytes -= self.replies.pop(next(iter(self.replies))).cost
 
 
 @attrs.frozen
@@ -115,7 +132,11 @@ class SessionTable:
     sessions_max: int
     window: int
     reply_bytes_max: int
+    """What one session's kept replies may cost."""
+    table_bytes_max: int = 1 << 28
+    """What all kept replies together may cost."""
     by_client: dict[bytes, Session] = attrs.field(factory=dict[bytes, Session])
+    reply_bytes: int = 0
 
     def get(self, client: bytes, number: int) -> Session | None:
         """The client's session, if it is the one of this number."""
@@ -133,12 +154,43 @@ class SessionTable:
             return None
         self.by_client.pop(client, None)
         if session is None or session.nonce != nonce:
+            self.reply_bytes -= session.reply_bytes if session is not None else 0
             session = Session(client, number, nonce)
             if len(self.by_client) >= self.sessions_max:
-                del self.by_client[next(iter(self.by_client))]
+                self._end_one()
         session.used = slot
         self.by_client[client] = session
         return session
+
+    def keep(self, session: Session, reply: Reply) -> None:
+        """Keep a reply; the least recently used sessions' replies make room if all together are too many."""
+        self.reply_bytes -= session.reply_bytes
+        session.keep(reply, self.reply_bytes_max)
+        self.reply_bytes += session.reply_bytes
+        if self.reply_bytes <= self.table_bytes_max:
+            return
+        for other in self.by_client.values():
+            while other is not session and other.replies and self.reply_bytes > self.table_bytes_max:
+                self.reply_bytes -= other.reply_bytes
+                other.forget_oldest()
+                self.reply_bytes += other.reply_bytes
+
+    def raise_floor(self, session: Session, low: int) -> None:
+        """The client waits for nothing below `low` any more."""
+        self.reply_bytes -= session.reply_bytes
+        session.raise_floor(low)
+        self.reply_bytes += session.reply_bytes
+
+    def _end_one(self) -> None:
+        """End the least recently used session, one that was never used before all others."""
+        unused = (client for client, session in self.by_client.items() if session.is_unused)
+        client = next(unused, None) or next(iter(self.by_client))
+        self.reply_bytes -= self.by_client.pop(client).reply_bytes
+
+    def clear(self) -> None:
+        """Forget all sessions, for `load`."""
+        self.by_client.clear()
+        self.reply_bytes = 0
 
     def touch(self, session: Session, slot: Slot) -> None:
         """The session was used in this slot; keeps the table in order of last use."""
@@ -183,5 +235,6 @@ class SessionTable:
             )
             for reply in row.replies:
                 session.replies[reply.first] = reply
-                session.reply_bytes += len(reply.results)
+                session.reply_bytes += reply.cost
             self.by_client[row.client] = session
+            self.reply_bytes += session.reply_bytes

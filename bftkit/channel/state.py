@@ -7,6 +7,7 @@ the state's chunks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -21,7 +22,10 @@ from bftkit.core.machine import Digest, MemberId, Slot
 from bftkit.core.wire import WireError, pack_plain, unpack_plain
 
 SESSION_CHUNK_BYTES: Final = 256 << 10
+RESULT_BYTES_MAX: Final = 8 << 20
+"""What the results of one bundle may have together, so that they fit into a frame. What exceeds it fails."""
 ERROR_TEXT_MAX: Final = 300
+_ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{6,}")
 
 Entry = tuple[Bundle, Reply | None]
 """A bundle of an executed batch and its reply (None: nothing to say to the client)."""
@@ -102,7 +106,7 @@ class ReplicatedState:
         if session is None or not session.in_window(bundle.low, bundle.end, self.sessions.window):
             return None
         self.sessions.touch(session, slot)
-        session.raise_floor(bundle.low)
+        self.sessions.raise_floor(session, bundle.low)
         operations = bundle.payloads()
         if session.is_new(bundle.first, bundle.count):
             statuses, results = self._apply_all(operations, context)
@@ -113,16 +117,21 @@ class ReplicatedState:
                 return None
         blob = pack_results(bytes(statuses), results)
         reply = Reply(bundle.first, bundle.count, slot, digest(blob), blob)
-        session.keep(reply, self.sessions.reply_bytes_max)
+        self.sessions.keep(session, reply)
         return reply
 
     def _apply_all(self, operations: Sequence[bytes], context: Context) -> tuple[bytes | bytearray, list[bytes]]:
-        """The usual case, without a look at sequence numbers for each operation."""
+        """The usual case, without a look at sequence numbers for each operation.
+
+        A result that exceeds the bundle's bound is a failure like any other. Lack of memory is not: it is this
+        member's own trouble, and it stops rather than answer what the others do not (SAFETY rule 10).
+        """
         application = self.application
         apply, mark = application.apply, application.mark
         results: list[bytes] = []
         statuses = bytearray(len(operations))
         index = context.index
+        room = RESULT_BYTES_MAX
         for position, operation in enumerate(operations):
             context.index = index
             index += 1
@@ -131,7 +140,12 @@ class ReplicatedState:
                 result = apply(operation, context)
                 if type(result) is not bytes:
                     raise TypeError(f"apply returned {type(result).__name__}, not bytes")
+                room -= len(result)
+                if room < 0:
+                    raise ValueError(f"the results of this bundle exceed {RESULT_BYTES_MAX} bytes")
                 results.append(result)
+            except MemoryError:
+                raise
             except Exception as error:
                 application.undo(point)
                 statuses[position] = FAILED
@@ -145,17 +159,18 @@ class ReplicatedState:
         self, session: Session, first: int, operations: Sequence[bytes], context: Context
     ) -> tuple[bytearray, list[bytes]]:
         """The bundle overlaps with numbers that ran before (only a faulty client makes such): run the new ones."""
+        fresh = [session.is_new(number, 1) for number in range(first, first + len(operations))]
+        chosen = [operation for operation, new in zip(operations, fresh, strict=True) if new]
+        done, answers = self._apply_all(chosen, context)
         statuses = bytearray()
         results: list[bytes] = []
-        for number, operation in enumerate(operations, first):
-            if session.is_new(number, 1):
-                status, result = self._apply_all((operation,), context)
+        executed = iter(zip(done, answers, strict=True))
+        for number, new in enumerate(fresh, first):
+            status, result = next(executed) if new else (SKIPPED, b"")
+            if new:
                 session.execute(number, 1)
-                statuses += status
-                results += result
-            else:
-                statuses.append(SKIPPED)
-                results.append(b"")
+            statuses.append(status)
+            results.append(result)
         return statuses, results
 
     # ------------------------------------------------------------------------------------- checkpoints
@@ -173,7 +188,7 @@ class ReplicatedState:
         applied, now_ms, reports, count = head
         if applied != slot or not 0 <= count < len(chunks):
             raise WireError("the state's first chunk does not fit its checkpoint")
-        self.sessions.by_client.clear()
+        self.sessions.clear()
         for chunk in chunks[1 : 1 + count]:
             self.sessions.load(chunk)
         self.clock.now_ms = now_ms
@@ -189,5 +204,12 @@ def opening_reply(session: Session) -> Reply:
 
 
 def error_text(error: BaseException) -> bytes:
-    """The same text on every member: the exception's type and message, nothing of this process."""
-    return f"{type(error).__name__}: {error}"[:ERROR_TEXT_MAX].encode("utf-8", "replace")
+    """The same text on every member: the exception's type and message, nothing of this process.
+
+    Error texts are part of the replicated state. Addresses of objects are taken out, and how deep a recursion went
+    depends on who called, so that one has a fixed text.
+    """
+    if isinstance(error, RecursionError):
+        return b"RecursionError: too deep"
+    text = _ADDRESS.sub("0x…", f"{type(error).__name__}: {error}")
+    return text[:ERROR_TEXT_MAX].encode("utf-8", "replace")

@@ -41,6 +41,11 @@ class AsyncClient:
         event = anyio.Event()
         return _result(await self._until(self.core.read(operation, event.set), event, timeout))
 
+    async def wait(self, number: int, *, timeout: float = TIMEOUT_SECONDS) -> bytes:
+        """As `SyncClient.wait`."""
+        event = anyio.Event()
+        return _result(await self._until(self.core.again(number, event.set), event, timeout))
+
     async def status(self, *, timeout: float = 2.0) -> Mapping[MemberId, dict[str, Any]]:
         """As `SyncClient.status`."""
         core = self.core

@@ -32,6 +32,9 @@ from bftkit.core.machine import Broadcast, CancelTimer, Deliver, Draw, MemberId,
 from bftkit.network.addresses import Address
 from bftkit.network.hub import Hub, LinkUp
 
+ABANDONED_KEPT = 10_000
+"""So many operations with unknown outcomes can be asked about again."""
+
 Outcome = bytes | ClientError
 """A result, or why there is none."""
 
@@ -73,6 +76,7 @@ class ClientCore:
         self._on_executed = on_executed
         self._pending: dict[int, tuple[Pending, int]] = {}
         self._reads: dict[int, Pending] = {}
+        self._abandoned: dict[int, Pending] = {}
         self._tokens = 0
         self._timer: float | None = None
         for member in sorted(peers):
@@ -113,11 +117,25 @@ class ClientCore:
         """The caller's patience is over: what is known now. The operation itself stays under way."""
         heard = sorted(self.machine.heard_from)
         number = pending.first
+        if number:
+            self._abandoned[number] = pending
+            if len(self._abandoned) > ABANDONED_KEPT:
+                del self._abandoned[next(iter(self._abandoned))]
         refusal = self.machine.last_refusal
         if not heard:
             return NoAnswer(number, "no member answered")
         text = f"{', '.join(heard)} answered, but too few agreed"
         return TooFewAgreed(number, f"{text}; the last said: {refusal}" if refusal else text)
+
+    def again(self, number: int, on_done: Callable[[], None]) -> Pending:
+        """Wait once more for an operation that `give_up` was said of. Raises `ValueError` for any other number."""
+        pending = self._abandoned.pop(number, None)
+        if pending is None:
+            raise ValueError(f"no operation with number {number} has an unknown outcome")
+        pending.on_done = on_done
+        if not pending.missing:
+            on_done()
+        return pending
 
     # ------------------------------------------------------------------------------------------ driving
 
@@ -209,7 +227,7 @@ class ClientCore:
     def _on_status(self, member: MemberId, text: str) -> None:
         try:
             status = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         if isinstance(status, dict):
             self.statuses[member] = status

@@ -57,7 +57,7 @@ from bftkit.core.machine import (
     TimerKey,
 )
 from bftkit.network.addresses import Address
-from bftkit.network.hub import Hub, LinkUp, Received
+from bftkit.network.hub import Hub, LinkUp, Peer, Received
 from bftkit.storage.files import DiskFull
 from bftkit.storage.log import Durability, RecordLog
 from bftkit.storage.snapshots import SnapshotStore
@@ -67,6 +67,9 @@ logger = logging.getLogger("bftkit.node")
 SEAL_SECONDS: Final = 0.2
 """So long after the last record the log is sealed (see ADR 0005)."""
 DISK_FULL_SECONDS: Final = 0.25
+FAULTS_KEPT: Final = 500
+PROOFS_KEPT: Final = 4
+"""So many proofs are kept for each member and kind of fault."""
 LINGER_SECONDS: Final = 0.001
 """So long a round waits for more in the hub itself, before it lets other tasks wait with it."""
 YIELD_SECONDS: Final = 0.01
@@ -249,6 +252,8 @@ class Node:
         hub = self.hub
         now = hub.clock()
         due = min(self._timers.next(), self._seal_at, hub.deadline())
+        if self.replica.checkpoints.hashing:
+            due = now  # a large state is hashed a little in every round, also when nothing comes
         if now < self._yield_at and not self._saved:
             received = hub.poll(max(0.0, min(LINGER_SECONDS, due - now)))
             if received or due <= now:
@@ -281,13 +286,11 @@ class Node:
                 case Broadcast(frame):
                     gate = gate or self._gated
                     for member in others:
-                        if not hub.send(member, frame):
-                            self.counters.dropped_frames += 1
+                        self._send(member, frame)
                 case Send(to, frame):
                     gate = gate or self._gated
                     for member in to:
-                        if not hub.send(member, frame):
-                            self.counters.dropped_frames += 1
+                        self._send(member, frame)
                 case Persist(record, slot):
                     log.append(record, slot)
                     self._gated = appended = True
@@ -295,8 +298,8 @@ class Node:
                     match output:
                         case ToClient(client, frame):
                             gate = gate or self._gated
-                            if hub.is_up(client) and not hub.send(client, frame):
-                                self.counters.dropped_frames += 1
+                            if hub.is_up(client):
+                                self._send(client, frame)
                         case Jot(record, slot):
                             log.append(record, slot)
                             appended = True
@@ -309,7 +312,7 @@ class Node:
                             self._save(output, nursery)
                         case StatusAsked(client, number):
                             text = json.dumps(self.status())
-                            hub.send(client, pack_answer(StatusAnswer(number, text)))
+                            self._send(client, pack_answer(StatusAnswer(number, text)))
                         case Halted(reason):
                             logger.error("%s halts: %s", self.replica.me, reason)
                 case SetTimer(key, ticks):
@@ -332,6 +335,11 @@ class Node:
             await self._when_not_full(partial(log.rotate, self.replica.standing()))
         if drawn:
             await self._draw(drawn, nursery)
+
+    def _send(self, peer: Peer, frame: bytes) -> None:
+        # Bounds in the channel keep frames below the hub's. Should one exceed them, it is lost and this member is not.
+        if len(frame) > self.hub.limits.frame_bytes or not self.hub.send(peer, frame):
+            self.counters.dropped_frames += 1
 
     async def _when_not_full(self, write: Callable[[], object]) -> None:
         """Try until the disk has room. Nothing that waits for these records has left, so nothing is acknowledged."""
@@ -396,13 +404,13 @@ class Node:
 
     def _blame(self, member: MemberId, fault: str, proof: bytes) -> None:
         key = (member, fault[:80])
-        count = self._blamed.get(key, 0)
-        if count or len(self._blamed) < 1000:
-            self._blamed[key] = count + 1
+        if key not in self._blamed and len(self._blamed) >= FAULTS_KEPT:
+            key = (member, "other faults")  # texts may hold numbers that a liar chooses
+        count = self._blamed[key] = self._blamed.get(key, 0) + 1
         # Told once, then at every doubling: a liar must not fill our disk with words (FAULTS, oracle X).
-        if (count + 1) & count == 0:
-            logger.warning("%s: %s %s (%d times)", self.replica.me, member, fault, count + 1)
-        if proof and len(self.evidence) < 1000:
+        if count & (count - 1) == 0:
+            logger.warning("%s: %s %s (%d times)", self.replica.me, member, key[1], count)
+        if proof and count <= PROOFS_KEPT:
             self.evidence.append((member, fault, proof))
 
     # ------------------------------------------------------------------------------------------ telling

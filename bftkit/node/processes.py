@@ -48,7 +48,7 @@ class ProcessGroup:
         self._running: dict[MemberId, _Running] = {}
 
     def start(self, member: MemberId, *options: str, under: Sequence[str] = ()) -> None:
-        """Start a member; `wait_ready` waits for it. `under`: a command that runs it (and becomes it), such as strace."""
+        """Start a member; `wait_ready` waits for it. `under`: a command that runs (and becomes) it, such as strace."""
         assert member not in self._running
         log = (self.directory / f"{member}.log").open("ab")
         process = subprocess.Popen(

@@ -9,7 +9,7 @@ import pytest
 from bftkit.channel.agreed_time import AgreedClock
 from bftkit.channel.application import Context
 from bftkit.channel.bundles import OPEN, REQUESTS, SKIPPED, Bundle, make_bundle, parse_bundle, unpack_results
-from bftkit.channel.sessions import NONCE_SIZE, Reply, Session, SessionTable
+from bftkit.channel.sessions import NONCE_SIZE, REPLY_OVERHEAD, Reply, Session, SessionTable
 from bftkit.channel.state import ReplicatedState
 from bftkit.core.wire import WireError, pack_plain
 from bftkit.crypto.keys import SigningKey
@@ -91,19 +91,19 @@ def test_the_window_is_fixed() -> None:
 def test_replies_are_forgotten_below_the_floor_and_beyond_the_bytes() -> None:
     session = Session(b"c", 1, nonce(1))
     for first in range(1, 6):
-        session.keep(reply(first), 35)
+        session.keep(reply(first), 35 + 3 * REPLY_OVERHEAD)
     assert sorted(session.replies) == [3, 4, 5]
     session.raise_floor(5)
     assert sorted(session.replies) == [5]
-    assert session.reply_bytes == 10
+    assert session.reply_bytes == 10 + REPLY_OVERHEAD
 
 
 def test_a_reply_that_replaces_another_counts_once() -> None:
     """Or a member that loaded the table would forget replies at other times than the rest (regression)."""
     session = Session(b"c", 1, nonce(1))
-    session.keep(reply(1, 1, 10), 100)
-    session.keep(reply(1, 2, 20), 100)
-    assert session.reply_bytes == 20
+    session.keep(reply(1, 1, 10), 1000)
+    session.keep(reply(1, 2, 20), 1000)
+    assert session.reply_bytes == 20 + REPLY_OVERHEAD
 
 
 def test_an_old_opening_ends_nothing() -> None:
