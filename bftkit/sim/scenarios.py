@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from random import Random
 
+from bftkit.channel.interface import ReplicaSettings
+from bftkit.core.machine import MemberId
 from bftkit.core.plugin import load_protocol
 from bftkit.sim.adversaries import Liar, Silent
 from bftkit.sim.links import Network
@@ -44,18 +46,45 @@ def mixed(seed: int, protocol: str, *, trace: bool = False) -> World:
         trace=trace,
         rerun=f"python simulations/mixed.py --protocol {protocol} --seeds {seed}",
     )
+    faulty = 0
     if f and random.random() < 0.4:
-        for member in random.sample(world.members, random.randint(1, f)):
-            world.lie(member, random.choice((Liar, Silent)))
+        faulty = random.randint(1, f)
+        for member in random.sample(world.members, faulty):
+            world.lie(member, random.choice((Liar, Silent, _half_silent)))
+    forgetful = _who_may_forget(world, random, f + c - faulty)
     world.load(random.randint(20, 80), random.randint(1, 6))
     for _ in range(random.randint(1, 6)):
         world.run(random.randint(1, 800))
         if random.random() < 0.5:
             world.load(random.randint(1, 40), 4)
         _trouble(world, random)
+        if forgetful and random.random() < 0.3:
+            _forget(world, forgetful.pop())
+        if random.random() < 0.1:
+            random.choice(list(world.actors.values())).stop()
+            world.join(f"c{len(world.actors)}")
     world.run(random.randint(1, 1500))
     world.finish()
     return world
+
+
+def _half_silent(settings: ReplicaSettings) -> Silent:
+    return Silent(settings, frozenset(settings.members[::2]))
+
+
+def _who_may_forget(world: World, random: Random, at_most: int) -> list[MemberId]:
+    """Members that may lose their disk (SAFETY rule 16): with the liars no more than f + c, and no coordinator."""
+    able = [member for member in world.correct if load_protocol(world.protocol).record.byzantine or member != "m0"]
+    if at_most < 1 or random.random() < 0.7:
+        return []
+    return random.sample(able, min(len(able), random.randint(1, at_most)))
+
+
+def _forget(world: World, member: MemberId) -> None:
+    if world.hosts[member].up:
+        world.crash(member)
+    world.wipe(member)
+    world.restart(member)
 
 
 def _trouble(world: World, random: Random) -> None:
