@@ -1,11 +1,15 @@
-"""The manual names files and tests that are there: what it says is kept and tested can be looked up."""
+"""The manual can be trusted: the files and tests that it names are there, and its examples run."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from bftkit.client import OperationFailed
+from bftkit.client.local import local_group
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("docs/SAFETY.md", "docs/FAULTS.md", "docs/ARCHITECTURE.md")
@@ -54,3 +58,19 @@ def test_the_architecture_names_every_file_in_its_room() -> None:
         files = {path.name for path in folder.glob("*.py") if path.name != "__init__.py"}
         named = set(re.findall(r"`(\w+\.py)`", rooms[folder.name]))
         assert sorted(files ^ named) == [], f"docs/ARCHITECTURE.md, the row of {folder.name}/"
+
+
+async def test_the_examples_of_the_embedding_guide_run() -> None:
+    text = (ROOT / "docs" / "guide" / "embedding.md").read_text(encoding="utf-8")
+    counter, accounts, test, _callers = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    for example in (counter, accounts, test):
+        # Compiled apart from this file, whose `annotations` future they would inherit otherwise.
+        exec(compile(example, "embedding.md", "exec", dont_inherit=True), names)  # noqa: S102 - our own manual
+    await names["test_the_counter_survives"]()
+    async with local_group(names["Accounts"], members=4) as group:
+        client = await group.client()
+        assert await client.submit(b"3") == b"3"
+        assert await client.submit(b"4") == b"7"
+        with pytest.raises(OperationFailed, match="answers no reads"):
+            await client.read(b"")
