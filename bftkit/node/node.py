@@ -208,6 +208,8 @@ class Node:
         self.hub.close()
         try:
             self.log.close()
+        except DiskFull as error:
+            logger.warning("%s: %s; what was not written was never acknowledged", self.replica.me, error)
         finally:
             self.snapshots.close()
 

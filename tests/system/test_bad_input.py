@@ -82,9 +82,7 @@ def test_a_service_that_is_not_installed_is_named(found: MakeGroup, command: Run
     assert "nowhere.to_be" in told.error
 
 
-def test_unreachable_members_then_too_few_then_enough(
-    found: MakeGroup, command: RunCommand, watch: Watch
-) -> None:
+def test_unreachable_members_then_too_few_then_enough(found: MakeGroup, command: RunCommand, watch: Watch) -> None:
     group = found()
     folder = group.directory / "client"
     told = command("put", "k", "v", "-c", folder, "--timeout", 1)

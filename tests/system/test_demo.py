@@ -7,10 +7,23 @@ import subprocess
 import sys
 from typing import Any
 
-FIELDS = (
-    "event protocol members acknowledged lost duplicated digests_agree linearizable leader_kills liars equivocations "
-    "wrong_replies power_cuts recovery_ms ops_per_second"
-).split()
+FIELDS = [
+    "event",
+    "protocol",
+    "members",
+    "acknowledged",
+    "lost",
+    "duplicated",
+    "digests_agree",
+    "linearizable",
+    "leader_kills",
+    "liars",
+    "equivocations",
+    "wrong_replies",
+    "power_cuts",
+    "recovery_ms",
+    "ops_per_second",
+]
 
 
 def _demo(*words: str) -> dict[str, Any]:

@@ -119,9 +119,7 @@ def _run_traced(group: ProcessGroup, client: SyncClient, trace: Path, marks: Pat
 
 
 @needs_strace
-def test_nothing_leaves_before_its_record_is_on_the_disk(
-    found: MakeGroup, client: OpenClient, tmp_path: Path
-) -> None:
+def test_nothing_leaves_before_its_record_is_on_the_disk(found: MakeGroup, client: OpenClient, tmp_path: Path) -> None:
     group = found("--checkpoint-interval", 16)
     reading = _run_traced(group, client(group), tmp_path / "trace", tmp_path / "marks")
     assert reading.violations == []

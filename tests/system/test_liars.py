@@ -67,7 +67,12 @@ def test_a_poison_operation_stops_nobody_and_leaves_no_trace(
     mine = client(group)
     for round_number in range(1, 4):
         assert mine.submit(b"add", timeout=60) == b"%d" % round_number
-        for operation, words in ((b"raise", "poison"), (b"zero", "ZeroDivision"), (b"none", "not bytes"), (b"deep", "RecursionError")):
+        for operation, words in (
+            (b"raise", "poison"),
+            (b"zero", "ZeroDivision"),
+            (b"none", "not bytes"),
+            (b"deep", "RecursionError"),
+        ):
             with pytest.raises(OperationFailed, match=words):
                 mine.submit(operation, timeout=60)
     assert mine.read(b"", timeout=60) == b"3"

@@ -1,0 +1,101 @@
+"""A member's process and its disk: what it does when the disk fails or is full, and how it ends."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import trio
+
+from bftkit.client.local import LocalGroup, local_group
+from bftkit.service import keyvalue
+from bftkit.service.keyvalue import KeyValueStore
+
+PATIENCE_SECONDS = 60.0
+
+
+async def _ended(group: LocalGroup, member: str) -> None:
+    with trio.fail_after(PATIENCE_SECONDS):
+        while member in group.running:
+            await trio.sleep(0.01)
+
+
+async def test_nothing_leaves_a_member_after_its_disk_failed_to_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SAFETY rule 5: the hub's queues then hold what depends on records that are not there."""
+    async with local_group(KeyValueStore) as group:
+        client = await group.client()
+        await client.submit(keyvalue.put(b"k", b"1"), timeout=PATIENCE_SECONDS)
+        node, disk = group.node("m1"), group.disk("m1")
+        group._members["m1"].run.crashed = True  # type: ignore[union-attr]  # the group is to outlive this
+        flushed_after: list[bool] = []
+        flush = node.hub.flush
+
+        def watched() -> None:
+            flushed_after.append(disk.fail_syncs == 0)
+            flush()
+
+        disk.fail_syncs = 1
+        monkeypatch.setattr(node.hub, "flush", watched)
+        await client.submit(keyvalue.put(b"k", b"2"), timeout=PATIENCE_SECONDS)
+        await _ended(group, "m1")
+        assert disk.fail_syncs == 0
+        assert not any(flushed_after)
+
+
+async def test_a_member_whose_disk_is_full_waits_and_can_still_be_stopped() -> None:
+    async with local_group(KeyValueStore) as group:
+        client = await group.client()
+        await client.submit(keyvalue.put(b"k", b"1"), timeout=PATIENCE_SECONDS)
+        node, disk = group.node("m1"), group.disk("m1")
+        disk.capacity = disk.bytes_used
+        with trio.fail_after(PATIENCE_SECONDS):
+            while not node.counters.disk_full:
+                await client.submit(keyvalue.put(b"k", b"2"), timeout=PATIENCE_SECONDS)
+        rounds = node.counters.sync_rounds
+        await client.submit(keyvalue.put(b"k", b"3"), timeout=PATIENCE_SECONDS)
+        assert node.counters.sync_rounds == rounds, "it must not go on before there is room"
+        disk.capacity = None
+        await group.in_step(PATIENCE_SECONDS)
+
+        disk.capacity = disk.bytes_used
+        before = node.counters.disk_full
+        with trio.fail_after(PATIENCE_SECONDS):
+            while node.counters.disk_full == before:
+                await client.submit(keyvalue.put(b"k", b"4"), timeout=PATIENCE_SECONDS)
+        node.stop()
+        await _ended(group, "m1")
+
+
+async def test_a_member_that_stops_waits_for_the_checkpoint_that_it_is_saving(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with local_group(KeyValueStore, checkpoint_interval=2) as group:
+        client = await group.client()
+        node = group.node("m1")
+        began, may_end = threading.Event(), threading.Event()
+        order: list[str] = []
+        save, close = node.snapshots.save, node.snapshots.close
+
+        def slow_save(*arguments: object) -> None:
+            began.set()
+            assert may_end.wait(PATIENCE_SECONDS)
+            save(*arguments)  # type: ignore[arg-type]
+            order.append("saved")
+
+        def watched_close() -> None:
+            order.append("closed")
+            close()
+
+        monkeypatch.setattr(node.snapshots, "save", slow_save)
+        monkeypatch.setattr(node.snapshots, "close", watched_close)
+        with trio.fail_after(PATIENCE_SECONDS):
+            while not began.is_set():
+                await client.submit(keyvalue.put(b"k", b"1"), timeout=PATIENCE_SECONDS)
+        node.stop()
+        for _ in range(10):  # the others go on meanwhile, and this loop turns many times
+            await client.submit(keyvalue.put(b"k", b"2"), timeout=PATIENCE_SECONDS)
+        assert order == []
+        may_end.set()
+        await _ended(group, "m1")
+        assert order[-1] == "closed"
+        assert order.count("saved") >= 1
