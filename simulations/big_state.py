@@ -20,7 +20,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def tell(event: str, **fields: object) -> None:
     print(json.dumps({"event": event, **fields}), flush=True)
 
 
-async def watch(client: AsyncClient, seconds: float, condition: Any) -> Statuses:
+async def watch(client: AsyncClient, seconds: float, condition: Callable[[Statuses], bool]) -> Statuses:
     """The members' status as soon as the condition holds. Raises `trio.TooSlowError`."""
     with trio.fail_after(seconds):
         while True:
@@ -67,7 +67,9 @@ async def fill(client: AsyncClient, megabytes: int) -> None:
     count = -(-(megabytes << 20) // VALUE_BYTES)
     for first in range(0, count, 16):
         numbers = range(first, min(first + 16, count))
-        operations = [keyvalue.put(b"big-%d" % number, random.Random(number).randbytes(VALUE_BYTES)) for number in numbers]
+        operations = [
+            keyvalue.put(b"big-%d" % number, random.Random(number).randbytes(VALUE_BYTES)) for number in numbers
+        ]
         outcomes = await client.submit_many(operations, timeout=PATIENCE_SECONDS)
         assert all(outcome == b"=" for outcome in outcomes), outcomes
 
@@ -113,7 +115,8 @@ async def run(group: ProcessGroup, megabytes: int) -> dict[str, Any]:
                 monitor,
                 PATIENCE_SECONDS,
                 lambda found: (
-                    found.get(BACK, {}).get("stable", 0) > left_at and found[BACK]["applied"] >= found["m0"]["applied"] - 16
+                    found.get(BACK, {}).get("stable", 0) > left_at
+                    and found[BACK]["applied"] >= found["m0"]["applied"] - 16
                 ),
             )
             seconds = time.monotonic() - back
@@ -128,8 +131,8 @@ async def run(group: ProcessGroup, megabytes: int) -> dict[str, Any]:
                 statuses = await monitor.status()
                 if any(member not in statuses for member in HONEST):
                     continue
-                tables = [statuses[member]["checkpoints"] for member in HONEST]
-                common = max((int(slot) for slot in set.intersection(*map(set, tables))), default=0)
+                tables: list[dict[str, str]] = [statuses[member]["checkpoints"] for member in HONEST]
+                common = max((int(slot) for slot in tables[0] if all(slot in one for one in tables)), default=0)
                 if common >= target:
                     break
         audit = await load.read_back(monitor)

@@ -84,8 +84,8 @@ async def campaign(group: ProcessGroup, points: int, draws: random.Random) -> di
     verdict = await trio.to_thread.run_sync(load.linearizable)
     if not verdict.linearizable:
         print(verdict, file=sys.stderr)
-    digests = [status["checkpoints"] for status in statuses.values()]
-    common = max(set.intersection(*({int(slot) for slot in one} for one in digests)))
+    digests: list[dict[str, str]] = [status["checkpoints"] for status in statuses.values()]
+    common = newest_common(digests)
     return {
         "points": points,
         "kills": kills,
@@ -110,6 +110,11 @@ def choose(members: tuple[str, ...], draws: random.Random) -> tuple[str, ...]:
     return tuple(draws.sample(members, min(count, len(members))))
 
 
+def newest_common(digests: list[dict[str, str]]) -> int:
+    """The newest slot at which all of them hold a checkpoint; 0 if there is none."""
+    return max((int(slot) for slot in digests[0] if all(slot in one for one in digests)), default=0)
+
+
 async def settled(group: ProcessGroup, client: AsyncClient) -> Mapping[str, dict[str, Any]]:
     """The members' status once all hold a common checkpoint that covers what is applied now, or one has stopped."""
     target = max(status["applied"] for status in (await client.status()).values())
@@ -119,8 +124,8 @@ async def settled(group: ProcessGroup, client: AsyncClient) -> Mapping[str, dict
         statuses = await client.status()
         if len(statuses) < len(group.members):
             continue
-        common = set.intersection(*({int(slot) for slot in status["checkpoints"]} for status in statuses.values()))
-        if any(status["stopped"] for status in statuses.values()) or max(common, default=0) >= target:
+        common = newest_common([status["checkpoints"] for status in statuses.values()])
+        if any(status["stopped"] for status in statuses.values()) or common >= target:
             return statuses
 
 

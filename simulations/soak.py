@@ -205,7 +205,9 @@ def main() -> int:
                 f"{name:10} {one['half_mb']:11.1f} {one['last_mb']:9.1f} "
                 f"{one['slope_mb_per_minute']:13.3f} {one['rise']:7.1%}"
             )
-        print(f"\n{tally.done} operations ({tally.done / seconds:.0f} a second), {tally.failed} failed as they should, ")
+        print(
+            f"\n{tally.done} operations ({tally.done / seconds:.0f} a second), {tally.failed} failed as they should, "
+        )
         print(f"{tally.unknown} of unknown outcome; disk {half[-1].disk_mb} MB; dead {dead}, tracebacks {tracebacks}")
         print("memory is flat" if flat else "MEMORY GROWS")
     if not tally.done:

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,7 +86,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessGroup]:
 
 
 @contextlib.contextmanager
-def _founding(directory: Path) -> Iterator[MakeGroup]:
+def _founding(directory: Path) -> Generator[MakeGroup]:
     groups: list[ProcessGroup] = []
 
     def make(*options: object, name: str = "group") -> ProcessGroup:

@@ -43,26 +43,28 @@ def _swap_key(name: str) -> Callable[[Path], None]:
     return damage
 
 
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (lambda folder: (folder / "member.toml").write_text("id = [broken"), ["member.toml"]),
-        (lambda folder: (folder / "member.toml").write_bytes(b"\xff\xfe\0"), ["member.toml", "UTF-8"]),
-        (lambda folder: (folder / "member.toml").unlink(), ["member.toml", "no such file"]),
-        (lambda folder: _replace(folder / "member.toml", 'id = "m0"', 'id = "m9"'), ["member.toml", "m9"]),
-        (lambda folder: _replace(folder / "member.toml", "fsync", "sometimes"), ["durability", "sometimes"]),
-        (lambda folder: _replace(folder / "member.toml", "KeyValueStore", "Nothing"), ["service", "Nothing"]),
-        (lambda folder: (folder / "genesis.toml").write_text("[group]\nname = 3\n"), ["genesis.toml"]),
-        (lambda folder: (folder / "genesis.toml").write_text(""), ["genesis.toml"]),
-        (_swap_key("identity.key"), ["identity.key", "m1", "m0"]),
-        (_swap_key("epochs.key"), ["epochs.key", "m0"]),
-        (lambda folder: (folder / "keys" / "identity.key").unlink(), ["identity.key", "no such file"]),
-        (lambda folder: (folder / "keys" / "epochs.key").write_bytes(b"short"), ["epochs.key"]),
-        (lambda folder: (folder / "keys" / "identity.key").chmod(0o644), ["identity.key", "chmod 600"]),
-    ],
-)
+Damage = Callable[[Path], object]
+
+BAD_FOLDERS: list[tuple[Damage, list[str]]] = [
+    (lambda folder: (folder / "member.toml").write_text("id = [broken"), ["member.toml"]),
+    (lambda folder: (folder / "member.toml").write_bytes(b"\xff\xfe\0"), ["member.toml", "UTF-8"]),
+    (lambda folder: (folder / "member.toml").unlink(), ["member.toml", "no such file"]),
+    (lambda folder: _replace(folder / "member.toml", 'id = "m0"', 'id = "m9"'), ["member.toml", "m9"]),
+    (lambda folder: _replace(folder / "member.toml", "fsync", "sometimes"), ["durability", "sometimes"]),
+    (lambda folder: _replace(folder / "member.toml", "KeyValueStore", "Nothing"), ["service", "Nothing"]),
+    (lambda folder: (folder / "genesis.toml").write_text("[group]\nname = 3\n"), ["genesis.toml"]),
+    (lambda folder: (folder / "genesis.toml").write_text(""), ["genesis.toml"]),
+    (_swap_key("identity.key"), ["identity.key", "m1", "m0"]),
+    (_swap_key("epochs.key"), ["epochs.key", "m0"]),
+    (lambda folder: (folder / "keys" / "identity.key").unlink(), ["identity.key", "no such file"]),
+    (lambda folder: (folder / "keys" / "epochs.key").write_bytes(b"short"), ["epochs.key"]),
+    (lambda folder: (folder / "keys" / "identity.key").chmod(0o644), ["identity.key", "chmod 600"]),
+]
+
+
+@pytest.mark.parametrize(("damage", "words"), BAD_FOLDERS)
 def test_a_member_with_a_bad_folder_says_what_is_wrong_and_does_not_start(
-    found: MakeGroup, command: RunCommand, damage: Callable[[Path], None], words: list[str]
+    found: MakeGroup, command: RunCommand, damage: Damage, words: list[str]
 ) -> None:
     group = found()
     folder = group.directory / "m0"

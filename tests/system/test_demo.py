@@ -7,23 +7,10 @@ import subprocess
 import sys
 from typing import Any
 
-FIELDS = [
-    "event",
-    "protocol",
-    "members",
-    "acknowledged",
-    "lost",
-    "duplicated",
-    "digests_agree",
-    "linearizable",
-    "leader_kills",
-    "liars",
-    "equivocations",
-    "wrong_replies",
-    "power_cuts",
-    "recovery_ms",
-    "ops_per_second",
-]
+FIELDS = {
+    *("event", "protocol", "members", "acknowledged", "lost", "duplicated", "digests_agree", "linearizable"),
+    *("leader_kills", "liars", "equivocations", "wrong_replies", "power_cuts", "recovery_ms", "ops_per_second"),
+}
 
 
 def _demo(*words: str) -> dict[str, Any]:
@@ -38,7 +25,7 @@ def _demo(*words: str) -> dict[str, Any]:
     assert "Traceback" not in done.stderr
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert result["event"] == "result"
-    assert set(FIELDS) <= set(result)
+    assert set(result) >= FIELDS
     assert result["acknowledged"] > 0
     assert (result["lost"], result["duplicated"]) == (0, 0)
     assert result["digests_agree"] is True

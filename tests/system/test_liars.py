@@ -16,6 +16,9 @@ OpenClient = Callable[..., SyncClient]
 Watch = Callable[[ProcessGroup, str, Callable[[Mapping[str, dict[str, Any]]], object]], Mapping[str, dict[str, Any]]]
 
 
+POISON = ((b"raise", "poison"), (b"zero", "ZeroDivision"), (b"none", "not bytes"), (b"deep", "RecursionError"))
+
+
 def _blamed_for_equivocation(status: dict[str, Any], liar: str) -> bool:
     return any(fault.startswith(f"{liar}: equivocation") for fault in status["blamed"])
 
