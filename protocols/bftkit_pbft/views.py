@@ -175,14 +175,19 @@ def count_changes(machine: PbftMachine, out: Out) -> None:
         return
     if machine.active:
         return
-    here = [member for member in machine.setup.members if member in machine.changes]
-    here = [member for member in here if machine.changes[member][1].view == machine.view]
-    if len(here) < machine.setup.quorum.certificate:
+    arrived = [member for member in machine.setup.members if member in machine.changes]
+    arrived = [member for member in arrived if machine.changes[member][1].view >= machine.view]
+    if len(arrived) < machine.setup.quorum.certificate:
         return
     if not machine.new_view_timer:
+        # Members that went on alone count: they do not come back, so those that are left must go after them. (Else
+        # two in view 2 and one in view 4 would wait for each other for ever, when the fourth is down.)
         # Only now: to wait for a new view that too few want would be to race ahead alone.
         machine.new_view_timer = True
         out.set_timer(NEW_VIEW, machine.patience.timeout)
+    here = [member for member in arrived if machine.changes[member][1].view == machine.view]
+    if len(here) < machine.setup.quorum.certificate:
+        return
     if leader_of(machine.setup, machine.view) == machine.setup.me and not machine.candidate:
         chosen = sorted(here)[: machine.setup.quorum.certificate]
         machine.candidate = tuple(machine.changes[member] for member in chosen)
