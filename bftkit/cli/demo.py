@@ -84,6 +84,10 @@ class _Injected:
     liars: int = 0
     equivocations: int = 0
     wrong_replies: int = 0
+    equivocations_proved: int = 0
+    """How many of them an honest member holds the proof of."""
+    contradicted_replies: int = 0
+    """Replies that clients received and found to differ from what enough members said."""
     power_cuts: int = 0
     recovery_ms: float | None = None
 
@@ -133,6 +137,7 @@ class _Demo:
                     await self._until(1.0)
                     over.set()
                 self.ended = time.monotonic()
+                self.injected.contradicted_replies = sum(worker.core.machine.contradictions for worker in workers)
                 self.view.say("load ends; reading everything back")
                 verdict = await self._verify(monitor)
                 nursery.cancel_scope.cancel()
@@ -154,6 +159,7 @@ class _Demo:
         while True:
             self.statuses = await monitor.status(timeout=STATUS_SECONDS)
             self._count_lies()
+            self._count_proofs()
             await trio.sleep(STATUS_SECONDS)
 
     def _count_lies(self) -> None:
@@ -166,6 +172,14 @@ class _Demo:
         self.injected.equivocations = sum(life[0] for life in self._lives.values())
         self.injected.wrong_replies = sum(life[1] for life in self._lives.values())
         self.injected.liars = 1
+
+    def _count_proofs(self) -> None:
+        proved = [
+            self.statuses[member].get("counters", {}).get("equivocations", 0)
+            for member in self.honest
+            if member in self.statuses
+        ]
+        self.injected.equivocations_proved = max([self.injected.equivocations_proved, *proved])
 
     # ------------------------------------------------------------------------------------------ faults
 
@@ -199,9 +213,10 @@ class _Demo:
         return len(up) == len(self.honest) and len({status.get("leader") for status in up}) == 1
 
     async def _kill_leader(self) -> None:
-        leader = self._leader()
-        if leader is None:
-            return
+        while (leader := self._leader()) is None:
+            if self._elapsed() > 0.5 * self.seconds:
+                return  # told at the end as a fault that was not injected
+            await trio.sleep(STATUS_SECONDS)
         self.view.say(f"SIGKILL to {leader}, which leads")
         output().event("fault", kind="leader-kill", member=leader)
         await trio.to_thread.run_sync(self.group.kill, leader)
@@ -231,9 +246,13 @@ class _Demo:
     # ------------------------------------------------------------------------------------------ verdict
 
     async def _verify(self, monitor: AsyncClient) -> dict[str, Any]:
-        with trio.fail_after(AFTERMATH_SECONDS):
-            audit = await self.load.read_back(monitor)
-            agree, slot, stopped = await self._compare_digests(monitor)
+        try:
+            with trio.fail_after(AFTERMATH_SECONDS):
+                audit = await self.load.read_back(monitor)
+                agree, slot, stopped = await self._compare_digests(monitor)
+        except trio.TooSlowError:
+            text = f"the group did not settle within {AFTERMATH_SECONDS:.0f} s after the load"
+            raise CommandFailed(ExitCode.PROGRESS_MISSED, text) from None
         self.view.say("checking that the history is linearizable")
         linearizable = await trio.to_thread.run_sync(self.load.linearizable)
         if not linearizable.linearizable:
@@ -275,10 +294,10 @@ class _Demo:
                 return False, 0, stopped
             if not all(member in statuses for member in self.honest):
                 continue
-            tables = [statuses[member]["checkpoints"] for member in self.honest]
-            common = sorted((int(slot) for slot in set.intersection(*map(set, tables))), reverse=True)
-            if common and common[0] >= target:
-                return len({table[str(common[0])] for table in tables}) == 1, common[0], []
+            tables: list[dict[str, str]] = [statuses[member]["checkpoints"] for member in self.honest]
+            newest = max((int(slot) for slot in tables[0] if all(slot in table for table in tables)), default=0)
+            if newest and newest >= target:
+                return len({table[str(newest)] for table in tables}) == 1, newest, []
 
     async def _tell(self, result: dict[str, Any]) -> ExitCode:
         missing = self._not_injected()

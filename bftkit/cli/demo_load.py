@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import attrs
 import trio
@@ -39,7 +39,7 @@ class Load:
     """All clients' work, together."""
 
     clock: Callable[[], int] = time.monotonic_ns
-    history: History[RegisterOperation, object] = attrs.field(factory=History[RegisterOperation, object])
+    history: History[RegisterOperation, Hashable] = attrs.field(factory=History[RegisterOperation, Hashable])
     acknowledged: int = 0
     unknown: int = 0
     refused: int = 0
@@ -93,7 +93,7 @@ class Load:
             audit.reordered += expected != sorted(expected)
         return audit
 
-    def linearizable(self) -> Verdict[RegisterOperation, object]:
+    def linearizable(self) -> Verdict[RegisterOperation, Hashable]:
         """Whether all that clients saw can be explained by one sequential store."""
         return check(RegisterModel(), self.history.calls())
 
@@ -148,7 +148,7 @@ class _Worker:
         number = load.history.invoke(f"client {self.number}", call, load.clock())
         result = await self._asked(operation, strong_read=strong_read)
         if isinstance(result, bytes):
-            value: object
+            value: Hashable
             if isinstance(call, Get):
                 value = keyvalue.parse_value(result)
             else:

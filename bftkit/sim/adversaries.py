@@ -122,7 +122,7 @@ class Liar(Honest):
             settings.parameters,
         )
         others = [member for member in settings.members if member != settings.me]
-        self._deceived = frozenset(others[len(others) // 2 :])
+        self._deceived = frozenset(others[(len(others) + 1) // 2 :])
         self._forged: dict[bytes, bytes | None] = {}
 
     def status(self) -> dict[str, Any]:
