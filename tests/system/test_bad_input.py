@@ -87,19 +87,19 @@ def test_a_service_that_is_not_installed_is_named(found: MakeGroup, command: Run
 def test_unreachable_members_then_too_few_then_enough(found: MakeGroup, command: RunCommand, watch: Watch) -> None:
     group = found()
     folder = group.directory / "client"
-    told = command("put", "k", "v", "-c", folder, "--timeout", 1)
+    told = command("put", "k", "v", "-c", folder, "--timeout", 0.5)
     assert told.code == 4
     assert "no member answered" in told.error
-    assert command("get", "k", "-c", folder, "--timeout", 1).code == 4
-    assert command("status", "-c", folder, "--timeout", 1).code == 4
+    assert command("get", "k", "-c", folder, "--timeout", 0.5).code == 4
+    assert command("status", "-c", folder, "--timeout", 0.5).code == 4
 
     group.start_all(["m2"])
     watch(group, "m2", lambda found: "m2" in found)
-    told = command("status", "-c", folder, "--timeout", 3)
+    told = command("status", "-c", folder, "--timeout", 2)
     assert told.code == 0, "status needs no quorum"
     assert {line["member"]: line["answered"] for line in told.events} == {m: m == "m2" for m in group.members}
     for words in (("put", "k", "v"), ("get", "k")):
-        told = command(*words, "-c", folder, "--timeout", 3)
+        told = command(*words, "-c", folder, "--timeout", 2)
         assert told.code == 5, told.error
         assert "m2 answered, but too few agreed" in told.error
 

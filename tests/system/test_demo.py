@@ -13,9 +13,9 @@ FIELDS = {
 }
 
 
-def _demo(*words: str) -> dict[str, Any]:
+def _demo(seconds: int, *words: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "bftkit", "demo", "--json", "--seconds", "8", *words],
+        [sys.executable, "-m", "bftkit", "demo", "--json", "--seconds", str(seconds), *words],
         capture_output=True,
         text=True,
         timeout=240,
@@ -37,14 +37,14 @@ def _demo(*words: str) -> dict[str, Any]:
 
 
 def test_pbft_survives_a_killed_leader_a_liar_and_a_power_cut() -> None:
-    result = _demo()
+    result = _demo(8)
     assert (result["protocol"], result["members"], result["liars"]) == ("pbft", 4, 1)
     assert result["equivocations"] >= 1
     assert result["wrong_replies"] >= 1
 
 
 def test_the_coordinator_runs_with_the_faults_that_it_claims() -> None:
-    result = _demo("--protocol", "coordinator")
+    result = _demo(5, "--protocol", "coordinator")
     assert (result["protocol"], result["members"]) == ("coordinator", 4)
     assert not result["liars"]
     assert not result["equivocations"]

@@ -130,7 +130,7 @@ async def _all_runs(
     return [operations[at] for at in sorted(operations)]
 
 
-@pytest.mark.parametrize(("protocol", "step"), [("pbft", 1), ("coordinator", 2)])
+@pytest.mark.parametrize(("protocol", "step"), [("pbft", 1), ("coordinator", 4)])
 async def test_nothing_acknowledged_is_lost_wherever_the_power_is_cut(protocol: str, step: int) -> None:
     def judge(at: int, operation: str, acknowledged: list[int], found: bytes) -> None:
         where = f"power cut before operation {at} ({operation})"
