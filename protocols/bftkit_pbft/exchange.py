@@ -92,6 +92,7 @@ def status_due(machine: PbftMachine, out: Out) -> None:
         out.broadcast(status_of(machine, answer=False))
     if machine.stuck > 0:
         retry(machine, out)
+        views.arm_request_timer(machine, out)
 
 
 def retry(machine: PbftMachine, out: Out) -> None:

@@ -39,8 +39,16 @@ BUSY: Final = 2
 
 
 def demand(machine: PbftMachine) -> bool:
-    """Whether somebody waits for decisions."""
-    return machine.waiting or (machine.stop is not None and machine.delivered < machine.stop)
+    """Whether somebody waits for decisions: clients here, the end of the epoch, or others who decided without us.
+
+    A slot that has this member's vote may be decided elsewhere, and whoever decided it may wait for us in a later view.
+    What was asked for in it may be answered already, so no request here tells of that.
+    """
+    return (
+        machine.waiting
+        or (machine.stop is not None and machine.delivered < machine.stop)
+        or any(slot > machine.delivered and state.signature for slot, state in machine.slots.items())
+    )
 
 
 def on_waiting(machine: PbftMachine, waiting: bool, out: Out) -> None:

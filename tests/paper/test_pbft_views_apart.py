@@ -6,12 +6,12 @@ from typing import Any
 
 from bftkit.core.digest import digest
 from bftkit.core.machine import Broadcast, Out, SetTimer
-from bftkit.core.ordering import Setup
+from bftkit.core.ordering import Available, Batch, Propose, Setup
 from bftkit.core.quorum import Quorum
 from bftkit.sim.keyring import fast_keyrings
 from bftkit_pbft import views
 from bftkit_pbft.machine import PbftMachine
-from bftkit_pbft.timers import NEW_VIEW
+from bftkit_pbft.timers import NEW_VIEW, STATUS
 
 MEMBERS = ("m0", "m1", "m2", "m3")
 GROUP = digest(b"group")
@@ -70,3 +70,36 @@ def test_one_member_that_went_on_alone_draws_nobody_after_it() -> None:
     views.leave_view(machines["m3"], 7, out)
     assert settle(machines, [("m3", out)]) == set()
     assert [machines[name].view for name in MEMBERS] == [0, 0, 0, 7]
+
+
+def test_a_vote_that_leads_to_nothing_is_a_reason_to_leave_the_view() -> None:
+    """No request waits here, but others may have decided the slot and left (regression; mixed seed 3078)."""
+    machines = group()
+    backup = machines["m2"]
+    batch = digest(b"batch")
+    proposal: Out[Any, Any] = Out()
+    machines["m0"].on_input(Propose(Batch(batch, 5)), proposal)
+    (message,) = [effect.message for effect in proposal.effects if isinstance(effect, Broadcast)]
+    backup.on_message("m0", message, Out())
+    backup.on_input(Available(batch), Out())
+    assert backup.voted == 1
+    assert not backup.waiting
+    timers = {STATUS}
+    for _ in range(40):
+        out: Out[Any, Any] = Out()
+        for key in sorted(timers):
+            backup.on_timer(key, out)
+        timers = {effect.key for effect in out.effects if isinstance(effect, SetTimer)}
+    assert backup.view == 1
+
+
+def test_an_idle_backup_stays() -> None:
+    backup = group()["m2"]
+    timers = {STATUS}
+    for _ in range(40):
+        out: Out[Any, Any] = Out()
+        for key in sorted(timers):
+            backup.on_timer(key, out)
+        timers = {effect.key for effect in out.effects if isinstance(effect, SetTimer)}
+    assert timers == {STATUS}
+    assert backup.view == 0
