@@ -238,6 +238,8 @@ class Follower(Member):
 
     offered: dict[Slot, Entry] = attrs.field(factory=dict[Slot, Entry])
     """Entries whose bytes are not here yet."""
+    refused: set[Digest] = attrs.field(factory=set[Digest])
+    """Batches above the stable checkpoint that are not authentic; each is held against the coordinator once."""
 
     @classmethod
     def of(cls, setup: Setup) -> Follower:
@@ -261,7 +263,9 @@ class Follower(Member):
                 self._on_bytes(digest, out)
             case Refused(digest):
                 # A correct coordinator authenticates before it appends. We never acknowledge this slot.
-                out.blame(self._coordinator, f"a batch that is not authentic: {digest.hex()}")
+                if digest not in self.refused:
+                    self.refused.add(digest)
+                    out.blame(self._coordinator, f"a batch that is not authentic: {digest.hex()}")
             case Learned(slot, digest):
                 self.log.learn(slot, digest)
                 self._deliver(out)
@@ -285,6 +289,7 @@ class Follower(Member):
 
     def on_stable(self, slot: Slot, digest: Digest, out: Out[Message, OrderingOutput]) -> None:
         self.offered = {at: entry for at, entry in self.offered.items() if at > slot}
+        self.refused.clear()
         super().on_stable(slot, digest, out)
 
     def on_stop(self, slot: Slot, out: Out[Message, OrderingOutput]) -> None:

@@ -90,7 +90,7 @@ class PbftMachine(Forkable):
     headed: Slot = 0
     """The highest slot with a header in this view."""
     voted: Slot = 0
-    """The highest slot ever voted for."""
+    """The highest slot voted for that may have been decided by that vote."""
     stop: Slot | None = None
     slots: dict[Slot, SlotState] = attrs.field(factory=dict[Slot, SlotState])
     decided: dict[Slot, Digest] = attrs.field(factory=dict[Slot, Digest])
@@ -151,7 +151,7 @@ class PbftMachine(Forkable):
 
     @property
     def highest_voted(self) -> Slot:
-        """The highest slot this member voted for, in any view."""
+        """The highest slot that this member's votes may have helped to decide, in any view (SAFETY rule 13)."""
         return self.voted
 
     def standing(self) -> Sequence[Record]:
@@ -201,7 +201,7 @@ class PbftMachine(Forkable):
             case Waiting(waiting):
                 views.on_waiting(self, waiting, out)
             case Neglected(leader):
-                if leader == self.leader and leader != self.setup.me:
+                if leader == self.leader and leader != self.setup.me and not views.others_go_on(self):
                     views.leave_view(self, self.view + 1, out)
             case Learned(slot, digest):
                 # SAFETY rule 17: f + 1 members said so, and the channel has the bytes.
@@ -362,7 +362,7 @@ class PbftMachine(Forkable):
         signature = self.setup.keyring.sign(m.VOTE, m.vote_statement(self.view, slot, digest))
         self.record_vote(slot, state, signature, out)
         # A header without its bytes is no proposal yet.
-        self.pace.proposals += not state.from_new_view
+        self.pace.proposals += not state.from_new_view and self.counts(slot, digest)
         out.broadcast(m.Prepare(self.view, slot, digest, state.leader_signature, signature))
         self.try_prepare(slot, state, out)
 
@@ -390,6 +390,9 @@ class PbftMachine(Forkable):
             if before.digest != message.digest:
                 self.two_votes(sender, before, message, out)
             return
+        if state.digest is None and self.led_before(slot):
+            self.own_signature_returns(sender, message, out)
+            return
         state.prepares[sender] = message
         if state.digest is None or state.prepared:
             # Kept unverified. While the view changes this is what the new view's first slots need.
@@ -398,6 +401,22 @@ class PbftMachine(Forkable):
             self.second_header(sender, slot, state, message.digest, message.leader_signature, out)
         else:
             self.try_prepare(slot, state, out)
+
+    def led_before(self, slot: Slot) -> bool:
+        """Whether an own header in this slot and view would be one that this member has forgotten."""
+        return leader_of(self.setup, self.view) == self.setup.me and (not self.active or slot >= self.next_slot)
+
+    def own_signature_returns(self, sender: MemberId, message: m.Prepare, out: Out) -> None:
+        """A vote for a proposal that this leader does not know of: it leads nothing in this view any more.
+
+        With its signature under it, it was made by this member before its disk went back in time; to propose there again
+        would be to say two things (SAFETY rule 16).
+        """
+        statement = m.vote_statement(message.view, message.slot, message.digest)
+        if self.setup.keyring.verify(self.setup.me, m.VOTE, statement, message.leader_signature):
+            views.leave_view(self, self.view + 1, out)
+        else:
+            out.blame(sender, "a header that the leader did not sign")
 
     def try_prepare(self, slot: Slot, state: SlotState, out: Out) -> None:
         """Prepared: q members' votes, own and leader's included. Verified only up to q, and only when they suffice."""
@@ -495,14 +514,23 @@ class PbftMachine(Forkable):
             self.here[digest] = max(slot, self.here.get(digest, slot))
         self.deliver(out)
 
+    def counts(self, slot: Slot, digest: Digest) -> bool:
+        """Whether a slot is work that a leader may be thanked for.
+
+        An empty batch is none, or else a leader could sit out all requests by ordering nothing at all; but where a view
+        begins or the epoch ends, empty batches are due.
+        """
+        return digest != NO_DIGEST or self.stop is not None or slot <= self.opening.high
+
     def deliver(self, out: Out) -> None:
         decided = self.decided
         last = self.stop
         while (slot := self.delivered + 1) in decided and (last is None or slot <= last):
             self.delivered = slot
             out.deliver(Decided(slot, decided[slot]))
-            self.patience.decided()
-            self.pace.decided += 1
+            if self.counts(slot, decided[slot]):
+                self.patience.decided()
+                self.pace.decided += 1
 
     # ----------------------------------------------------------------------------------- batches
 

@@ -57,12 +57,15 @@ def restore(machine: PbftMachine, records: Sequence[Record]) -> None:
         views.enter(machine, installed, machine.view, opening, body.votes)
         restore_choices(machine, settled)
     for voted in votes:
-        machine.voted = max(machine.voted, voted.slot)
+        # Votes of earlier views are behind us once a new view is open: see `views.enter`.
+        if voted.view == machine.view or not machine.active:
+            machine.voted = max(machine.voted, voted.slot)
         if voted.view == machine.view and machine.active and voted.slot > machine.stable:
             restore_vote(machine, voted)
     # As leader: what is settled was proposed, even if the votes are forgotten. It is not said to be *delivered*: this
     # member's disk may have an older checkpoint only. `on_stable` tells, and opens what is left above that.
     machine.next_slot = max(machine.next_slot, settled + 1)
+    machine.voted = max(machine.voted, settled)
 
 
 def restore_certificate(machine: PbftMachine, certificate: Certificate) -> None:
@@ -72,6 +75,8 @@ def restore_certificate(machine: PbftMachine, certificate: Certificate) -> None:
     held = machine.held.get(slot)
     if held is None or view > held.view:
         machine.held[slot] = Held(view, digest, certificate)
+    # It was this member's vote, too, even if it stood in a new view of its own that is over (SAFETY rule 13).
+    machine.voted = max(machine.voted, slot)
 
 
 def restore_choices(machine: PbftMachine, settled: Slot) -> None:
@@ -82,7 +87,6 @@ def restore_choices(machine: PbftMachine, settled: Slot) -> None:
             views.take_choice(machine, choice, signature, state)
             if leads:
                 state.signature = signature
-                machine.voted = max(machine.voted, choice.slot)
                 restore_prepared(machine, choice.slot, state)
 
 

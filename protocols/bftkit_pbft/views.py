@@ -126,6 +126,13 @@ def forget_view(machine: PbftMachine) -> None:
         state.leave_view()
         if not state.commits:
             del machine.slots[slot]
+    # A leader can name any number of batches that nobody has. Only what is committed is wanted in later views, too.
+    for digest in list(machine.wanted):
+        kept = [at for at in machine.wanted[digest] if at in machine.slots and machine.slots[at].committed == digest]
+        if kept:
+            machine.wanted[digest] = kept
+        else:
+            del machine.wanted[digest]
 
 
 def tell_view_change(machine: PbftMachine, out: Out) -> None:
@@ -248,7 +255,9 @@ def on_new_view(machine: PbftMachine, sender: MemberId, message: m.NewView, out:
         if view == machine.view:
             leave_view(machine, view + 1, out)
         return
-    if leader != machine.setup.me:
+    if machine.accused.get(leader) == view:
+        leave_view(machine, view + 1, out)  # its lie was proved before it could open the view
+    elif leader != machine.setup.me:
         install(machine, message, view, opening, body.votes, out)
 
 
@@ -278,6 +287,9 @@ def enter(machine: PbftMachine, new_view: m.NewView, view: int, opening: Opening
     machine.candidate = ()
     machine.next_slot = max(opening.high, machine.stable) + 1
     machine.headed = max(opening.low, machine.stable)
+    # What was decided in an earlier view lies at or below the low mark, or in the opening, or is delivered. A vote above
+    # that decided nothing and never will: strong reads need not wait for its slot (SAFETY rule 13).
+    machine.voted = max(opening.high, machine.delivered)
     machine.patience.quiet = 0
 
 
@@ -294,7 +306,6 @@ def take_choices(machine: PbftMachine, out: Out) -> None:
             if leader == machine.setup.me:
                 state.signature = signature
                 state.votes[leader] = signature
-                machine.voted = max(machine.voted, slot)
             machine.compare_prepares(slot, state, out)
             if machine.active:
                 machine.vote_if_here(slot, state, out)
