@@ -77,13 +77,20 @@ class AsyncClient:
 async def driving(core: ClientCore) -> AsyncGenerator[AsyncClient]:
     """Runs the client's loop in the background of the block."""
     client = AsyncClient(core)
+    failure: Exception | None = None
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(client.run)
-            yield client
+            try:
+                yield client
+            except Exception as error:
+                # Kept out of the group, so that the caller's `except Refused` sees what was raised.
+                failure = error
             group.cancel_scope.cancel()
     finally:
         core.close()
+    if failure is not None:
+        raise failure
 
 
 def _result(pending: Pending) -> bytes:

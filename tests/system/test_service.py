@@ -51,10 +51,15 @@ _WORK = textwrap.dedent(
     """
     import sys
     from functools import partial
-    from bftkit.client import connect
+    from bftkit.client import OperationFailed, connect
     from bftkit.service import keyvalue
 
     async def work(folder, name, count):
+        try:
+            async with connect(folder) as client:
+                await client.submit(b"rubbish")
+        except OperationFailed:
+            pass  # as it was raised, in no group
         async with connect(folder) as client:
             for index in range(count):
                 assert await client.submit(keyvalue.append(b"log-" + name, b"%d," % index)) == b"="
