@@ -241,6 +241,12 @@ def test_a_batch_that_is_not_authentic_is_never_acknowledged() -> None:
     assert [blame.member for blame in blames(effects)] == ["m0"]
     assert said(effects) == []
     assert follower.highest_voted == 0
+    # Said again, it is the same fault, not another one; until a checkpoint forgets it.
+    hear(follower, append(1, A))
+    assert blames(step(follower, "on_input", Refused(A))) == []
+    step(follower, "on_stable", 8, B)
+    hear(follower, append(9, A))
+    assert len(blames(step(follower, "on_input", Refused(A)))) == 1
 
 
 def test_slots_above_a_gap_are_kept_and_acknowledged_when_it_closes() -> None:
