@@ -409,8 +409,8 @@ class PbftMachine(Forkable):
     def own_signature_returns(self, sender: MemberId, message: m.Prepare, out: Out) -> None:
         """A vote for a proposal that this leader does not know of: it leads nothing in this view any more.
 
-        With its signature under it, it was made by this member before its disk went back in time; to propose there again
-        would be to say two things (SAFETY rule 16).
+        With its signature under it, it was made by this member before its disk went back in time; to propose there
+        again would be to say two things (SAFETY rule 16).
         """
         statement = m.vote_statement(message.view, message.slot, message.digest)
         if self.setup.keyring.verify(self.setup.me, m.VOTE, statement, message.leader_signature):

@@ -18,19 +18,21 @@ RECORD: Final = ProtocolRecord(
     when="Members may lie, and the network delivers within some bound most of the time.",
     parameters={
         "view_timeout": Parameter(
-            500, 10, 3_600_000, "ticks that a request may wait without any decision before the leader is given up"
+            1000, 10, 3_600_000, "ticks that a request may wait without any decision before the leader is given up"
         ),
         "view_timeout_max": Parameter(60_000, 10, 86_400_000, "ticks beyond which the timeout does not double"),
-        "shrink_after": Parameter(16, 1, 1 << 20, "decided slots after which a grown timeout is halved"),
+        "shrink_after": Parameter(
+            128, 1, 1 << 20, "slots after which a grown timeout is halved, if each was decided within half of it"
+        ),
         "status_interval": Parameter(
             100, 5, 3_600_000, "ticks between looks whether something is stuck and has to be asked for"
         ),
         "pipeline_depth": Parameter(8, 1, 1 << 16, "slots that the leader keeps undecided at once"),
         "pace_gap": Parameter(
-            100, 0, 3_600_000, "ticks in which a leader must propose while requests wait; 0: slow leaders are kept"
+            100, 0, 3_600_000, "ticks in which an idle leader must propose while requests wait; 0: slow leaders stay"
         ),
         "pace_percent": Parameter(
-            5, 0, 100, "share of the best rate seen that a leader must reach under demand, in per cent"
+            5, 0, 100, "share of the best rate of late that a leader must reach under demand, in per cent"
         ),
     },
 )

@@ -13,7 +13,6 @@ from bftkit.core.ordering import LeaderChanged
 from . import exchange
 from . import messages as m
 from .log import SlotState
-from .record import RECORD
 from .timers import NEW_VIEW, PACE, REQUEST, Out
 from .view_change import (
     Choice,
@@ -287,8 +286,8 @@ def enter(machine: PbftMachine, new_view: m.NewView, view: int, opening: Opening
     machine.candidate = ()
     machine.next_slot = max(opening.high, machine.stable) + 1
     machine.headed = max(opening.low, machine.stable)
-    # What was decided in an earlier view lies at or below the low mark, or in the opening, or is delivered. A vote above
-    # that decided nothing and never will: strong reads need not wait for its slot (SAFETY rule 13).
+    # What was decided in an earlier view lies at or below the low mark, or in the opening. A vote above that decided
+    # nothing and never will: strong reads need not wait for its slot (SAFETY rule 13).
     machine.voted = max(opening.high, machine.delivered)
     machine.patience.quiet = 0
 
@@ -325,15 +324,14 @@ def pace_due(machine: PbftMachine, out: Out) -> None:
     machine.pace_timer = False
     judged = machine.active and machine.leader != machine.setup.me
     in_flight = in_work(machine)
-    room = (
-        in_flight < machine.setup.parameter(RECORD, "pipeline_depth") and machine.delivered + in_flight < machine.high
-    )
+    idle = in_flight == 0 and machine.delivered < machine.high and machine.stop is None
     waiting, seen = machine.waiting, machine.pace.proposals
-    if judged and machine.pace.period_passed(
-        waiting=waiting, room=room and machine.stop is None, busy=in_flight >= BUSY
-    ):
-        machine.pace.suspected()
-        leave_view(machine, machine.view + 1, out)
+    if judged and machine.pace.period_passed(waiting=waiting, idle=idle, busy=in_flight >= BUSY):
+        if others_go_on(machine):
+            machine.pace.forgiven()
+        else:
+            machine.pace.suspected()
+            leave_view(machine, machine.view + 1, out)
     if waiting or seen:
         machine.pace_timer = True
         out.set_timer(PACE, machine.pace.period)
@@ -342,8 +340,8 @@ def pace_due(machine: PbftMachine, out: Out) -> None:
 def in_work(machine: PbftMachine) -> int:
     """How many slots in a row, from the first undecided one on, have this member's vote.
 
-    Slots further ahead, or without their bytes, do not count: a leader could keep the pipeline full with those and have
-    an excuse for proposing nothing.
+    Slots further ahead, or without their bytes, do not count: a leader could open such and have an excuse for proposing
+    nothing.
     """
     slot = machine.delivered + 1
     while (state := machine.slots.get(slot)) is not None and state.signature:
