@@ -40,7 +40,7 @@ from .log import PHASES, Held, SlotState
 from .pace import Pace, Patience
 from .record import RECORD
 from .timers import NEW_VIEW, PACE, REQUEST, STATUS, Out
-from .view_change import Opening, best_low, leader_of, low_of
+from .view_change import Opening, best_low, leader_of, low_of, window_max
 
 START = Opening(0, ())
 
@@ -116,7 +116,15 @@ class PbftMachine(Forkable):
 
     @classmethod
     def create(cls, setup: Setup) -> PbftMachine:
-        """A fresh machine for this member and epoch."""
+        """A fresh machine for this member and epoch.
+
+        Raises `ValueError` if a new view of so many members might not fit into a message.
+        """
+        if setup.window > (fits := window_max(setup)):
+            raise ValueError(
+                f"pbft: with {len(setup.members)} members and a window of {setup.window} slots, what a new leader must "
+                f"say may exceed {m.NEW_VIEW_BYTES_MAX >> 20} MiB; the window can be {fits} slots at most"
+            )
         machine = cls(
             setup,
             Patience(

@@ -37,6 +37,10 @@ NEW_VIEW: Final = "pbft new view"
 
 CERTIFICATES_MAX: Final = 1 << 14
 """More prepared certificates than this are in no window."""
+VIEW_CHANGE_BYTES_MAX: Final = 4 << 20
+"""A view change's body is at most so long."""
+NEW_VIEW_BYTES_MAX: Final = 15 << 20
+"""A new view's body is at most so long: a link carries frames of 16 MiB."""
 PHASES_MAX: Final = 64
 """A status speaks of at most so many slots above the delivered one."""
 
@@ -44,6 +48,8 @@ PHASES_MAX: Final = 64
 
 _VOTE_LAYOUT: Final = Layout(">QQ32s")
 _SLOT_LAYOUT: Final = Layout(">Q")
+VOTE_BYTES: Final = _VOTE_LAYOUT.size
+"""How long a vote's statement is."""
 
 
 def vote_statement(view: int, slot: Slot, digest: Digest) -> bytes:
@@ -110,7 +116,7 @@ class ViewChange:
     """`body` encodes a `ViewChangeBody`; the signature covers it as it stands."""
 
     signer: Member
-    body: Annotated[bytes, Blob(4 << 20)]
+    body: Annotated[bytes, Blob(VIEW_CHANGE_BYTES_MAX)]
     signature: Signature64
 
 
@@ -118,7 +124,7 @@ class ViewChange:
 class NewView:
     """`body` encodes a `NewViewBody`, signed by the new view's leader. Anybody may pass it on."""
 
-    body: Annotated[bytes, Blob(15 << 20)]
+    body: Annotated[bytes, Blob(NEW_VIEW_BYTES_MAX)]
     signature: Signature64
 
 

@@ -27,7 +27,8 @@ which lags the stable checkpoint by about one message delay. (The paper's checkp
 the protocol's own; here they belong to the group channel, and `Stable` is all the protocol needs to know of them.)
 
 **Why it is bounded.** No slot is opened above (proven mark + 2 windows), so certificates lie within three windows above
-the mark (an ending epoch may open a little more).
+the mark (an ending epoch may open a little more). A new view holds q view changes and so q times three windows of
+certificates of q votes each; `window_max` says which window keeps that below what a message may take.
 
 All functions are pure. Signatures are verified before anything is decoded from what they cover.
 """
@@ -44,14 +45,18 @@ from bftkit.core.digest import NO_DIGEST
 from bftkit.core.machine import Digest, MemberId, Slot
 from bftkit.core.ordering import Setup
 from bftkit.core.wire import WireError
-from bftkit.crypto.signed import Certificate
+from bftkit.crypto.signed import Certificate, Vote
 
 from .messages import (
     BODIES,
+    CERTIFICATES_MAX,
     NEW_VIEW,
+    NEW_VIEW_BYTES_MAX,
     STABLE,
     VIEW_CHANGE,
+    VIEW_CHANGE_BYTES_MAX,
     VOTE,
+    VOTE_BYTES,
     NewView,
     NewViewBody,
     StableVote,
@@ -112,6 +117,21 @@ def leader_of(setup: Setup, view: int) -> MemberId:
     return setup.members[view % len(setup.members)]
 
 
+def window_max(setup: Setup) -> int:
+    """The largest window with which all view changes and new views of these members fit into messages."""
+    q = setup.quorum.certificate
+    longest = sorted(setup.members, key=len)[-q:]
+    low = tuple(StableVote(member, 0, bytes(64)) for member in longest[-setup.quorum.weak :])
+    certificate = Certificate(bytes(VOTE_BYTES), tuple(Vote(member, bytes(64)) for member in longest))
+    without = len(BODIES.encode(ViewChangeBody(1, low, ())))
+    each = len(BODIES.encode(ViewChangeBody(1, low, (certificate,)))) - without
+    by_view_change = (VIEW_CHANGE_BYTES_MAX - without) // each
+    # Each view change comes with its signer's name, its signature and a few lengths: 128 bytes at most.
+    # And the leader's vote for each slot costs its signature with its length.
+    by_new_view = (NEW_VIEW_BYTES_MAX - 128 - q * (without + 128)) // (q * each + 66)
+    return min(by_view_change, by_new_view, CERTIFICATES_MAX) // WINDOWS
+
+
 # ------------------------------------------------------------------------------------------------- low marks
 
 
@@ -151,8 +171,9 @@ def check_certificate(setup: Setup, certificate: Certificate, known: Known = NOT
     if statement is None:
         raise Invalid("a certificate without a vote's statement")
     voters = [vote.member for vote in certificate.votes]
-    if len(voters) < setup.quorum.certificate:
-        raise Invalid(f"a certificate of {len(voters)} votes; {setup.quorum.certificate} are needed")
+    # Not more either: what everybody carries along in a view change must be bounded, see `window_max`.
+    if len(voters) != setup.quorum.certificate:
+        raise Invalid(f"a certificate of {len(voters)} votes; it takes {setup.quorum.certificate}")
     _check_members(setup, voters)
     own = known.certificates.get(statement[1])
     verified = own.votes if own is not None and own.body == certificate.body else ()

@@ -19,6 +19,7 @@ from bftkit.core.quorum import Quorum
 from bftkit.crypto.signed import Certificate, Vote
 from bftkit.sim.keyring import fast_keyrings
 from bftkit_pbft import messages as m
+from bftkit_pbft.machine import PbftMachine
 from bftkit_pbft.view_change import (
     Invalid,
     Known,
@@ -30,6 +31,7 @@ from bftkit_pbft.view_change import (
     read_view_change,
     signed_by_leader,
     signed_by_signer,
+    window_max,
 )
 
 A, B, C = digest(b"a"), digest(b"b"), digest(b"c")
@@ -375,3 +377,51 @@ def test_the_random_views_would_show_a_certificate_that_is_dropped_too_early() -
 
     with pytest.raises(AssertionError, match="is lost by"):
         many()
+
+
+# ------------------------------------------------------------------------------------------------- how large it gets
+
+
+@pytest.mark.parametrize("n", [4, 7, 22, 64])
+def test_the_largest_new_view_that_a_set_up_allows_fits_into_a_message(n: int) -> None:
+    """And not much larger a window would do: three windows of certificates in each of q view changes."""
+    members = tuple(f"member-{index}".ljust(16, "x") for index in range(n))
+    quorum = Quorum(n, (n - 1) // 3)
+    keyring = fast_keyrings(b"", bytes(32), 0, bytes(32), members)[members[0]]
+    setup = Setup(members[0], members, quorum, keyring)
+    signers = sorted(members)[: quorum.certificate]
+    low = tuple(m.StableVote(member, 2**60, bytes(64)) for member in signers[: quorum.weak])
+    certificate = Certificate(bytes(m.VOTE_BYTES), tuple(Vote(member, bytes(64)) for member in signers))
+
+    def sizes(window: int) -> tuple[int, int]:
+        slots = 3 * window
+        body = m.BODIES.encode(m.ViewChangeBody(2**60, low, (certificate,) * slots))
+        # What is too long cannot be packed into the next one any more; one byte stands for it then.
+        fits = len(body) <= m.VIEW_CHANGE_BYTES_MAX
+        changes = tuple(m.ViewChange(member, body if fits else b"-", bytes(64)) for member in signers)
+        return len(body), len(m.BODIES.encode(m.NewViewBody(2**60, changes, (bytes(64),) * slots)))
+
+    window = window_max(setup)
+    change, new_view = sizes(window)
+    assert change <= m.VIEW_CHANGE_BYTES_MAX
+    assert new_view <= m.NEW_VIEW_BYTES_MAX
+    change, new_view = sizes(window + window // 50 + 1)
+    assert change > m.VIEW_CHANGE_BYTES_MAX or new_view > m.NEW_VIEW_BYTES_MAX
+    # What is signed and written down is a message and a record.
+    assert len(m.CODEC.encode(m.NewView(bytes(m.NEW_VIEW_BYTES_MAX), bytes(64)))) < m.CODEC.bytes_max
+
+
+def test_a_set_up_whose_new_views_would_not_fit_is_refused() -> None:
+    members = tuple(f"m{index}" for index in range(31))
+    keyring = fast_keyrings(b"", bytes(32), 0, bytes(32), members)["m0"]
+    setup = Setup("m0", members, Quorum(31, 10), keyring, window=256)
+    with pytest.raises(ValueError, match=r"31 members and a window of 256 slots.*can be 161 slots at most"):
+        PbftMachine.create(setup)
+    PbftMachine.create(attrs.evolve(setup, window=161))
+
+
+def test_a_certificate_of_more_than_q_votes_is_refused() -> None:
+    """What its receivers carry along in their own view changes would have no bound."""
+    body = m.ViewChangeBody(9, (), (G.certificate(0, 1, A, G.members),))
+    with pytest.raises(Invalid, match="a certificate of 4 votes; it takes 3"):
+        read_view_change(SETUP, G.change("m1", body))

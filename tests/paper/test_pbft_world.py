@@ -214,7 +214,7 @@ class Forgetful:
 
 def test_timeouts_double_with_each_failed_view_and_shrink_with_progress() -> None:
     """Castro 2001, section 2.3.5. Two of seven members are gone, the first leaders."""
-    world = group(2, 7, 2, 0)
+    world = group(2, 7, 2, 0, parameters={"pace_gap": 0})  # without the rule that is quicker when nothing is in work
     world.crash("m0", "m1")
     world.submit(1)
     done(world)
