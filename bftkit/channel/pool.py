@@ -39,6 +39,8 @@ class Pool:
     """Keys of entries that are not in flight, oldest first."""
     fresh_requests: int = 0
     size: int = 0
+    removed: int = 0
+    """How many bundles ever left the pool."""
     client_sizes: dict[bytes, int] = attrs.field(factory=dict[bytes, int])
 
     def __len__(self) -> int:
@@ -68,6 +70,7 @@ class Pool:
         entry = self.entries.pop(key, None)
         if entry is None:
             return None
+        self.removed += 1
         if key in self.fresh:
             del self.fresh[key]
             self.fresh_requests -= entry.bundle.count

@@ -21,6 +21,12 @@ CLOCK_BEATS: Final = 5
 """A clock report every D/2 = 500 ticks."""
 PATIENCE_BEATS: Final = 20
 """A leader that passes over a request for so long, and for two windows of slots, is unfair."""
+FRUITLESS_SLOTS: Final = 32
+"""So is one that orders so many slots in that time without a single request of those that wait here.
+
+An honest leader, however overloaded, orders what came first; and what came before a request that has waited here for so
+long has reached all members meanwhile, since clients turn to all of them. So these slots would empty this pool, too.
+"""
 CLOCK_PATIENCE_BEATS: Final = 40
 """The same for a member's clock reports, which may be lost on their way, and one window of slots."""
 
@@ -35,19 +41,29 @@ class LeaderWatch:
         self._report_beat = 0
         self._report_slot = 0
         self._report_watched = 0
-        self._neglect_view = -1
+        self._view = -1
+        self._since = (0, 0)
+        """Beat and slot from which on the present leader is judged."""
+        self._fruitful = (0, 0)
+        """Beat and slot when this member's pool was last empty, or lost a request to a slot."""
+        self._removed = 0
 
     def on_beat(self, out: ReplicaOut) -> None:
         """Unfairness to one client, or to one member's clock, is a reason to replace the leader (FAULTS 31)."""
         replica = self._replica
         leader = replica.machine.leader
-        if leader is None or leader == replica.me or self._neglect_view == replica.machine.view:
+        now = (replica.beat, replica.applied)
+        if self._view != replica.machine.view or leader is None or leader == replica.me:
+            # A new leader answers for nothing that was passed over before its time.
+            self._view, self._since, self._fruitful = replica.machine.view, now, now
+        if len(replica.pool) == 0 or replica.pool.removed != self._removed:
+            self._fruitful, self._removed = now, replica.pool.removed
+        if leader is None or leader == replica.me:
             return
         oldest = next(replica.pool.oldest(), None)
-        passed_over = (
-            oldest is not None
-            and replica.beat - oldest.beat >= PATIENCE_BEATS
-            and replica.applied - oldest.applied >= 2 * replica.settings.window
+        passed_over = oldest is not None and (
+            self._longer(max((oldest.beat, oldest.applied), self._since), PATIENCE_BEATS, 2 * replica.settings.window)
+            or self._longer(self._fruitful, PATIENCE_BEATS, FRUITLESS_SLOTS)
         )
         known = replica.state.clock.reports.get(replica.me)
         if self._report_counter == 0 or (known is not None and known.counter >= self._report_watched):
@@ -58,9 +74,14 @@ class LeaderWatch:
             and replica.applied - self._report_slot >= replica.settings.window
         )
         if passed_over or unreported:
-            self._neglect_view = replica.machine.view
-            self._report_beat, self._report_slot = replica.beat, replica.applied
+            # Should the protocol keep the leader, it gets the same time once more.
+            self._since = self._fruitful = now
+            self._report_beat, self._report_slot = now
             replica.give(Neglected(leader), out)
+
+    def _longer(self, since: tuple[int, int], beats: int, slots: int) -> bool:
+        """Whether so many beats and slots have passed since this beat and slot."""
+        return self._replica.beat - since[0] >= beats and self._replica.applied - since[1] >= slots
 
     def report_clock(self, out: ReplicaOut) -> None:
         replica = self._replica

@@ -117,6 +117,39 @@ def test_a_leader_that_is_unfair_to_one_client_is_replaced() -> None:
     world.finish()
 
 
+@pytest.mark.parametrize("window", [8, 256])
+def test_a_leader_that_serves_its_friends_only_is_replaced_however_large_the_window(window: int) -> None:
+    """FAULTS 31: what it orders never waited at the others, and what waits there it never orders."""
+    world = World(3, clients=3, interval=window // 2, window=window)
+    victim = world.actors["c0"]
+    world.lie("m0", lambda settings: Unfair(settings, victim.public))
+    world.partition(["m0"], ["c0"])
+    victim.put(b"k0")
+    for _ in range(80):
+        for name in ("c1", "c2"):
+            world.actors[name].put(b"k1")
+        world.run(100)
+    assert victim.outstanding == 0
+    assert all(world.replica(member).machine.view == 1 for member in world.correct)
+    world.finish()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_an_honest_leader_under_load_is_not_taken_for_an_unfair_one(seed: int) -> None:
+    """Although one client reaches it by way of the others only."""
+    world = World(seed, clients=3, interval=128, window=256)
+    world.partition(["m0"], ["c0"])
+    for _ in range(60):
+        world.actors["c0"].put(b"k0")
+        for name in ("c1", "c2"):
+            for _ in range(8):
+                world.actors[name].put(b"k1")
+        world.run(100)
+    assert all(world.replica(member).machine.view == 0 for member in world.members)
+    assert world.replica("m1").applied > 32
+    world.finish()
+
+
 class Withholds(Honest):
     """Leads with digests only, and never hands over the bytes (FAULTS 27)."""
 
