@@ -260,6 +260,7 @@ def test_a_restarted_member_says_again_what_is_stable_here() -> None:
     again = member.restarted()
     (told,) = [message for message in again.do("on_stable", 8, A) if isinstance(message, m.Stable)]
     assert told.slot == 8
+    statuses: list[m.Status] = []
     for _ in range(10):
         statuses = [message for message in again.do("on_timer", STATUS) if isinstance(message, m.Status)]
     assert [(status.stable, status.stable_signature) for status in statuses] == [(8, told.signature)]
