@@ -20,10 +20,12 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Final
 
 from cyclopts import App, CycloptsError
 
+from bftkit.cli.ending import ended_as_by_control_c
 from bftkit.cli.output import Output, output, use_output
 
 __all__ = ["COMMANDS", "FAILURES", "CommandFailed", "ExitCode", "Output", "create_app", "output", "run"]
@@ -54,6 +56,9 @@ class CommandFailed(Exception):
         self.code = code
         self.message = message
 
+
+STARTING: Final = (["demo"], ["bench"])
+"""Commands that start processes, and must not leave them behind."""
 
 COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
     # (name, where the function or App lies, one line of help)
@@ -134,7 +139,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
                 + (f"; did you mean {near[0]!r}?" if near else "")
                 + " (see: bftkit --help)",
             )
-        result = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+        with ended_as_by_control_c() if words[:1] in STARTING else nullcontext():
+            result = app(words, exit_on_error=False, print_error=False, result_action="return_value")
         return int(result) if isinstance(result, int) else ExitCode.OK
     except CycloptsError as error:
         output().error(ExitCode.USAGE, f"{_one_line(str(error))} (see: bftkit {_command_of(words)}--help)")

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import attrs
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from bftkit.channel.client import Executed
 from bftkit.cli.app import CommandFailed, ExitCode, output
+from bftkit.cli.ending import uninterrupted
 from bftkit.cli.quiet import found_group
 from bftkit.client.connect import open_core
 from bftkit.client.core import ClientCore
@@ -120,15 +121,21 @@ def bench(
     members: Annotated[int, Parameter(help="How many members.")] = 4,
     clients: Annotated[int, Parameter(help="Separate client identities that share the outstanding operations.")] = 1,
     outstanding: Annotated[int, Parameter(help="Operations outstanding at any time.")] = 400,
-    size: Annotated[int, Parameter(help="Bytes of an operation, and of its result.")] = 0,
+    size: Annotated[
+        int, Parameter(help="Bytes of an operation, and of its result.", validator=validators.Number(gte=0))
+    ] = 0,
     durability: Annotated[Literal["memory", "async", "fsync"], Parameter(help="See `bftkit init`.")] = "memory",
-    seconds: Annotated[float, Parameter(help="How long to measure.")] = 10.0,
-    warm_up: Annotated[float, Parameter(help="Seconds of the same load before that.")] = 3.0,
+    seconds: Annotated[float, Parameter(help="How long to measure.", validator=validators.Number(gt=0))] = 10.0,
+    warm_up: Annotated[
+        float, Parameter(help="Seconds of the same load before that.", validator=validators.Number(gte=0))
+    ] = 3.0,
     parameter: Annotated[
         tuple[str, ...], Parameter(help="A setting of the protocol, as name=number.", negative="")
     ] = (),
 ) -> None:
     """Measure throughput, latency, memory and CPU of a group on this machine."""
+    if outstanding < 1:
+        raise CommandFailed(ExitCode.USAGE, f"--outstanding {outstanding}: at least 1")
     if not 1 <= clients <= outstanding:
         raise CommandFailed(ExitCode.USAGE, f"--clients {clients}: between 1 and the {outstanding} outstanding")
     directory = Path(tempfile.mkdtemp(prefix="bftkit-bench-"))
@@ -150,9 +157,11 @@ def bench(
                 group.wait_ready(member)
             result = _measure(group, clients, outstanding, size, seconds, warm_up)
         finally:
-            group.stop()
+            with uninterrupted():
+                group.stop()
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        with uninterrupted():
+            shutil.rmtree(directory, ignore_errors=True)
     told: dict[str, object] = {
         "protocol": protocol,
         "members": members,

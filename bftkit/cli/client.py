@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from bftkit.cli.app import CommandFailed, ExitCode, output
 from bftkit.client import connect_sync
@@ -17,7 +17,7 @@ from bftkit.service import keyvalue
 FolderOption = Annotated[
     Path, Parameter(name=["--client", "-c"], help="The client's folder, as `bftkit init` made it.")
 ]
-TimeoutOption = Annotated[float, Parameter(help="Seconds to wait for an answer.")]
+TimeoutOption = Annotated[float, Parameter(help="Seconds to wait for an answer.", validator=validators.Number(gt=0))]
 
 DEFAULT_FOLDER = Path("client")
 
@@ -130,5 +130,5 @@ def _show(members: tuple[str, ...], found: Any) -> None:
         if one.get("catching_up"):
             state = "catching up"
         names = ("protocol", "view", "leader", "applied", "stable", "waiting", "durability")
-        table.add_row(member, state, *(str(one.get(name)) for name in names))
+        table.add_row(member, state, *("-" if one.get(name) is None else str(one[name]) for name in names))
     output().show(table)

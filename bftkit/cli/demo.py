@@ -23,6 +23,7 @@ from cyclopts import Parameter
 from bftkit.cli.app import CommandFailed, ExitCode, output
 from bftkit.cli.demo_load import Load
 from bftkit.cli.demo_view import DemoView, ModelOfView
+from bftkit.cli.ending import uninterrupted
 from bftkit.cli.quiet import found_group
 from bftkit.client import AsyncClient
 from bftkit.client.aio import driving
@@ -70,10 +71,11 @@ async def demo(
         try:
             return await _Demo(group, record, seconds, clients, keep).run()
         finally:
-            with trio.CancelScope(shield=True):
+            with uninterrupted(), trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(group.stop)
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        with uninterrupted():
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 @attrs.define(eq=False)

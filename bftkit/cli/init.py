@@ -311,6 +311,9 @@ def _report(directory: Path, genesis: Genesis, operator: bool) -> None:
         f"{genesis.f} that lie and {genesis.c} more that crash.\n"
         f"Group id {genesis.group_id.hex()}"
     )
+    if genesis.f == genesis.c == 0:
+        least = 4 if load_protocol(genesis.protocol).record.byzantine else 3
+        out.plain(f"Note: no fault at all is survived; {genesis.protocol} survives one with {least} members.")
     for entry in genesis.roster.entries:
         out.plain(f"  {entry.id}  {' '.join(entry.addresses)}")
     out.plain("\nStart each member, on its machine, with its folder:")

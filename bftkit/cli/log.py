@@ -42,7 +42,8 @@ def verify(
         torn_bytes=report.torn_bytes,
         problem=problem,
     )
-    out.plain(f"{where}: {report.records} records in {report.segments} segments, {report.bytes} bytes")
+    if problem is None:
+        out.plain(f"{where}: {report.records} records in {report.segments} segments, {report.bytes} bytes")
     if report.torn_bytes:
         out.plain(f"  torn end of {report.torn_bytes} bytes: nothing acknowledged is in it, the next start cuts it off")
     if problem is None:
