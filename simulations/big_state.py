@@ -176,7 +176,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bftkit-big-") as directory:
         folder = Path(directory) / "group"
         with contextlib.redirect_stdout(sys.stderr):
-            code = bftkit(["init", str(folder), "--checkpoint-interval", str(arguments.checkpoint_interval)])
+            with contextlib.redirect_stdout(sys.stderr):  # standard output is for results
+                code = bftkit(["init", str(folder), "--checkpoint-interval", str(arguments.checkpoint_interval)])
         if code:
             return code
         group = ProcessGroup(folder)

@@ -141,7 +141,8 @@ def main() -> int:
         folder = Path(directory) / "group"
         words = ["init", str(folder), "--members", str(arguments.members), "--protocol", arguments.protocol]
         with contextlib.redirect_stdout(sys.stderr):
-            code = bftkit([*words, "--checkpoint-interval", "16"])
+            with contextlib.redirect_stdout(sys.stderr):  # standard output is for results
+                code = bftkit([*words, "--checkpoint-interval", "16"])
         if code:
             return code
         group = ProcessGroup(folder)

@@ -135,7 +135,7 @@ class Limits:
     session_window: int = 16_384
     session_reply_bytes: int = 4 << 20
     """What one client's kept replies may cost; with the results of one bundle it must fit into a frame."""
-    checkpoint_bytes: int = 32 << 20
+    checkpoint_bytes: int = 16 << 20
     """So many bytes of batches bring the next checkpoint forward (SAFETY rule 18)."""
     reads: int = 4096
     client_reads: int = 256
