@@ -176,8 +176,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bftkit-big-") as directory:
         folder = Path(directory) / "group"
         with contextlib.redirect_stdout(sys.stderr):
-            with contextlib.redirect_stdout(sys.stderr):  # standard output is for results
-                code = bftkit(["init", str(folder), "--checkpoint-interval", str(arguments.checkpoint_interval)])
+            code = bftkit(["init", str(folder), "--checkpoint-interval", str(arguments.checkpoint_interval)])
         if code:
             return code
         group = ProcessGroup(folder)
