@@ -84,6 +84,7 @@ FAILURES: Final[tuple[tuple[str, ExitCode], ...]] = (
     # The first line that fits counts. By name, so that nothing is imported for errors that cannot have happened.
     ("bftkit.configuration.text:ConfigurationError", ExitCode.BAD_CONFIGURATION),
     ("bftkit.core.plugin:UnknownProtocol", ExitCode.BAD_CONFIGURATION),
+    ("bftkit.core.plugin:BrokenProtocol", ExitCode.FAILED),
     ("bftkit.storage.recovery:LogMismatch", ExitCode.BAD_CONFIGURATION),
     ("bftkit.storage.files:StorageError", ExitCode.FAILED),
     ("bftkit.network.hub:HubError", ExitCode.FAILED),

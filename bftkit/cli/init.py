@@ -307,8 +307,8 @@ def _report(directory: Path, genesis: Genesis, operator: bool) -> None:
         operator=str(directory / "operator" / "operator.key") if operator else None,
     )
     out.plain(
-        f"Founded {genesis.name}: {quorum.n} members run {genesis.protocol} and survive "
-        f"{genesis.f} that lie and {genesis.c} more that crash.\n"
+        f"Founded {genesis.name}: {quorum.n} members run {genesis.protocol}; "
+        f"{genesis.f} of them may lie, and {genesis.c} more may crash.\n"
         f"Group id {genesis.group_id.hex()}"
     )
     if genesis.f == genesis.c == 0:

@@ -14,6 +14,10 @@ from bftkit.core.ordering import Plugin
 GROUP: Final = "bftkit.protocols"
 
 
+class BrokenProtocol(Exception):
+    """A package offers this protocol, and it cannot be loaded. The text says why."""
+
+
 class UnknownProtocol(LookupError):
     """No installed package offers a protocol of this name. The text lists those that are there."""
 
@@ -25,10 +29,14 @@ def protocol_names() -> tuple[str, ...]:
 
 @cache
 def load_protocol(name: str) -> Plugin:
-    """The protocol of this name. Raises `UnknownProtocol`, or `TypeError` if the entry point is no `Plugin`."""
+    """The protocol of this name. Raises `UnknownProtocol`; `BrokenProtocol`; `TypeError` if it is no `Plugin`."""
     for entry in entry_points(group=GROUP):
         if entry.name == name:
-            plugin = entry.load()
+            try:
+                plugin = entry.load()
+            except Exception as error:
+                place = f"the protocol {name} ({entry.value})"
+                raise BrokenProtocol(f"{place} cannot be loaded: {type(error).__name__}: {error}") from error
             if not isinstance(plugin, Plugin):
                 raise TypeError(f"the entry point {name} = {entry.value} is not a bftkit Plugin")
             return plugin

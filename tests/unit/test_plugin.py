@@ -9,7 +9,7 @@ import pytest
 
 from bftkit.core import plugin
 from bftkit.core.ordering import Carried, OrderingMachine, Plugin, ProtocolRecord, Setup
-from bftkit.core.plugin import UnknownProtocol, load_protocol, protocol_names
+from bftkit.core.plugin import BrokenProtocol, UnknownProtocol, load_protocol, protocol_names
 from bftkit.core.wire import Codec
 
 
@@ -77,6 +77,12 @@ def test_an_entry_point_that_is_no_plugin_is_refused_by_name(shelf: list[EntryPo
     shelf.append(entry("toy", "NO_PLUGIN"))
     with pytest.raises(TypeError, match=r"the entry point toy = .*:NO_PLUGIN is not a bftkit Plugin"):
         load_protocol("toy")
+
+
+def test_a_package_that_cannot_be_loaded_is_named_with_the_reason(shelf: list[EntryPoint]) -> None:
+    shelf.append(EntryPoint("broken", "no_such_package:PLUGIN", plugin.GROUP))
+    with pytest.raises(BrokenProtocol, match="broken.*no_such_package.*ModuleNotFoundError"):
+        load_protocol("broken")
 
 
 def test_entry_points_of_other_groups_are_not_looked_at(shelf: list[EntryPoint]) -> None:
