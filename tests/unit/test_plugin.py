@@ -81,7 +81,7 @@ def test_an_entry_point_that_is_no_plugin_is_refused_by_name(shelf: list[EntryPo
 
 def test_a_package_that_cannot_be_loaded_is_named_with_the_reason(shelf: list[EntryPoint]) -> None:
     shelf.append(EntryPoint("broken", "no_such_package:PLUGIN", plugin.GROUP))
-    with pytest.raises(BrokenProtocol, match="broken.*no_such_package.*ModuleNotFoundError"):
+    with pytest.raises(BrokenProtocol, match=r"broken.*no_such_package.*ModuleNotFoundError"):
         load_protocol("broken")
 
 
