@@ -179,9 +179,9 @@ class CatchUp:
         if slot <= replica.checkpoints.stable or (self.transfer is not None and slot <= self.transfer.slot):
             return
         slot, root = replica.checkpoints.check(message.certificate)
-        replica.check_own_vote(slot, message.certificate, out)
+        replica.settling.check_own_vote(slot, message.certificate, out)
         if slot <= replica.applied:
-            replica.on_certified(slot, root, message.certificate, out)
+            replica.settling.on_certified(slot, root, message.certificate, out)
             return
         self._begin(slot, root, message.certificate, out)
 
@@ -269,4 +269,4 @@ class CatchUp:
         replica.on_jump()
         self.forget(transfer.slot)
         stable = Stable(transfer.slot, transfer.root, transfer.certificate, transfer.leaves, replica.state.view())
-        replica.settle(stable, out)
+        replica.settling.settle(stable, out)

@@ -11,7 +11,7 @@ A round's parts and where they live::
 
     interface.py            what goes in and out    frames.py, bundles.py     what travels
     clients.py, watch.py    clients, the leader     pool.py, batches.py       what waits, what is kept
-    state.py, sessions.py   executing               checkpoints.py, catchup.py, transfer.py   settling, catching up
+    state.py, sessions.py   executing               checkpoints.py, settling.py, catchup.py, transfer.py
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ from bftkit.channel.interface import (
 )
 from bftkit.channel.pool import Pool
 from bftkit.channel.sessions import SessionTable
+from bftkit.channel.settling import OWN_RECORD, Settling
 from bftkit.channel.state import ReplicatedState, error_text
 from bftkit.channel.watch import CLOCK_BEATS, LeaderWatch
 from bftkit.core.digest import NO_DIGEST, digest
@@ -94,8 +95,7 @@ from bftkit.core.ordering import (
     Setup,
     Waiting,
 )
-from bftkit.core.wire import WireError, pack_plain, unpack_plain
-from bftkit.crypto.signed import Certificate
+from bftkit.core.wire import WireError, unpack_plain
 
 __all__ = [
     "ClientLink",
@@ -118,7 +118,6 @@ __all__ = [
     "Saved",
     "StatusAsked",
     "ToClient",
-    "own_record",
 ]
 
 BEAT_TICKS: Final = 100
@@ -131,12 +130,6 @@ IDLE_BEATS: Final = 10
 _PROTOCOL_RECORD: Final = b"\x01"
 _BATCH_RECORD: Final = b"\x02"
 _DECIDED_RECORD: Final = b"\x03"
-_OWN_RECORD: Final = b"\x04"
-
-
-def own_record(checkpoint_voted: Slot, *, silent: bool) -> bytes:
-    """The standing record of a replica itself: its newest checkpoint vote, and whether it must stay silent."""
-    return _OWN_RECORD + pack_plain([checkpoint_voted, silent])
 
 
 @attrs.define
@@ -190,6 +183,7 @@ class Replica:
         self.catchup = CatchUp(self)
         self.clients = ClientDesk(self)
         self.watch = LeaderWatch(self)
+        self.settling = Settling(self)
         self.counters = Counters()
         self.history: dict[Slot, Digest] = {}
         """What is decided, from the older kept checkpoint on."""
@@ -201,11 +195,9 @@ class Replica:
         self._stepping = False
         self._told_waiting = False
         self._bytes_since_checkpoint = 0
-        self._checkpoint_voted = 0
         self.promised: Slot = 0
         """What this member knew as decided when it started: no strong read is answered before (SAFETY rule 13)."""
         self._served: dict[MemberId, int] = {}
-        self._saved: list[Slot] = []
         self._status_told: tuple[int, int, int, int] = (0, 0, 0, 0)
         self._status_beat = 0
         self._in_flight_batches = 0
@@ -231,7 +223,7 @@ class Replica:
                 raise WireError("the saved checkpoint is not the certified one")
             self.state.restore(slot, chunks)
             self.checkpoints.make_stable(Stable(slot, root, manifest.certificate, manifest.leaves, self.state.view()))
-            self._saved.append(slot)
+            self.settling.saved.append(slot)
         protocol_records: list[bytes] = []
         decided: dict[Slot, Digest] = {}
         for record in restored.records:
@@ -242,8 +234,8 @@ class Replica:
                 self.batches.restore(body[8:], int.from_bytes(body[:8], "big"))
             elif kind == _DECIDED_RECORD:
                 decided[int.from_bytes(body[:8], "big")] = body[8:]
-            elif kind == _OWN_RECORD:
-                self._checkpoint_voted, amnesic = unpack_plain(body)
+            elif kind == OWN_RECORD:
+                self.settling.voted, amnesic = unpack_plain(body)
                 self.silent = self.silent or amnesic
             else:
                 raise WireError(f"unknown kind of log record {kind.hex()}")
@@ -252,9 +244,9 @@ class Replica:
         for slot in sorted(decided):
             if slot > self.applied:
                 self.catchup.learned[slot] = decided[slot]
-        self.promised = max([self.applied, self._checkpoint_voted, *decided])
+        self.promised = max([self.applied, self.settling.voted, *decided])
         if restored.amnesic:
-            out.persist(self._own_record())
+            out.persist(self.settling.own_record())
 
     def on_start(self, out: ReplicaOut) -> None:
         """Begin to take part."""
@@ -262,7 +254,7 @@ class Replica:
         if not self.silent:
             self._step(self.machine.on_start, out)
             if self.checkpoints.stable:
-                self._tell_stable(self.checkpoints.kept[-1], out)
+                self.tell_stable(self.checkpoints.kept[-1], out)
         self._advance(out, replay=True)
         self._tell_status(out)
 
@@ -279,7 +271,7 @@ class Replica:
             proof = frames.LinkProof(self.settings.epoch, signature)
             out.deliver(ToClient(value.client, pack_answer(proof)))
         else:
-            self._on_saved(value.slot, out)
+            self.settling.on_saved(value.slot, out)
 
     def on_message(self, sender: MemberId, message: bytes, out: ReplicaOut) -> None:
         """A frame from another member, over a link that authenticates it."""
@@ -431,7 +423,8 @@ class Replica:
             return
         self.history[slot] = name
 
-    def _tell_stable(self, stable: Stable, out: ReplicaOut) -> None:
+    def tell_stable(self, stable: Stable, out: ReplicaOut) -> None:
+        """Tell the protocol of a stable checkpoint."""
         self._step(lambda inner: self.machine.on_stable(stable.slot, stable.root, inner), out)
 
     # ------------------------------------------------------------------------------------------ proposing
@@ -439,7 +432,7 @@ class Replica:
     def _on_round_end(self, out: ReplicaOut) -> None:
         ready = self.checkpoints.step()
         if ready is not None:
-            self._vote(*ready, out)
+            self.settling.vote(*ready, out)
         if self.stopped is not None or self.silent:
             return
         self._tell_waiting(out)
@@ -525,96 +518,16 @@ class Replica:
 
     # ------------------------------------------------------------------------------------------ checkpoints
 
-    def _vote(self, slot: Slot, root: Digest, out: ReplicaOut) -> None:
-        if self.silent or self.stopped is not None:
-            self._try_stable(slot, out)
-            return
-        if slot > self._checkpoint_voted:
-            self._checkpoint_voted = slot
-            out.persist(self._own_record())
-        signature = self.settings.keyring.sign(frames.CHECKPOINT_PURPOSE, frames.checkpoint_body(slot, root))
-        out.broadcast(pack_control(CheckpointVote(self.settings.epoch, slot, root, signature)))
-        self.checkpoints.add_vote(self.me, slot, root, signature)
-        self._try_stable(slot, out)
-
-    def _own_record(self) -> bytes:
-        return own_record(self._checkpoint_voted, silent=self.silent)
-
-    def on_vote(self, sender: MemberId, vote: CheckpointVote, out: ReplicaOut) -> None:
-        """Another member's checkpoint vote."""
-        if vote.slot <= self.checkpoints.stable:
-            return
-        body = frames.checkpoint_body(vote.slot, vote.root)
-        if not self.settings.keyring.verify(sender, frames.CHECKPOINT_PURPOSE, body, vote.signature):
-            raise WireError("a checkpoint vote with a bad signature")
-        if self.checkpoints.add_vote(sender, vote.slot, vote.root, vote.signature):
-            self._try_stable(vote.slot, out)
-
-    def _try_stable(self, slot: Slot, out: ReplicaOut) -> None:
-        ready = self.checkpoints.ready.get(slot)
-        if ready is None:
-            return
-        certified = self.checkpoints.certificate(slot)
-        if certified is None:
-            if self.checkpoints.is_divergent(slot):
-                self.halt(f"the members' states differ at slot {slot}: no digest can reach a quorum", out)
-            return
-        self.on_certified(slot, *certified, out)
-
-    def on_certified(self, slot: Slot, root: Digest, certificate: Certificate, out: ReplicaOut) -> None:
-        """A quorum's certificate for a slot that was executed here, from votes or from another member."""
-        ready = self.checkpoints.ready.get(slot)
-        if ready is None:
-            return  # not hashed yet
-        mine, hashed = ready
-        if root != mine:
-            self.halt(f"this member's state differs from the quorum's at slot {slot}", out)
-            return
-        self.settle(Stable(slot, root, certificate, tuple(hashed.leaves), hashed.view), out)
-
-    def settle(self, stable: Stable, out: ReplicaOut) -> None:
-        """A checkpoint became stable, and its state is here."""
-        self.checkpoints.make_stable(stable)
-        self.counters.checkpoints += 1
-        out.deliver(Save(stable))
-        self._forget()
-        if not self.silent:
-            self._tell_stable(stable, out)
-
     def on_jump(self) -> None:
         """The state was fetched: what was proposed and counted below it is over."""
         self._bytes_since_checkpoint = 0
         self._in_flight_batches = 0
         self.pool.land()
 
-    def _vote_again(self, out: ReplicaOut) -> None:
-        """Checkpoints that are not stable yet: votes may have been lost, and nothing else would bring them again."""
-        for slot in sorted(self.checkpoints.ready):
-            vote = self.checkpoints.votes.get(slot, {}).get(self.me)
-            if vote is not None:
-                out.broadcast(pack_control(CheckpointVote(self.settings.epoch, slot, *vote)))
-
-    def _forget(self) -> None:
-        """Drop what lies at or below the older kept checkpoint (SAFETY rule 18)."""
-        kept = self.checkpoints.kept
-        floor = kept[0].slot if len(kept) > 1 else 0
-        self.batches.forget(floor, self.applied)
-        self.history = {slot: name for slot, name in self.history.items() if slot > floor}
-        self.catchup.forget(self.applied)
-
-    def _on_saved(self, slot: Slot, out: ReplicaOut) -> None:
-        self._saved.append(slot)
-        out.deliver(Rotate(self.standing()))
-        if len(self._saved) > 1:
-            out.deliver(Cut(self._saved[-2]))
-            del self._saved[:-2]
-
     def standing(self) -> tuple[bytes, ...]:
         """The standing records that a new log segment must begin with."""
         records = () if self.silent else self.machine.standing()
-        return (self._own_record(), *(_PROTOCOL_RECORD + record for record in records))
-
-    # ------------------------------------------------------------------------------------------ clients
+        return (self.settling.own_record(), *(_PROTOCOL_RECORD + record for record in records))
 
     # ------------------------------------------------------------------------------------------ the beat
 
@@ -629,7 +542,7 @@ class Replica:
         self.batches.retry(self.applied, out)
         self.catchup.on_beat(out)
         if self.beat % VOTE_BEATS == 0:
-            self._vote_again(out)
+            self.settling.vote_again(out)
         if self.stopped is None and not self.silent:
             self.clients.forward(out)
             self.watch.on_beat(out)
@@ -642,14 +555,12 @@ class Replica:
             self._status_told, self._status_beat = now, self.beat
             out.broadcast(pack_control(Status(*now)))
 
-    # ------------------------------------------------------------------------------------------ agreed time
-
     # ------------------------------------------------------------------------------------------ the rest
 
     def _on_control(self, sender: MemberId, message: Control, out: ReplicaOut) -> None:
         if isinstance(message, CheckpointVote):
             if message.epoch == self.settings.epoch:
-                self.on_vote(sender, message, out)
+                self.settling.on_vote(sender, message, out)
         elif isinstance(message, frames.BatchBytes):
             self._on_batch_bytes(sender, message.batch, out)
         elif isinstance(message, frames.BatchRequest):
@@ -684,15 +595,6 @@ class Replica:
         if fault == "equivocation":
             self.counters.equivocations += 1
         out.blame(member, fault, proof)
-
-    def check_own_vote(self, slot: Slot, certificate: Certificate, out: ReplicaOut) -> None:
-        """A quorum's certificate with a vote of ours that we do not remember: our disk was rolled back (rule 16)."""
-        unknown = slot > self._checkpoint_voted and not self.silent
-        if unknown and any(vote.member == self.me for vote in certificate.votes):
-            # Remembered, or a restart would let us vote on a log that lacks what we said before.
-            self.silent = True
-            out.persist(self._own_record())
-            self.halt(f"a checkpoint vote of ours at slot {slot} is not in our log: the disk was rolled back", out)
 
     def may_serve(self, member: MemberId) -> bool:
         """Whether this member may still be sent something on request in this beat (FAULTS 45)."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from bftkit.channel.frames import CONTROL_CODEC, Manifest
 from bftkit.channel.interface import Restored
-from bftkit.channel.replica import own_record
+from bftkit.channel.settling import own_record
 from bftkit.core.wire import WireError
 from bftkit.node.folders import MemberFolder
 from bftkit.storage.disk import DiskDirectory

@@ -35,7 +35,8 @@ from bftkit.channel.interface import (
     StatusAsked,
     ToClient,
 )
-from bftkit.channel.replica import Replica, own_record
+from bftkit.channel.replica import Replica
+from bftkit.channel.settling import own_record
 from bftkit.core.machine import (
     Blame,
     Broadcast,
