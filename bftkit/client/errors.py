@@ -16,7 +16,7 @@ class Refused(ClientError):
 
 
 class OutcomeUnknown(ClientError):
-    """No result in time. The operation may have been executed, or may be yet: look before you submit it anew."""
+    """No result in time. The operation may have been executed, or may be yet: ask again with `wait(number)`."""
 
     def __init__(self, number: int, text: str) -> None:
         """`number`: the operation's sequence number (0 for a read, which has no effect anyway)."""

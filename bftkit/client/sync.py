@@ -38,7 +38,7 @@ class SyncClient:
         """Order and execute one operation exactly once; its result.
 
         Raises `OperationFailed` (the application's error), `Refused` (never executed), `OutcomeUnknown` (no result
-        within `timeout` seconds; it may be executed yet), `ValueError` (larger than the group allows).
+        within `timeout` seconds; ask again with `wait`), `ValueError` (larger than the group allows).
         """
         return self._result(self._until(self.core.submit([operation], _nothing), timeout))
 

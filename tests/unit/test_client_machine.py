@@ -217,6 +217,19 @@ def test_new_bundles_go_to_the_leader_that_the_replies_name() -> None:
     assert client.bundles()[-1][0] == "m2"
 
 
+def test_one_liar_leads_no_client_astray() -> None:
+    """FAULTS 31 and 33: its reply is often the one that completes f + 1."""
+    client = Client()
+    client.open()
+    client.submit(b"first")
+    before = client.bundles()[-1][0]
+    client.reply("m1", 1, [(OK, b"")], leader=0)
+    client.reply("m3", 1, [(OK, b"")], leader=3)
+    assert client.executed
+    client.submit(b"second")
+    assert client.bundles()[-1][0] == before != "m3"
+
+
 def test_the_window_holds_back_what_is_too_far_ahead() -> None:
     client = Client(window=4)
     client.open()

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from bftkit.channel.application import Context
-from bftkit.client import OperationFailed
+from bftkit.client import OperationFailed, OutcomeUnknown
 from bftkit.client.local import LocalGroup, local_group, local_group_sync
 from bftkit.configuration.text import ConfigurationError
 from bftkit.service import ServiceError, StateMachine
@@ -206,3 +206,19 @@ async def test_two_groups_do_not_meet() -> None:
             for number, client in enumerate(clients, 1):
                 nursery.start_soon(client.submit, b"%d" % number)
         assert [await client.read(b"", timeout=TIMEOUT) for client in clients] == [b"1", b"2"]
+
+
+async def test_an_operation_of_unknown_outcome_is_asked_for_again_and_runs_once() -> None:
+    async with local_group(Counter, parameters=FAST) as group:
+        client = await group.client()
+        assert await client.submit(b"1", timeout=TIMEOUT) == b"1"
+        await group.crash("m2")
+        await group.crash("m3")
+        with pytest.raises(OutcomeUnknown) as unknown:
+            await client.submit(b"1", timeout=0.3)
+        await group.restart("m2")
+        await group.restart("m3")
+        assert await client.wait(unknown.value.number, timeout=TIMEOUT) == b"2"
+        assert await client.submit(b"1", timeout=TIMEOUT) == b"3"
+        with pytest.raises(ValueError, match="unknown outcome"):
+            await client.wait(unknown.value.number)
