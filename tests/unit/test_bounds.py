@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from bftkit.channel import state as state_module
 from bftkit.channel.agreed_time import AgreedClock
 from bftkit.channel.application import Context
-from bftkit.channel.bundles import FAILED, OK
+from bftkit.channel.bundles import FAILED, OK, SKIPPED
 from bftkit.channel.checkpoints import VOTES_PER_MEMBER, Checkpoints
 from bftkit.channel.sessions import Session, SessionTable
 from bftkit.channel.state import RESULT_BYTES_MAX, ReplicatedState, error_text
@@ -39,7 +38,7 @@ def test_an_overlapping_bundle_has_the_same_bound() -> None:
     session.execute(2, 1)
     operations = [b"x"] * 5
     statuses, _ = state._apply_some(session, 1, operations, Context(bytes(32)))  # pyright: ignore[reportPrivateUsage]
-    assert list(statuses) == [OK, state_module.SKIPPED, OK, FAILED, FAILED]
+    assert list(statuses) == [OK, SKIPPED, OK, FAILED, FAILED]
 
 
 def test_votes_for_ever_higher_checkpoints_are_forgotten() -> None:

@@ -225,7 +225,7 @@ def test_one_liar_leads_no_client_astray() -> None:
     before = client.bundles()[-1][0]
     client.reply("m1", 1, [(OK, b"")], leader=0)
     client.reply("m3", 1, [(OK, b"")], leader=3)
-    assert client.executed
+    assert client.executed()
     client.submit(b"second")
     assert client.bundles()[-1][0] == before != "m3"
 
