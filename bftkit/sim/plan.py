@@ -1,0 +1,187 @@
+"""A plan: everything that one simulated run is made of, as data.
+
+The group, its network and load, and a list of faults, each with its time and its own end. Together with the seed it
+decides the run: whoever has the plan has the run. So a plan can be stored (`to_json`), sent to another process, made
+smaller (`shrinking`), told as a story, or drawn by Hypothesis (`strategies`); and any fault may be left out of it,
+and what remains is a valid plan still.
+
+    plan = Plan(protocol="pbft", seed=7, faults=(Crash(at=300, who="leader", ticks=500), Partition(at=900, …)))
+    result = run(plan)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Final
+
+import attrs
+from cattrs import Converter, ForbiddenExtraKeysError
+from cattrs.errors import BaseValidationError
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
+from cattrs.v import format_exception, transform_error
+
+from bftkit.core.plugin import load_protocol
+from bftkit.core.quorum import Quorum, QuorumError
+from bftkit.sim.faults import Fault, fault_name, load_fault
+from bftkit.sim.links import Network
+
+KEYS: Final = ("fast", "ed25519")
+KEY_VALUE: Final = "bftkit.service.keyvalue:KeyValueStore"
+
+
+class PlanError(ValueError):
+    """A plan that cannot be run: what is wrong in it, and what would be right."""
+
+
+@attrs.frozen(kw_only=True)
+class Group:
+    """How many members there are, and how many of them may be Byzantine (f) or, beyond that, crash (c)."""
+
+    members: int = 4
+    f: int = 1
+    c: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """``m0``, ``m1`` and so on."""
+        return tuple(f"m{index}" for index in range(self.members))
+
+
+@attrs.frozen(kw_only=True)
+class Load:
+    """What the clients ask for. They share the operations; each has so many under way and thinks between them."""
+
+    clients: int = 3
+    operations: int = 330
+    """All clients together, over the whole run."""
+    bursts: int = 8
+    """The operations come in so many equal parts, spread over the run's ticks, so that load meets every fault."""
+    keys: int = 4
+    """Of the key-value store: few keys mean that more operations depend on each other."""
+    pipeline: int = 4
+    poison: float = 0.03
+    """This share of the operations raises an exception in the service."""
+    per_second: int = 0
+    """Open loop: each client asks so often, whatever comes back. 0: closed loop."""
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """One run. Ticks are milliseconds of the simulated clock."""
+
+    scenario: str = "own"
+    """Where it comes from; for people, and for the line that repeats it."""
+    protocol: str = "pbft"
+    seed: int = 0
+    group: Group = attrs.field(factory=Group)
+    service: str = KEY_VALUE
+    """``package.module:Class``."""
+    keys: str = "fast"
+    """``fast``: a keyed hash stands for signatures; ``ed25519``: the real ones."""
+    costs: bool = True
+    """Whether handlers, crypto operations and syncs take the time that was measured for them."""
+    network: Network = attrs.field(factory=Network)
+    load: Load = attrs.field(factory=Load)
+    parameters: Mapping[str, int] = attrs.field(factory=dict[str, int])
+    """The protocol's."""
+    interval: int = 8
+    """Slots between checkpoints; small, so that short runs see some."""
+    window: int = 32
+    segment_bytes: int = 1 << 20
+    ticks: int = 3000
+    """How long load and faults last. Then everything heals and must end well."""
+    faults: tuple[Fault, ...] = ()
+
+    def check(self) -> None:
+        """Raises `PlanError` unless this run is one that the protocol claims to survive."""
+        record = load_protocol(self.protocol).record
+        group = self.group
+        try:
+            Quorum(group.members, group.f, group.c)
+        except QuorumError as error:
+            raise PlanError(f"group: {error}") from None
+        if group.f and not record.byzantine:
+            raise PlanError(f"group: {self.protocol} tolerates no Byzantine members, so f must be 0, not {group.f}")
+        if self.keys not in KEYS:
+            raise PlanError(f"keys: {self.keys!r} is neither 'fast' nor 'ed25519'")
+        if self.window < 2 * self.interval:
+            raise PlanError(f"window: {self.window} must be at least twice the interval of {self.interval}")
+        if self.load.clients < 1 or self.load.bursts < 1:
+            raise PlanError("load: at least one client and one burst")
+        lying: set[str] = set()
+        forgetful: set[str] = set()
+        for place, fault in enumerate(self.faults):
+            unknown = [name for name in fault.named() if name.startswith("m") and name not in group.names]
+            if unknown:
+                raise PlanError(f"faults[{place}] ({fault.tell()}): there is no member {unknown[0]}")
+            lying.update(fault.lying())
+            forgetful.update(fault.forgetful())
+        forgetful -= lying
+        if len(lying) > group.f:
+            raise PlanError(f"faults: {len(lying)} members lie ({', '.join(sorted(lying))}), f is {group.f}")
+        if len(lying) + len(forgetful) > group.f + group.c:
+            raise PlanError(
+                f"faults: {', '.join(sorted(lying | forgetful))} lie or forget, more than f + c = {group.f + group.c}"
+            )
+
+    def to_json(self) -> str:
+        """As text; what has its default value is left out."""
+        return json.dumps(_converter().unstructure(self), indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Raises `PlanError` with every place where the text is wrong."""
+        try:
+            return plan_from_data(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise PlanError(f"this is no JSON: {error}") from None
+
+
+def plan_data(plan: Plan) -> dict[str, Any]:
+    """The plan as plain dictionaries and lists."""
+    data: dict[str, Any] = _converter().unstructure(plan)
+    return data
+
+
+def plan_from_data(data: object) -> Plan:
+    """The other way round. Raises `PlanError`."""
+    try:
+        return _converter().structure(data, Plan)
+    except (BaseValidationError, ForbiddenExtraKeysError) as error:
+        raise PlanError("; ".join(transform_error(error, format_exception=_words))) from None
+
+
+def _words(error: BaseException, kind: type | None) -> str:
+    if isinstance(error, ValueError | TypeError) and not isinstance(error, BaseValidationError):
+        return str(error)
+    return format_exception(error, kind)
+
+
+@cache
+def _converter() -> Converter:
+    converter = Converter(forbid_extra_keys=True, omit_if_default=True)
+
+    def write(fault: Fault) -> dict[str, Any]:
+        kind = type(fault)
+        plain = make_dict_unstructure_fn(kind, converter, _cattrs_omit_if_default=True)(fault)
+        return {"fault": fault_name(kind), **plain}
+
+    def read(data: Any, _: type[Fault]) -> Fault:
+        if not isinstance(data, dict) or "fault" not in data:
+            raise ValueError("a fault is an object with a key 'fault'")
+        rest = {key: value for key, value in data.items() if key != "fault"}  # pyright: ignore[reportUnknownVariableType]
+        kind = load_fault(data["fault"])  # pyright: ignore[reportUnknownArgumentType]
+        fault: Fault = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)(rest, kind)
+        return fault
+
+    def as_it_is(data: Any, _: Any) -> Any:
+        if not isinstance(data, bool | int | str):
+            raise ValueError(f"{data!r} is neither a number nor a text nor true or false")
+        return data
+
+    converter.register_unstructure_hook(Fault, write)
+    converter.register_structure_hook(Fault, read)
+    converter.register_structure_hook(bool | int | str, as_it_is)
+    return converter

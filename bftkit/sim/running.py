@@ -1,0 +1,167 @@
+"""Run a plan from its beginning to its end, and say what came of it.
+
+`run` builds the world that the plan describes, lets every fault happen at its time, heals everything when the plan's
+ticks are over, and waits until all is well again. It never raises for what it finds: a violation is part of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from time import process_time
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from bftkit.sim.checkers import Violation
+from bftkit.sim.plan import Plan
+from bftkit.sim.world import World
+
+if TYPE_CHECKING:
+    from bftkit.channel.application import Application
+    from bftkit.core.machine import MemberId
+
+SAFETY_MISSED = "safety"
+PROGRESS_MISSED = "progress"
+
+
+@attrs.frozen(kw_only=True)
+class Result:
+    """What came of a run."""
+
+    plan: Plan
+    digest: str
+    """Of every input, effect, packet and disk operation: equal runs have equal digests."""
+    oracle: str = ""
+    """Which checker was not content: ``agreement``, ``progress`` and so on (docs/guide/simulating.md). Empty: none."""
+    violation: str = ""
+    """What it said, in one line."""
+    report: str = ""
+    """The same with the state of all members and the last events."""
+    operations: int = 0
+    """Operations that were ordered and acknowledged to their clients."""
+    reads: int = 0
+    """Strong reads that were answered."""
+    view_changes: int = 0
+    """Views beyond the first that some correct member entered."""
+    messages: int = 0
+    """Frames that were sent, over all links."""
+    ticks: int = 0
+    """How long the run took, in milliseconds of simulated time, healing included."""
+    throughput: float = 0.0
+    """Acknowledged operations a simulated second, until the plan's ticks were over."""
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
+    """Latency of the acknowledged operations."""
+    injected: Mapping[int, int] = attrs.field(factory=dict[int, int])
+    """How often each line of docs/FAULTS.md really happened."""
+    lies: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    """What lying members say that they did."""
+    seconds: float = attrs.field(default=0.0, eq=False)
+    """CPU time of this process."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every checker was content."""
+        return not self.oracle
+
+    @property
+    def kind(self) -> str:
+        """``safety`` or ``progress``; empty if all is well."""
+        if not self.oracle:
+            return ""
+        return PROGRESS_MISSED if self.oracle in ("progress", "figure") else SAFETY_MISSED
+
+
+def build(plan: Plan, *, application: Callable[[MemberId], Application] | None = None, trace: bool = False) -> World:
+    """The plan's world before its first tick, with the load and the faults waiting for their time."""
+    plan.check()
+    group, load = plan.group, plan.load
+    world = World(
+        plan.seed,
+        plan.protocol,
+        group.members,
+        group.f,
+        group.c,
+        clients=load.clients,
+        network=plan.network,
+        parameters=plan.parameters,
+        interval=plan.interval,
+        window=plan.window,
+        segment_bytes=plan.segment_bytes,
+        application=application,
+        trace=trace,
+        rerun=f"bftkit replay {plan.scenario} --protocol {plan.protocol} --seed {plan.seed}",
+    )
+    for burst in range(load.bursts):
+        share = load.operations * (burst + 1) // load.bursts - load.operations * burst // load.bursts
+        if share:
+            world.after(plan.ticks * burst // load.bursts, _more(world, plan, share))
+    for fault in plan.faults:
+        world.after(fault.at, _inject(world, plan, fault.inject))
+    return world
+
+
+def run(plan: Plan, *, application: Callable[[MemberId], Application] | None = None, trace: bool = False) -> Result:
+    """Run the plan. Raises `PlanError` if it asks for more than its protocol claims to survive."""
+    return run_world(plan, application=application, trace=trace)[0]
+
+
+def run_world(
+    plan: Plan, *, application: Callable[[MemberId], Application] | None = None, trace: bool = False
+) -> tuple[Result, World]:
+    """As `run`; the world as it was at the end comes with it."""
+    began = process_time()
+    world = build(plan, application=application, trace=trace)
+    oracle = violation = report = ""
+    executed = 0
+    try:
+        world.run(plan.ticks)
+        executed = _executed(world)
+        world.finish()
+    except Violation as error:
+        oracle, violation, report = error.oracle, error.short, str(error)
+    latencies = sorted(world.latencies_us)
+    result = Result(
+        plan=plan,
+        digest=world.fingerprint,
+        oracle=oracle,
+        violation=violation,
+        report=report,
+        operations=_executed(world),
+        reads=sum(actor.told.reads for actor in world.actors.values()),
+        view_changes=world.view_changes,
+        messages=world.links.carried,
+        ticks=world.now,
+        throughput=executed * 1000 / max(1, min(plan.ticks, world.now)),
+        p50_ms=_quantile(latencies, 50) / 1000,
+        p99_ms=_quantile(latencies, 99) / 1000,
+        injected={line: world.injected[line] for line in sorted(world.injected)},
+        lies={name: host.adversary.status() for name, host in world.hosts.items() if host.adversary is not None},
+        seconds=process_time() - began,
+    )
+    return result, world
+
+
+def _more(world: World, plan: Plan, share: int) -> Callable[[], None]:
+    load = plan.load
+
+    def ask() -> None:
+        world.load(share, load.keys, poison=load.poison, pipeline=load.pipeline)
+
+    return ask
+
+
+def _inject(world: World, plan: Plan, inject: Callable[[World], None]) -> Callable[[], None]:
+    def act() -> None:
+        if world.now <= plan.ticks:
+            inject(world)
+
+    return act
+
+
+def _executed(world: World) -> int:
+    return sum(actor.told.executed + actor.told.failed for actor in world.actors.values())
+
+
+def _quantile(ordered: list[int], percent: int) -> int:
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else 0
