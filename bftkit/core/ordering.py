@@ -296,3 +296,10 @@ class Plugin:
     carry: Callable[[Setup, Slot, Mapping[MemberId, bytes]], Carried]
     forge: Callable[[Setup, Any, Digest], Any | None] | None = None
     """For fault injection: the same proposal for another batch, as a leader that lies could sign it; else None."""
+    resign: Callable[[Setup, Any], Any | None] | None = None
+    """For fault injection: a message whose fields were changed, with all signatures in it that are this member's own
+    to give made anew; None if it has none. Without it, changed messages of this protocol fail at their signatures, and
+    the checks behind those are not tried."""
+    inside: tuple[Codec[Any], ...] = ()
+    """For fault injection: the codecs of what stands in the bytes within messages, such as signed bodies. `resign` is
+    given their messages, too, each before the message that it stands in."""

@@ -25,6 +25,7 @@ from __future__ import annotations
 from typing import Final
 
 from bftkit.core.ordering import Plugin
+from bftkit_coordinator.forge import resign
 from bftkit_coordinator.history import carry, check_history, conflicts, history
 from bftkit_coordinator.machine import create
 from bftkit_coordinator.messages import CODEC
@@ -32,4 +33,4 @@ from bftkit_coordinator.record import RECORD
 
 __all__ = ["PLUGIN", "conflicts"]
 
-PLUGIN: Final = Plugin(RECORD, CODEC, create, history, check_history, carry)
+PLUGIN: Final = Plugin(RECORD, CODEC, create, history, check_history, carry, resign=resign)

@@ -17,10 +17,10 @@ from typing import Final
 
 from bftkit.core.ordering import Plugin
 
-from .forge import forge
+from .forge import forge, resign
 from .history import carry, check_history, history
 from .machine import PbftMachine
-from .messages import CODEC
+from .messages import BODIES, CODEC, PROOFS
 from .record import RECORD
 
 PLUGIN: Final = Plugin(
@@ -31,4 +31,6 @@ PLUGIN: Final = Plugin(
     check_history=check_history,
     carry=carry,
     forge=forge,
+    resign=resign,
+    inside=(BODIES, PROOFS),
 )
