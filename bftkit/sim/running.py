@@ -90,7 +90,7 @@ def build(plan: Plan, *, application: Callable[[MemberId], Application] | None =
         segment_bytes=plan.segment_bytes,
         application=application,
         trace=trace,
-        rerun=f"bftkit replay {plan.scenario} --protocol {plan.protocol} --seed {plan.seed}",
+        rerun=f"bftkit replay --seed {plan.seed} --scenario {plan.scenario} --protocol {plan.protocol}",
     )
     for burst in range(load.bursts):
         share = load.operations * (burst + 1) // load.bursts - load.operations * burst // load.bursts
