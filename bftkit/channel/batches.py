@@ -139,13 +139,13 @@ class BatchStore:
         if len(raw) > limits.batch_bytes + limits.bundle_bytes + BATCH_ROOM:
             raise WireError(f"a batch of {len(raw)} bytes is too large")
         time_ms, bundles = parse_batch(raw, bundle_bytes_max=limits.bundle_bytes)
-        group = self._settings.group
+        group, verify = self._settings.group, self._settings.verify
         entries = pool.entries
         for bundle in bundles:
             known = entries.get((bundle.client, bundle.session, bundle.first))
             if known is not None and known.bundle.raw == bundle.raw:
                 continue
-            if not self._allowed(bundle) or not bundle.authentic(group):
+            if not self._allowed(bundle) or not bundle.authentic(group, verify):
                 raise WireError("a batch with a bundle that is not authentic")
         return time_ms, bundles
 

@@ -20,7 +20,7 @@ Parsing a bundle touches its header only. Requests are cut apart when they are e
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import attrs
@@ -74,11 +74,9 @@ class Bundle:
             offset += length
         return result
 
-    def authentic(self, group: bytes) -> bool:
+    def authentic(self, group: bytes, verify: Callable[[bytes, bytes, bytes], bool] = verify_signature) -> bool:
         """Whether the client signed these bytes for this group."""
-        return verify_signature(
-            self.client, statement(group, self.kind, self.raw[:-_SIGNATURE]), self.raw[-_SIGNATURE:]
-        )
+        return verify(self.client, statement(group, self.kind, self.raw[:-_SIGNATURE]), self.raw[-_SIGNATURE:])
 
 
 def statement(group: bytes, kind: int, body: bytes) -> bytes:

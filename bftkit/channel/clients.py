@@ -96,7 +96,7 @@ class ClientDesk:
                 return
             if self._is_over(bundle):
                 refusal = (frames.OUTSIDE_WINDOW, "executed before, and its reply is no longer kept")
-            elif not bundle.authentic(replica.settings.group):
+            elif not bundle.authentic(replica.settings.group, replica.settings.verify):
                 raise WireError("a bundle with a bad signature")
             elif not replica.pool.fits(bundle):
                 refusal = (frames.BUSY, "too many requests wait; try again")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import attrs
@@ -12,7 +12,7 @@ from bftkit.channel.checkpoints import Stable
 from bftkit.core.machine import MemberId, Out, Slot
 from bftkit.core.ordering import Plugin, SignerProtocol
 from bftkit.core.quorum import Quorum
-from bftkit.crypto.keys import SigningKey
+from bftkit.crypto.keys import SigningKey, verify_signature
 
 # ---------------------------------------------------------------------------------------------- inputs
 
@@ -166,6 +166,8 @@ class ReplicaSettings:
     limits: Limits = attrs.field(factory=Limits)
     listed_clients: frozenset[bytes] | None = None
     """None: the group is open to any client."""
+    verify: Callable[[bytes, bytes, bytes], bool] = attrs.field(default=verify_signature, repr=False)
+    """Whether (public key, message, signature) fit; a simulated world checks each once only."""
 
 
 @attrs.frozen(eq=False)

@@ -111,7 +111,7 @@ class LeaderWatch:
             known = replica.state.clock.reports.get(member)
             if known is not None and known.counter >= bundle.session:
                 continue
-            if member == replica.me or bundle.authentic(replica.settings.group):
+            if member == replica.me or bundle.authentic(replica.settings.group, replica.settings.verify):
                 due.append(bundle)
                 # Put into one batch only, unless that one is lost and a newer report comes.
             del self._reports[member]

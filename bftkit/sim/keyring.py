@@ -8,13 +8,27 @@ there (SAFETY rule 2).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
+from typing import Final
 
 import attrs
 
+from bftkit.core.digest import digest
 from bftkit.core.machine import MemberId
-from bftkit.crypto.keys import SIGNATURE_SIZE, framed_statement, purpose_prefix, signing_context
+from bftkit.core.ordering import SignerProtocol
+from bftkit.crypto.keys import (
+    PUBLIC_KEY_SIZE,
+    SEED_SIZE,
+    SIGNATURE_SIZE,
+    Ed25519Keyring,
+    SigningKey,
+    framed_statement,
+    purpose_prefix,
+    signing_context,
+    verify_signature,
+)
+from bftkit.sim.costs import Costs, Meter, WorldCounters
 
 
 class _World:
@@ -68,3 +82,130 @@ def fast_keyrings(
     names = tuple(members)
     world = _World(seed, signing_context(group, epoch, opening), names)
     return {name: FastKeyring(name, world) for name in names}
+
+
+# ------------------------------------------------------------------------------------------------- a world's keys
+
+KNOWN_MAX: Final = 1 << 16
+"""So many results of checks are remembered, and as many of those before them."""
+
+
+class FastSigningKey(SigningKey):
+    """A client's key in a world without real signatures; its public half is any 32 bytes."""
+
+    __slots__ = ()
+
+    def __init__(self, seed: bytes) -> None:
+        """The secret is `seed`, 32 bytes."""
+        if len(seed) != SEED_SIZE:
+            raise ValueError(f"the seed of a signing key has {SEED_SIZE} bytes, not {len(seed)}")
+        self.public = blake2b(seed, digest_size=PUBLIC_KEY_SIZE, person=b"fast public").digest()
+        self._secret = blake2b(seed, digest_size=64, person=b"fast secret").digest()
+
+    def sign(self, message: bytes) -> bytes:
+        """64 bytes that only who knows the secret can make."""
+        return blake2b(message, digest_size=SIGNATURE_SIZE, key=self._secret).digest()
+
+
+class Notary:
+    """All signatures of one world: makes the keys, and checks each signature once.
+
+    With ``fast`` keys, members and clients sign with keyed hashes; with ``ed25519`` with the real thing. What was
+    checked is remembered by key, bytes and signature, so a broadcast costs one check however many members hear it.
+    They are counted, and charged, each time.
+    """
+
+    def __init__(self, kind: str, group: bytes, members: Sequence[MemberId], costs: Costs) -> None:
+        """`kind` is ``fast`` or ``ed25519``. Raises ValueError for another one."""
+        if kind not in ("fast", "ed25519"):
+            raise ValueError(f"keys are fast or ed25519, not {kind}")
+        self.kind = kind
+        self.counters = WorldCounters()
+        self._costs = costs
+        self._secrets: dict[bytes, FastSigningKey] = {}
+        self._known: dict[object, bool] = {}
+        self._before: dict[object, bool] = {}
+        self.member_keys = {name: self.signing_key(digest(group, name.encode())) for name in members}
+        """The members' keys of the epoch."""
+        publics = {name: key.public for name, key in self.member_keys.items()}
+        self._rings: Mapping[MemberId, SignerProtocol] = (
+            fast_keyrings(group, group, 0, group, members)
+            if kind == "fast"
+            else {name: Ed25519Keyring(group, 0, group, name, self.member_keys[name], publics) for name in members}
+        )
+
+    def signing_key(self, seed: bytes) -> SigningKey:
+        """A key of this world's kind."""
+        if self.kind != "fast":
+            return SigningKey(seed)
+        key = FastSigningKey(seed)
+        self._secrets[key.public] = key
+        return key
+
+    def keyring(self, member: MemberId, meter: Meter | None = None) -> CheckedKeyring:
+        """What this member signs and checks with; its work is charged to the meter."""
+        return CheckedKeyring(member, self, self._rings[member], meter or Meter(), self._costs)
+
+    def verifier(self, meter: Meter) -> Callable[[bytes, bytes, bytes], bool]:
+        """Checks clients' signatures, as `crypto.keys.verify_signature`."""
+        counters, cost = self.counters, self._costs.verify_ns
+
+        def verify(public: bytes, message: bytes, signature: bytes) -> bool:
+            counters.verifies += 1
+            meter.ns += cost
+            key = (public, message, signature)
+            known = self._known.get(key)
+            return known if known is not None else self.remember(key, lambda: self._check(*key))
+
+        return verify
+
+    def _check(self, public: bytes, message: bytes, signature: bytes) -> bool:
+        fast = self._secrets.get(public)
+        return fast.sign(message) == signature if fast is not None else verify_signature(public, message, signature)
+
+    def remember(self, key: object, check: Callable[[], bool]) -> bool:
+        """The result of a check that is not among the newest: looked up, or done now."""
+        result = self._before.get(key)
+        if result is None:
+            self.counters.checked += 1
+            result = check()
+        if len(self._known) >= KNOWN_MAX:
+            self._before, self._known = self._known, {}
+        self._known[key] = result
+        return result
+
+    def known(self, key: object) -> bool | None:
+        """The result of this check, if it is among the newest."""
+        return self._known.get(key)
+
+
+class CheckedKeyring:
+    """One member's keyring in a world; see `Notary`."""
+
+    __slots__ = ("_counters", "_meter", "_notary", "_ring", "_sign_ns", "_verify_ns", "me")
+
+    def __init__(self, me: MemberId, notary: Notary, ring: SignerProtocol, meter: Meter, costs: Costs) -> None:
+        self.me = me
+        self._notary = notary
+        self._ring = ring
+        self._meter = meter
+        self._counters = notary.counters
+        self._sign_ns = costs.sign_ns
+        self._verify_ns = costs.verify_ns
+
+    def sign(self, purpose: str, statement: bytes) -> bytes:
+        """See `Keyring.sign`."""
+        self._counters.signs += 1
+        self._meter.ns += self._sign_ns
+        return self._ring.sign(purpose, statement)
+
+    def verify(self, member: MemberId, purpose: str, statement: bytes, signature: bytes) -> bool:
+        """See `Keyring.verify`."""
+        self._counters.verifies += 1
+        self._meter.ns += self._verify_ns
+        key = (member, purpose, statement, signature)
+        known = self._notary.known(key)
+        return known if known is not None else self._notary.remember(key, lambda: self._ring.verify(*key))
+
+    def __deepcopy__(self, memo: object) -> CheckedKeyring:
+        return self
