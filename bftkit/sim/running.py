@@ -98,6 +98,9 @@ def build(plan: Plan, *, application: Callable[[MemberId], Application] | None =
             world.after(plan.ticks * burst // load.bursts, _more(world, plan, share))
     for fault in plan.faults:
         world.after(fault.at, _inject(world, plan, fault.inject))
+    watch = _watcher(plan.scenario)
+    if watch is not None:
+        watch(world, plan)
     return world
 
 
@@ -140,6 +143,13 @@ def run_world(
         seconds=process_time() - began,
     )
     return result, world
+
+
+def _watcher(scenario: str) -> Callable[[World, Plan], None] | None:
+    """The plan's scenario may have a check of its own: it is part of every run of the plan, shrunk or stored."""
+    from bftkit.sim.scenarios import watcher  # they are made of plans, and speak of results
+
+    return watcher(scenario)
 
 
 def _more(world: World, plan: Plan, share: int) -> Callable[[], None]:

@@ -14,13 +14,18 @@ Optional beside `plan`:
 
 `lines(record)`
     In the place of `LINES`, where they depend on what the protocol survives.
-
 `NEEDS`
     Names of faults (`bftkit.core.ordering.FAULT_NAMES`) that the protocol must claim to survive.
+`watch(world, plan)`
+    Called before the first tick: what this scenario checks beyond the checkers that are always on. It may plan looks
+    at the world (`world.after`) and say what it misses (`world.fail`).
+`FIGURE`, `measure(result, baseline)`, `AT_LEAST` or `AT_MOST`
+    What is measured, in words; the measured number; and what it must reach or not exceed in each run.
 `baseline(plan)`
-    The plan with whose figures the result is compared; usually the same without the faults.
+    The plan with whose figures the result is compared; usually the same without the faults. Where there is none, the
+    result itself is handed to `measure` and `judge` in its place.
 `judge(result, baseline)`
-    What is wrong with the figures, in words, or None.
+    What is wrong with the figures, in words, or None; made of the bounds above if it is not given.
 
 A scenario of your own is a module with the same names: `my_package.my_scenario` or a path, ``./my_scenario.py``.
 """
@@ -35,7 +40,7 @@ from functools import cached_property
 from pathlib import Path
 from random import Random
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -44,6 +49,9 @@ from bftkit.core.plugin import load_protocol
 from bftkit.sim.faults import Fault, Lie
 from bftkit.sim.plan import KEY_VALUE, Group, Plan
 from bftkit.sim.running import Result
+
+if TYPE_CHECKING:
+    from bftkit.sim.world import World
 
 
 class UnknownScenario(ValueError):
@@ -97,6 +105,12 @@ class Scenario:
     make: Callable[[Setting], Plan]
     baseline: Callable[[Plan], Plan] | None = None
     judge: Callable[[Result, Result], str | None] | None = None
+    watch: Callable[[World, Plan], None] | None = None
+    figure: str = ""
+    """What is measured, in words."""
+    measure: Callable[[Result, Result], float] | None = None
+    at_least: float | None = None
+    at_most: float | None = None
 
     def suits(self, protocol: str) -> bool:
         """Whether the protocol claims to survive what this scenario does."""
@@ -137,6 +151,19 @@ def without_faults(plan: Plan, *kinds: type[Fault]) -> Plan:
     return attrs.evolve(plan, faults=tuple(f for f in plan.faults if kinds and not isinstance(f, kinds)))
 
 
+def watcher(name: str) -> Callable[[World, Plan], None] | None:
+    """What a scenario checks beyond the usual; None if it checks nothing, or nobody knows it here."""
+    try:
+        return load_scenario(name).watch
+    except UnknownScenario:
+        return None
+
+
+def throughput(result: Result, baseline: Result) -> float:
+    """The throughput as a share of the baseline's."""
+    return result.throughput / baseline.throughput if baseline.throughput else 0.0
+
+
 def _from_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"scenario_{path.stem}", path)
     if spec is None or spec.loader is None or not path.exists():
@@ -151,6 +178,11 @@ def _scenario(name: str, module: ModuleType) -> Scenario:
     if not callable(names.get("plan")):
         raise UnknownScenario(f"{name}: a scenario needs a function plan(setting) that returns a Plan")
     text = (module.__doc__ or "").strip().partition("\n")[0]
+    figure, measure = names.get("FIGURE", ""), names.get("measure")
+    at_least, at_most = names.get("AT_LEAST"), names.get("AT_MOST")
+    judge = names.get("judge")
+    if judge is None and measure is not None:
+        judge = _bounded(figure, measure, at_least, at_most)
     return Scenario(
         name,
         text,
@@ -158,8 +190,30 @@ def _scenario(name: str, module: ModuleType) -> Scenario:
         tuple(names.get("NEEDS", ())),
         names["plan"],
         names.get("baseline"),
-        names.get("judge"),
+        judge,
+        names.get("watch"),
+        figure,
+        measure,
+        at_least,
+        at_most,
     )
+
+
+def _bounded(
+    figure: str,
+    measure: Callable[[Result, Result], float],
+    at_least: float | None,
+    at_most: float | None,
+) -> Callable[[Result, Result], str | None]:
+    def judge(result: Result, baseline: Result) -> str | None:
+        value = measure(result, baseline)
+        if at_least is not None and value < at_least:
+            return f"{figure}: {value:.2f}, less than {at_least:g}"
+        if at_most is not None and value > at_most:
+            return f"{figure}: {value:.2f}, more than {at_most:g}"
+        return None
+
+    return judge
 
 
 __all__ = ["Lie", "Scenario", "Setting", "UnknownScenario", "load_scenario", "scenario_names", "without_faults"]
