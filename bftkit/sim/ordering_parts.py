@@ -94,3 +94,8 @@ class Node:
     slots: dict[Slot, Digest] = attrs.field(factory=dict[Slot, Digest])
     stop_told: bool = False
     behind_since: int = 0
+
+    @property
+    def key(self) -> str:
+        """The name of this copy: of two twins, the second one has an apostrophe."""
+        return self.name + "'" * self.is_twin

@@ -62,6 +62,7 @@ from bftkit.core.ordering import (
     Fetch,
     LeaderChanged,
     Learned,
+    Neglected,
     OrderingInput,
     OrderingMachine,
     Plugin,
@@ -159,6 +160,7 @@ class OrderingWorld:
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._serial = 0
         self._blocked: set[tuple[MemberId, MemberId]] = set()
+        self._side_of: dict[str, int] = {}
         self._authentic: dict[Digest, bool] = {}
         self._open: dict[Digest, None] = {}
         self._voters: dict[Slot, set[MemberId]] = {}
@@ -273,9 +275,24 @@ class OrderingWorld:
         """Cut one direction of one link."""
         self._blocked.add((sender, receiver))
 
+    def divide(self, *sides: Iterable[str]) -> None:
+        """Cut all links between the sides, in place of an earlier `divide`: for twins, whose copies may be apart.
+
+        A member's second copy is named with an apostrophe: ``world.divide(["m0", "m1"], ["m0'", "m2", "m3"])``.
+        """
+        self._side_of = {key: index for index, side in enumerate(sides) for key in side}
+        assert self._side_of.keys() == self._nodes.keys(), "each copy stands on one side"
+
     def heal(self) -> None:
         """All links are whole again."""
         self._blocked.clear()
+        self._side_of = {}
+
+    def neglect(self) -> None:
+        """Everybody hears from its channel that the leader passes over a request, and may want another one."""
+        for node in self._nodes.values():
+            if node.machine is not None and (leader := node.machine.leader) is not None:
+                self._step(node, "on_input", Neglected(leader))
 
     def input(self, member: MemberId, value: OrderingInput) -> None:
         """Give a member's machine an input, such as `Neglected`."""
@@ -534,11 +551,17 @@ class OrderingWorld:
         copies = 2 if self._random.random() < self.network.duplication else 1
         for _ in range(copies):
             if self._random.random() >= self.network.loss:
-                self._after(self._delay(), lambda: self._across(sender.name, target, event))
+                self._after(self._delay(), lambda: self._across(sender, target, event))
 
-    def _across(self, sender: MemberId, target: Node, event: Callable[[], None]) -> None:
-        if (sender, target.name) not in self._blocked and target.machine is not None:
+    def _across(self, sender: Node, target: Node, event: Callable[[], None]) -> None:
+        if self._reaches(sender, target) and target.machine is not None:
             self._for(target, event)()
+
+    def _reaches(self, sender: Node, target: Node) -> bool:
+        side_of = self._side_of
+        return (sender.name, target.name) not in self._blocked and (
+            not side_of or side_of[sender.key] == side_of[target.key]
+        )
 
     def _arrive(self, node: Node, sender: MemberId, data: bytes, carried: tuple[Digest, ...]) -> None:
         try:
@@ -729,8 +752,8 @@ class OrderingWorld:
             if other is not node
             and other.machine is not None
             and not other.paused
-            and (other.name, node.name) not in self._blocked
-            and (node.name, other.name) not in self._blocked
+            and self._reaches(other, node)
+            and self._reaches(node, other)
         ]
         if not any(peer.height > node.height for peer in peers):
             node.behind_since = self.now
