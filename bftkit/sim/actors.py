@@ -1,9 +1,13 @@
-"""A client in the simulated world: the real client machine, something to ask for, and a record of what it was told."""
+"""A client in the simulated world: the real client machine, something to ask for, and a record of what it was told.
+
+What clients ask for and how fast stands in `bftkit.sim.workloads`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from functools import partial
+from random import Random
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -21,24 +25,48 @@ from bftkit.channel.client import (
     SendNow,
     Submit,
 )
-from bftkit.core.machine import Deliver, Draw, MemberId, Out, Send, SetTimer
+from bftkit.core.machine import Deliver, Draw, MemberId, Out, Send, SetTimer, Slot
 from bftkit.service import keyvalue
-from bftkit.sim.register import Cas, Delete, Get, Put, RegisterOperation
+from bftkit.sim.register import Get, Put, RegisterOperation
+from bftkit.sim.workloads import Ask, Closed, KeyValueLoad, Open, Rhythm, Workload, encode
 
 if TYPE_CHECKING:
     from bftkit.sim.world import World
 
-THINK_TICKS_MAX: Final = 40
+AT_EASE: Final = Closed()
 
 
 @attrs.frozen
 class Asked:
     """An operation that waits for its answer."""
 
+    ask: Ask
     call: int | None
     """Its number in the history; None for operations that are not part of the model."""
-    operation: bytes
-    model: RegisterOperation | None
+    moment: int
+    """When it was asked, by `World.moment`."""
+    at_us: int
+    """The same in simulated time."""
+    floor: Slot
+    """What had been acknowledged to anybody by then."""
+    workload: Workload | None = None
+    """Whose it is, if not a test's."""
+
+
+@attrs.frozen
+class Latency:
+    """How long one operation took: asked and acknowledged, in microseconds of simulated time."""
+
+    client: str
+    asked_us: int
+    answered_us: int
+    read: bool
+    """A strong read that was not ordered."""
+
+    @property
+    def us(self) -> int:
+        """Microseconds."""
+        return self.answered_us - self.asked_us
 
 
 @attrs.define
@@ -54,13 +82,16 @@ class Told:
 
 
 class Actor:
-    """One client. It keeps up to `pipeline` operations under way until its load is done."""
+    """One client."""
 
     def __init__(self, world: World, name: str, settings: ClientSettings) -> None:
         self.world = world
         self.name = name
+        self.settings = settings
         self.public = settings.key.public
         self.machine = ClientMachine(settings)
+        self.random = Random(f"{world.seed} {name}")
+        """Chance of its own: what this client asks for does not depend on what else happens in the world."""
         self.told = Told()
         self.answers: dict[int, tuple[int, bytes]] = {}
         """(status, result) of every operation by its number."""
@@ -71,90 +102,130 @@ class Actor:
         self.stopped = False
         self.idle = False
         """Left out of every load: a test speaks for this client."""
-        self._todo = 0
-        self._keys: tuple[bytes, ...] = ()
-        self._poison = 0.0
-        self._pipeline = 4
-        self._values = 0
+        self._own = KeyValueLoad(name)
+        self._load: dict[int, _Load] = {}
+        self._loads = 0
         self._tokens = 0
         self._timer_serial = 0
-        self._last_values: dict[bytes, bytes] = {}
         self._step(self.machine.on_start)
 
     @property
     def outstanding(self) -> int:
         """Operations that are not answered yet, those still to be asked included."""
-        return 0 if self.stopped or self.idle else self._todo + len(self.pending) + len(self.reading)
+        if self.stopped or self.idle:
+            return 0
+        return sum(load.todo for load in self._load.values()) + len(self.pending) + len(self.reading)
+
+    @property
+    def waits_since_us(self) -> int | None:
+        """When the oldest operation that is not answered yet was asked; None: there is none."""
+        if self.stopped or self.idle:
+            return None
+        oldest = [next(iter(waiting.values())).at_us for waiting in (self.pending, self.reading) if waiting]
+        return min(oldest, default=None)
 
     # ------------------------------------------------------------------------------------------ asking
 
-    def load(self, operations: int, keys: tuple[bytes, ...], *, poison: float, pipeline: int) -> None:
-        """Ask for so many random operations on these keys."""
-        self._todo += operations
-        self._keys, self._poison, self._pipeline = keys, poison, pipeline
-        self.world.after(self.world.random.randint(0, THINK_TICKS_MAX), self._ask_more)
+    def ask_for(self, operations: int, workload: Workload, rhythm: Rhythm = AT_EASE) -> None:
+        """Ask for so many operations of this workload. Several loads may be under way at once."""
+        if isinstance(workload, KeyValueLoad):
+            self.world.keys.update(workload.keys)
+        self._loads += 1
+        number = self._loads
+        self._load[number] = _Load(operations, workload, rhythm)
+        if isinstance(rhythm, Closed):
+            self.world.after(self.random.randint(0, rhythm.think), partial(self._ask_more, number))
+        else:
+            self._wait(number)
 
-    def _ask_more(self) -> None:
-        random = self.world.random
-        if self.stopped:
+    def key_value_load(self, keys: tuple[bytes, ...], poison: float) -> KeyValueLoad:
+        """This client's own load of the key-value store, on these keys from now on; its values are never used again."""
+        self._own.keys, self._own.poison = keys, poison
+        return self._own
+
+    def rest(self) -> None:
+        """Ask for nothing more; what is under way is waited for."""
+        self._load.clear()
+
+    def _ask_more(self, number: int) -> None:
+        load = self._load.get(number)
+        if self.stopped or load is None:
             return
-        while self._todo > 0 and len(self.pending) + len(self.reading) < self._pipeline:
-            self._todo -= 1
-            self._ask_something()
+        random, rhythm = self.random, load.rhythm
+        if isinstance(rhythm, Open):
+            if self._under_way < rhythm.outstanding_max:
+                load.todo -= 1
+                self._ask(load.workload.next(random), load.workload)
+            if load.todo > 0:
+                self._wait(number)
+            else:
+                self._load.pop(number, None)
+            return
+        while load.todo > 0 and self._under_way < rhythm.pipeline:
+            load.todo -= 1
+            self._ask(load.workload.next(random), load.workload)
             if random.random() < 0.3:
                 break
-        if self._todo > 0:
-            self.world.after(random.randint(1, THINK_TICKS_MAX), self._ask_more)
-
-    def _ask_something(self) -> None:
-        random = self.world.random
-        key = random.choice(self._keys)
-        draw = random.random()
-        if draw < self._poison:
-            self.submit(b"X poison %d of " % self._next_value() + self.name.encode())
-        elif draw < 0.4:
-            self.put(key)
-        elif draw < 0.6:
-            self.read(key)
-        elif draw < 0.75:
-            self.ask(Get(key))
-        elif draw < 0.93:
-            expected = self._last_values.get(key) if random.random() < 0.8 else None
-            self.ask(Cas(key, expected, self._new_value()))
+        if load.todo > 0:
+            self.world.after(random.randint(1, max(1, rhythm.think)), partial(self._ask_more, number))
         else:
-            self.ask(Delete(key))
+            self._load.pop(number, None)
 
-    def _next_value(self) -> int:
-        self._values += 1
-        return self._values
+    def _wait(self, number: int) -> None:
+        """Until the next operation of an open loop: evenly spread with some chance, the mean being exact."""
+        load = self._load[number]
+        assert isinstance(load.rhythm, Open)
+        gap = 1_000_000 // load.rhythm.per_second
+        # Uniform between half and one and a half gaps. (No logarithm: every machine must draw the same.)
+        self.world.after_us(gap // 2 + self.random.randrange(gap + 1), partial(self._ask_more, number))
 
-    def _new_value(self) -> bytes:
-        return b"%s/%d" % (self.name.encode(), self._next_value())
+    @property
+    def _under_way(self) -> int:
+        return len(self.pending) + len(self.reading)
 
     def put(self, key: bytes) -> int:
         """Store a new value, different from all others in the world. Returns the operation's number."""
-        return self.ask(Put(key, self._new_value()))
+        return self.ask(Put(key, self._own.new_value()))
 
     def ask(self, model: RegisterOperation) -> int:
         """Order one operation of the key-value store. Returns its number."""
-        return self._submit(encode(model), model)
+        return self._submit(Ask(encode(model), False, model), None)
 
     def submit(self, operation: bytes) -> int:
         """Order any operation; the history knows nothing of it. Returns its number."""
-        return self._submit(operation, None)
+        return self._submit(Ask(operation), None)
 
-    def _submit(self, operation: bytes, model: RegisterOperation | None) -> int:
+    def read(self, key: bytes) -> int:
+        """A strong read of a key of the key-value store. Returns its token."""
+        return self._read(Ask(keyvalue.get(key), True, Get(key)), None)
+
+    def read_operation(self, operation: bytes) -> int:
+        """A strong read of any service. Returns its token."""
+        return self._read(Ask(operation, True), None)
+
+    def _ask(self, ask: Ask, workload: Workload) -> None:
+        if ask.read:
+            self._read(ask, workload)
+        else:
+            self._submit(ask, workload)
+
+    def _asked(self, ask: Ask, workload: Workload | None) -> Asked:
+        world = self.world
+        moment = world.moment()
+        call = world.history.invoke(self.name, ask.model, moment) if ask.model is not None else None
+        return Asked(ask, call, moment, world.now_us, world.recorder.acknowledged_up_to, workload)
+
+    def _submit(self, ask: Ask, workload: Workload | None) -> int:
         number = self.machine.next_number
-        call = self.world.history.invoke(self.name, model, self.world.moment()) if model is not None else None
-        self.pending[number] = Asked(call, operation, model)
-        self.world.recorder.submit(self.public, operation)
+        self.pending[number] = self._asked(ask, workload)
+        self.world.recorder.submit(self.public, ask.operation)
 
         def step(out: ClientOut) -> None:
-            self.machine.on_input(Submit((operation,)), out)
-            if self.world.random.random() < 0.7:
+            self.machine.on_input(Submit((ask.operation,)), out)
+            if self.random.random() < 0.7:
                 self.machine.on_input(SendNow(), out)
             else:
-                self.world.after(self.world.random.randint(1, 5), self.send_now)
+                self.world.after(self.random.randint(1, 5), self.send_now)
 
         self._step(step)
         return number
@@ -163,17 +234,13 @@ class Actor:
         """Everything that was submitted leaves."""
         self._step(lambda out: self.machine.on_input(SendNow(), out))
 
-    def read(self, key: bytes) -> int:
-        """A strong read. Returns its token."""
+    def _read(self, ask: Ask, workload: Workload | None) -> int:
         self._tokens += 1
         token = self._tokens
-        model = Get(key)
-        operation = encode(model)
-        call = self.world.history.invoke(self.name, model, self.world.moment())
-        self.reading[token] = Asked(call, operation, model)
-        self.world.recorder.submit(self.public, operation)  # it may be ordered in the end
-        self.world.recorder.submit(self.public, operation)
-        self._step(lambda out: self.machine.on_input(AskRead(token, operation), out))
+        self.reading[token] = self._asked(ask, workload)
+        # It may be ordered in the end, and under another number again if the session ends meanwhile.
+        self.world.recorder.submit(self.public, ask.operation, repeatable=True)
+        self._step(lambda out: self.machine.on_input(AskRead(token, ask.operation), out))
         return token
 
     def stop(self) -> None:
@@ -184,6 +251,7 @@ class Actor:
                 self.world.history.info(asked.call)
         self.pending.clear()
         self.reading.clear()
+        self._load.clear()
 
     # ------------------------------------------------------------------------------------------ hearing
 
@@ -223,7 +291,7 @@ class Actor:
                             for number in range(first, first + count):
                                 self._on_no_result(number, unknown=unknown)
                         case ReadDone(token, status, result):
-                            self._on_read(token, status, result)
+                            self._on_read(token, status, result, _slot_of(out))
                         case MemberStatus(member, text):
                             self.statuses[member] = text
                 case SetTimer(key, ticks):
@@ -232,7 +300,7 @@ class Actor:
                     world.after(ticks, partial(self._on_timer, key, serial))
                 case Draw(key, choices):
                     inner: ClientOut = Out()
-                    self.machine.on_draw(key, world.random.randrange(choices), inner)
+                    self.machine.on_draw(key, self.random.randrange(choices), inner)
                     self._carry_out(inner)
                 case _:
                     raise AssertionError(f"a client machine has no use for {type(effect).__name__}")
@@ -241,7 +309,7 @@ class Actor:
         if serial == self._timer_serial:
             self._step(lambda out: self.machine.on_timer(key, out))
 
-    def _on_result(self, number: int, slot: int, status: int, result: bytes) -> None:
+    def _on_result(self, number: int, slot: Slot, status: int, result: bytes) -> None:
         asked = self.pending.pop(number, None)
         if asked is None:
             return  # a read that was ordered
@@ -249,17 +317,14 @@ class Actor:
         world = self.world
         if status == OK:
             self.told.executed += 1
-            world.recorder.acknowledged(self.public, asked.operation, slot, b"\0" + result)
         elif status == FAILED:
             self.told.failed += 1
         else:
             self.told.skipped += 1
-        if asked.call is None or asked.model is None:
-            return
-        if status == OK:
-            world.history.ok(asked.call, self._decode(asked.model, result), world.moment())
-        else:
-            world.history.info(asked.call)
+        if status in (OK, FAILED):
+            world.recorder.acknowledged(self.public, asked.ask.operation, slot, status, result, asked.floor)
+            world.latencies.append(Latency(self.name, asked.at_us, world.now_us, read=False))
+        self._settle(asked, status, result)
 
     def _on_no_result(self, number: int, *, unknown: bool) -> None:
         asked = self.pending.pop(number, None)
@@ -272,42 +337,66 @@ class Actor:
         if asked.call is not None:
             (self.world.history.info if unknown else self.world.history.fail)(asked.call)
 
-    def _on_read(self, token: int, status: int, result: bytes) -> None:
+    def _on_read(self, token: int, status: int, result: bytes, slot: Slot | None) -> None:
         asked = self.reading.pop(token)
         self.told.reads += 1
         self.reads[token] = (status, result)
-        assert asked.call is not None
-        assert asked.model is not None
+        world, ask = self.world, asked.ask
+        if status in (OK, FAILED):
+            if slot is None:
+                world.recorder.read(
+                    self.public, ask.operation, status, result, asked.floor, asked.moment, world.moment()
+                )
+            elif slot:
+                world.recorder.acknowledged(self.public, ask.operation, slot, status, result, asked.floor)
+            world.latencies.append(Latency(self.name, asked.at_us, world.now_us, read=slot is None))
+        self._settle(asked, status, result)
+
+    def _settle(self, asked: Asked, status: int, result: bytes) -> None:
+        ask = asked.ask
+        if asked.workload is not None:
+            asked.workload.answered(ask, status, result)
+        if asked.call is None or ask.model is None:
+            return
         if status == OK:
-            self.world.history.ok(asked.call, self._decode(asked.model, result), self.world.moment())
+            self.world.history.ok(asked.call, _decode(ask.model, result), self.world.moment())
         else:
             self.world.history.info(asked.call)
 
-    def _decode(self, model: RegisterOperation, result: bytes) -> Hashable:
-        if isinstance(model, Get):
-            value = keyvalue.parse_value(result)
-            if value is not None:
-                self._last_values[model.key] = value  # type: ignore[index]
-            return value
-        if isinstance(model, Put):
-            self._last_values[model.key] = model.value  # type: ignore[index,assignment]
-            return None
-        return keyvalue.parse_done(result)
+
+@attrs.define
+class _Load:
+    """Operations that are still to be asked for."""
+
+    todo: int
+    workload: Workload
+    rhythm: Rhythm
 
 
-def encode(model: RegisterOperation) -> bytes:
-    """The operation's bytes for the key-value store. Keys and values of the model are bytes."""
-    key = model.key
-    assert isinstance(key, bytes)
-    match model:
-        case Get():
-            return keyvalue.get(key)
-        case Put(_, value):
-            assert isinstance(value, bytes)
-            return keyvalue.put(key, value)
-        case Cas(_, expected, new):
-            assert isinstance(new, bytes)
-            assert expected is None or isinstance(expected, bytes)
-            return keyvalue.compare_and_set(key, expected, new)
-        case Delete():
-            return keyvalue.delete(key)
+def _slot_of(out: ClientOut) -> Slot | None:
+    """Where the read that this step answers was ordered; None: it was not, 0: it was refused."""
+    for effect in out.effects:
+        if isinstance(effect, Deliver):
+            if isinstance(effect.output, Executed):
+                return effect.output.slot
+            if isinstance(effect.output, NotExecuted):
+                return 0
+    return None
+
+
+def _decode(model: RegisterOperation, result: bytes) -> Hashable:
+    if isinstance(model, Get):
+        return keyvalue.parse_value(result)
+    return None if isinstance(model, Put) else keyvalue.parse_done(result)
+
+
+def quantile_us(latencies: Iterable[Latency], percent: int) -> int:
+    """The latency that so many per cent of the operations did not exceed, in microseconds; 0 if there are none."""
+    ordered = sorted(latency.us for latency in latencies)
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else 0
+
+
+def per_second(latencies: Iterable[Latency], begin_us: int, end_us: int) -> float:
+    """Operations acknowledged in this span of simulated time, a second."""
+    count = sum(begin_us <= latency.answered_us < end_us for latency in latencies)
+    return count * 1_000_000 / max(1, end_us - begin_us)

@@ -1,22 +1,35 @@
 """What must hold in every run of a world, and is looked at all the time.
 
-Agreement
+agreement
     one batch for each slot, and for each place in it one operation with one result at one agreed time, over all
     correct members, their restarts included
-exactly once
-    an operation that is unique in the world is never executed at two places, and no member executes a place twice
+exactly-once
+    an operation is never executed at more places than it was submitted, and no member executes a place twice
 checkpoints
     one state digest for each checkpoint
 integrity
     nothing is executed that no client sent
-agreed time
+agreed-time
     never runs back
 blame
     no correct member is blamed by a correct one
 halting
     no correct member stops
-durability and linearizability
-    what clients were told is explained by one order of all operations, up to the last reads at the end
+durability
+    what a client was told ran, with the result that it was told, at that place of the order; and the order is still
+    there at the end (`bftkit.sim.witness`)
+linearizability
+    what was asked after another operation had been answered stands behind it in the order; strong reads and all
+    results are explained by the order (`bftkit.sim.witness`), and for the key-value store also by a search that knows
+    nothing of it (`bftkit.sim.linearizability`)
+progress
+    what waits is answered within ten view timeouts after everything was healed (`bftkit.sim.bounds`)
+bounded
+    memory, queues and disk stay under their caps (`bftkit.sim.bounds`)
+exception
+    nothing is raised that nobody handles
+figure
+    a figure that a scenario demands (throughput, latency) was missed; judged by the scenario itself
 
 The recorder outlives every crash in the world: what was true before a power cut must be true after it.
 """
@@ -30,15 +43,56 @@ from typing import Final
 import attrs
 
 from bftkit.channel.application import Application, Context, StateView
-from bftkit.core.digest import digest
+from bftkit.channel.bundles import FAILED, OK
+from bftkit.channel.state import error_text
 from bftkit.core.machine import Digest, MemberId, Slot
 
 FAILURE: Final = b"\x01"
 SUCCESS: Final = b"\x00"
 
+ORACLES: Final = (
+    "agreement",
+    "durability",
+    "exactly-once",
+    "linearizability",
+    "progress",
+    "bounded",
+    "exception",
+    "blame",
+    "halting",
+    "integrity",
+    "checkpoints",
+    "agreed-time",
+    "figure",
+)
+
+Place = tuple[Slot, int]
+"""Slot, and position of the operation in it."""
+Name = tuple[bytes, bytes]
+"""A client's public key and an operation's bytes."""
+
 
 class Violation(AssertionError):
     """Something that must always hold does not hold in this run. The text says what, and how to see it again."""
+
+    def __init__(self, text: str, oracle: str = "exception", short: str = "") -> None:
+        super().__init__(text)
+        self.oracle = oracle
+        """Which checker: one of `ORACLES`."""
+        self.short = short or text.partition("\n")[0]
+        """What it said, in one line."""
+
+
+@attrs.frozen
+class Finding:
+    """What a checker is not content with."""
+
+    oracle: str
+    text: str
+    """One line."""
+
+    def __str__(self) -> str:
+        return f"{self.oracle}: {self.text}"
 
 
 @attrs.frozen
@@ -51,68 +105,166 @@ class Execution:
     seed: bytes
 
 
+@attrs.frozen
+class Acknowledged:
+    """An ordered operation whose outcome its client was told."""
+
+    client: bytes
+    operation: bytes
+    place: Place
+
+
+@attrs.frozen
+class StrongRead:
+    """A read that was answered without being ordered (SAFETY rule 13)."""
+
+    client: bytes
+    operation: bytes
+    status: int
+    result: bytes
+    invoked: int
+    """The moment when it was asked (`World.moment`)."""
+    answered: int
+    floor: Slot
+    """Something in this slot was acknowledged before the read was asked: it sees at least that."""
+    ceiling: Slot
+    """The last slot that any correct member had executed when the answer was accepted: it sees no more than that."""
+
+
 @attrs.define(eq=False)
 class Recorder:
     """All that is known of the one order, from all members and all of their lives."""
 
-    submitted: set[tuple[bytes, bytes]] = attrs.field(factory=set[tuple[bytes, bytes]])
-    """(client, operation) of everything that clients sent."""
-    unique: set[tuple[bytes, bytes]] = attrs.field(factory=set[tuple[bytes, bytes]])
-    """Those of them that were submitted once only."""
+    submitted: dict[Name, int] = attrs.field(factory=dict[Name, int])
+    """(client, operation) of everything that clients sent, and how often it may be executed."""
+    repeatable: set[Name] = attrs.field(factory=set[Name])
+    """Those whose number of executions nobody knows: strong reads may be ordered again and again."""
     batches: dict[Slot, tuple[Digest, MemberId]] = attrs.field(factory=dict[Slot, tuple[Digest, MemberId]])
     roots: dict[Slot, tuple[Digest, MemberId]] = attrs.field(factory=dict[Slot, tuple[Digest, MemberId]])
-    places: dict[tuple[Slot, int], tuple[Execution, MemberId]] = attrs.field(
-        factory=dict[tuple[Slot, int], tuple[Execution, MemberId]]
-    )
-    results: dict[tuple[Slot, int], tuple[bytes, MemberId]] = attrs.field(
-        factory=dict[tuple[Slot, int], tuple[bytes, MemberId]]
-    )
-    first_place: dict[tuple[bytes, bytes], tuple[Slot, int]] = attrs.field(
-        factory=dict[tuple[bytes, bytes], tuple[Slot, int]]
-    )
+    places: dict[Place, tuple[Execution, MemberId]] = attrs.field(factory=dict[Place, tuple[Execution, MemberId]])
+    results: dict[Place, tuple[bytes, MemberId]] = attrs.field(factory=dict[Place, tuple[bytes, MemberId]])
+    undone: set[Place] = attrs.field(factory=set[Place])
+    """Executed and taken back, since it failed or its result was too large."""
+    first_place: dict[Name, Place] = attrs.field(factory=dict[Name, Place])
+    """Where each operation was executed first."""
+    executions: dict[Name, int] = attrs.field(factory=dict[Name, int])
+    """At how many places each operation was executed."""
+    acknowledgements: list[Acknowledged] = attrs.field(factory=list[Acknowledged])
+    strong_reads: list[StrongRead] = attrs.field(factory=list[StrongRead])
+    acknowledged_up_to: Slot = 0
+    """The highest slot of which any client was told something."""
+    executed_up_to: Slot = 0
+    """The highest slot that any correct member executed."""
     exempt: set[MemberId] = attrs.field(factory=set[MemberId])
     """Members that lie or are broken on purpose: nothing that they do counts."""
-    violations: list[str] = attrs.field(factory=list[str])
+    violations: list[Finding] = attrs.field(factory=list[Finding])
     """Kept and not raised: a replica takes whatever an operation raises for the operation's own failure."""
+    _unclaimed: dict[tuple[bytes, bytes, Slot], list[int]] = attrs.field(
+        factory=dict[tuple[bytes, bytes, Slot], list[int]]
+    )
+    """Where in the slot the client's operation ran, as far as no client was told so yet."""
 
-    def fail(self, text: str) -> None:
+    def fail(self, oracle: str, text: str) -> None:
         """Something does not hold; the world raises it after the step that is under way."""
-        self.violations.append(text)
+        assert oracle in ORACLES, oracle
+        self.violations.append(Finding(oracle, text))
 
-    def submit(self, client: bytes, operation: bytes) -> None:
-        """A client sends this operation."""
+    # ------------------------------------------------------------------------------------ what clients do
+
+    def submit(self, client: bytes, operation: bytes, *, repeatable: bool = False) -> None:
+        """A client sends this operation: it may be executed once more than before, or (`repeatable`) at any time."""
         name = (client, operation)
-        if name in self.submitted:
-            self.unique.discard(name)
-        else:
-            self.submitted.add(name)
-            self.unique.add(name)
+        self.submitted[name] = self.submitted.get(name, 0) + 1
+        if repeatable:
+            self.repeatable.add(name)
+
+    def acknowledged(
+        self, client: bytes, operation: bytes, slot: Slot, status: int, result: bytes, floor: Slot = 0
+    ) -> None:
+        """A client was told that its operation ran in this slot.
+
+        `floor` is `acknowledged_up_to` from the time when it was asked.
+        """
+        self.acknowledged_up_to = max(self.acknowledged_up_to, slot)
+        if slot <= floor:
+            self.fail(
+                "linearizability",
+                f"{operation[:40]!r} is told to have run in slot {slot}, and when it was asked, something in slot "
+                f"{floor} had been answered already",
+            )
+        indices = self._unclaimed.get((client, operation, slot))
+        if not indices:
+            place = self.first_place.get((client, operation))
+            self.fail(
+                "durability", f"a client was told that {operation[:40]!r} ran in slot {slot}; it ran first at {place}"
+            )
+            return
+        for position, index in enumerate(indices):
+            known = self.results.get((slot, index), (b"", ""))[0]
+            if self._fits(known, status, result, (slot, index)):
+                del indices[position]
+                self.acknowledgements.append(Acknowledged(client, operation, (slot, index)))
+                return
+        self.fail(
+            "durability",
+            f"a client was told {result[:40]!r} as the result of {operation[:40]!r} in slot {slot}, which no correct "
+            "member had there",
+        )
+
+    def _fits(self, known: bytes, status: int, result: bytes, place: Place) -> bool:
+        if status == OK:
+            return known == SUCCESS + result and place not in self.undone
+        # What failed after the application had answered has an error of the channel's own (a result too large).
+        return status == FAILED and (known == FAILURE + result or (known[:1] == SUCCESS and place in self.undone))
+
+    def read(
+        self, client: bytes, operation: bytes, status: int, result: bytes, floor: Slot, invoked: int, answered: int
+    ) -> None:
+        """A client accepted the answer to a strong read; see `StrongRead`."""
+        ceiling = self.executed_up_to
+        self.strong_reads.append(
+            StrongRead(client, operation, status, result, invoked, answered, floor, max(floor, ceiling))
+        )
+
+    # ------------------------------------------------------------------------------------ what members do
 
     def batch(self, member: MemberId, slot: Slot, name: Digest) -> None:
         """The member executed this batch in this slot."""
         known, witness = self.batches.setdefault(slot, (name, member))
+        self.executed_up_to = max(self.executed_up_to, slot)
         if known != name:
-            self.fail(f"agreement: slot {slot} is {known.hex()[:12]} at {witness} and {name.hex()[:12]} at {member}")
+            self.fail("agreement", f"slot {slot} is {known.hex()[:12]} at {witness} and {name.hex()[:12]} at {member}")
 
     def root(self, member: MemberId, slot: Slot, root: Digest) -> None:
         """The member holds a stable checkpoint."""
         known, witness = self.roots.setdefault(slot, (root, member))
         if known != root:
-            self.fail(f"checkpoints: slot {slot} has {known.hex()[:12]} at {witness} and {root.hex()[:12]} at {member}")
+            self.fail(
+                "checkpoints", f"slot {slot} has {known.hex()[:12]} at {witness} and {root.hex()[:12]} at {member}"
+            )
 
     def executed(self, member: MemberId, slot: Slot, index: int, execution: Execution) -> None:
         """The member is about to execute this operation at this place."""
         place = (slot, index)
-        known, witness = self.places.setdefault(place, (execution, member))
-        if known != execution:
-            self.fail(f"agreement: place {place} is {known} at {witness} and {execution} at {member}")
+        known = self.places.get(place)
+        if known is not None:
+            if known[0] != execution:
+                self.fail("agreement", f"place {place} is {known[0]} at {known[1]} and {execution} at {member}")
+            return
+        self.places[place] = (execution, member)
         name = (execution.client, execution.operation)
-        if name not in self.submitted:
-            self.fail(f"integrity: {member} executes {execution.operation[:40]!r}, which no client sent")
-        if name in self.unique and self.first_place.setdefault(name, place) != place:
+        allowed = self.submitted.get(name)
+        if allowed is None:
+            self.fail("integrity", f"{member} executes {execution.operation[:40]!r}, which no client sent")
+            return
+        first = self.first_place.setdefault(name, place)
+        self.executions[name] = count = self.executions.get(name, 0) + 1
+        self._unclaimed.setdefault((*name, slot), []).append(index)
+        if count > allowed and name not in self.repeatable:
+            times = "once" if allowed == 1 else f"{allowed} times"
             self.fail(
-                f"exactly once: {execution.operation[:40]!r} ran at {self.first_place[name]} and again at {place} "
-                f"({member})"
+                "exactly-once",
+                f"{execution.operation[:40]!r}, submitted {times}, ran at {first} and again at {place} ({member})",
             )
 
     def answered(self, member: MemberId, slot: Slot, index: int, result: bytes) -> None:
@@ -120,19 +272,13 @@ class Recorder:
         known, witness = self.results.setdefault((slot, index), (result, member))
         if known != result:
             self.fail(
-                f"agreement: the result at {(slot, index)} is {known[:40]!r} at {witness}, {result[:40]!r} at {member}"
+                "agreement",
+                f"the result at {(slot, index)} is {known[:40]!r} at {witness}, {result[:40]!r} at {member}",
             )
 
-    def acknowledged(self, client: bytes, operation: bytes, slot: Slot, result: bytes) -> None:
-        """A client was told that its operation ran in this slot."""
-        name = (client, operation)
-        place = self.first_place.get(name)
-        if name not in self.unique:
-            return
-        if place is None or place[0] != slot:
-            self.fail(f"validity: a client was told that {operation[:40]!r} ran in slot {slot}; it ran at {place}")
-        elif self.results.get(place, (b"", ""))[0] != result:
-            self.fail(f"validity: a client was told a result of {operation[:40]!r} that no correct member had")
+    def taken_back(self, place: Place) -> None:
+        """A member undid what happened at this place."""
+        self.undone.add(place)
 
 
 class Watched:
@@ -142,7 +288,7 @@ class Watched:
         self.inner = inner
         self.pending: list[Callable[[], None]] = []
         """What happened in memory and nobody can have seen yet: a crash before the next sync may take it back."""
-        self.last: tuple[Slot, int] = (0, -1)
+        self.last: Place = (0, -1)
         self.last_ms = 0
         self._recorder = recorder
         self._member = member
@@ -154,18 +300,19 @@ class Watched:
         watched = member not in recorder.exempt
         if watched:
             if place <= self.last:
-                recorder.fail(f"exactly once: {member} executes {place} after {self.last}")
+                recorder.fail("exactly-once", f"{member} executes {place} after {self.last}")
             if context.time_ms < self.last_ms:
-                recorder.fail(f"agreed time: {context.time_ms} ms after {self.last_ms} ms at {place} ({member})")
+                recorder.fail("agreed-time", f"{context.time_ms} ms after {self.last_ms} ms at {place} ({member})")
             self.last, self.last_ms = place, context.time_ms
             execution = Execution(context.client, bytes(operation), context.time_ms, context.seed())
             self.pending.append(partial(recorder.executed, member, *place, execution))
         try:
             result = self.inner.apply(operation, context)
+            if type(result) is not bytes:
+                raise TypeError(f"apply returned {type(result).__name__}, not bytes")
         except Exception as error:
             if watched:
-                failure = FAILURE + digest(f"{type(error).__name__}: {error}".encode())
-                self.pending.append(partial(recorder.answered, member, *place, failure))
+                self.pending.append(partial(recorder.answered, member, *place, FAILURE + error_text(error)))
             raise
         if watched:
             self.pending.append(partial(recorder.answered, member, *place, SUCCESS + result))
@@ -190,4 +337,6 @@ class Watched:
 
     def undo(self, mark: object) -> None:
         """As the application."""
+        if self._member not in self._recorder.exempt:
+            self.pending.append(partial(self._recorder.taken_back, self.last))
         self.inner.undo(mark)

@@ -40,7 +40,7 @@ from bftkit.core.quorum import Quorum
 from bftkit.core.wire import WireError
 from bftkit.crypto.keys import Ed25519Keyring, SigningKey
 from bftkit.service.keyvalue import KeyValueStore
-from bftkit.sim.actors import Actor
+from bftkit.sim.actors import Actor, Latency
 from bftkit.sim.adversaries import Honest
 from bftkit.sim.checkers import Recorder, Violation, Watched
 from bftkit.sim.history import History
@@ -49,6 +49,7 @@ from bftkit.sim.keyring import fast_keyrings
 from bftkit.sim.linearizability import check
 from bftkit.sim.links import Links, Network, Slow, WallClock
 from bftkit.sim.register import Get, RegisterModel, RegisterOperation
+from bftkit.sim.workloads import Closed, Open, WorkloadFactory, key_names
 from bftkit.storage.memory_files import PowerCut
 
 __all__ = ["Network", "Violation", "World"]
@@ -102,6 +103,10 @@ class World:
         self.blames: list[tuple[MemberId, MemberId, str, bytes]] = []
         """(who, whom, for what, proof)."""
         self.keys: set[bytes] = set()
+        self.workload: WorkloadFactory | None = None
+        """What `load` asks for if it is not told; None: operations of the key-value store."""
+        self.latencies: list[Latency] = []
+        """Of every operation that was acknowledged, in that order."""
         self.observers: list[Callable[[MemberId, MemberId, bytes], None]] = []
         """Called with (sender, receiver, frame) whenever a frame leaves one member for another."""
         self.lines: list[str] | None = [] if trace else None
@@ -181,14 +186,29 @@ class World:
 
     # ------------------------------------------------------------------------------------------ what a test says
 
-    def load(self, operations: int, keys: int = 4, *, poison: float = 0.05, pipeline: int = 4) -> None:
-        """The clients ask for so many operations together, at random, on so many keys."""
-        names = tuple(b"k%d" % index for index in range(keys))
-        self.keys.update(names)
+    def load(
+        self,
+        operations: int,
+        keys: int = 4,
+        *,
+        poison: float = 0.05,
+        pipeline: int = 4,
+        per_second: int = 0,
+        workload: WorkloadFactory | None = None,
+    ) -> None:
+        """The clients ask for so many operations together, at random.
+
+        By default on so many keys of the key-value store; a `workload` has its own (see `bftkit.sim.workloads`). The
+        loop is closed, `pipeline` operations deep; with `per_second` it is open, and each client asks so often.
+        """
+        rhythm = Open(per_second) if per_second else Closed(pipeline)
+        workload = workload or self.workload
         actors = [actor for actor in self.actors.values() if not (actor.stopped or actor.idle)]
         for index, actor in enumerate(actors):
             share = operations // len(actors) + (index < operations % len(actors))
-            actor.load(share, names, poison=poison, pipeline=pipeline)
+            if share:
+                own = workload(actor.name) if workload is not None else actor.key_value_load(key_names(keys), poison)
+                actor.ask_for(share, own, rhythm)
 
     def run(self, ticks: int) -> None:
         """Let so many ticks pass."""
@@ -203,7 +223,7 @@ class World:
         while not predicate():
             if not self._events or self._events[0][0] > end:
                 name = what or getattr(predicate, "__name__", "the predicate")
-                self.fail(f"progress: {name} did not come true within {max_ticks} ticks")
+                self.fail(f"progress: {name} did not come true within {max_ticks} ticks", oracle="progress")
             tick = self._events[0][0]
             while self._events and self._events[0][0] == tick:
                 self._next_event()
@@ -340,7 +360,7 @@ class World:
         """One order of all operations must explain everything that clients saw so far."""
         verdict = check(RegisterModel(), self.history.calls())
         if not verdict.linearizable:
-            self.fail(f"linearizability: {verdict}")
+            self.fail(f"linearizability: {verdict}", oracle="linearizability")
 
     # ------------------------------------------------------------------------------------------ carrying
 
@@ -348,6 +368,15 @@ class World:
         """A clock for the clients' history that never shows the same time twice: nothing there is a tie."""
         self._serial += 1
         return self._serial
+
+    @property
+    def now_us(self) -> int:
+        """The simulated time in microseconds."""
+        return self.now * 1000
+
+    def after_us(self, us: int, action: Callable[[], None]) -> None:
+        """Run the action so many microseconds from now."""
+        self.after(max(1, us // 1000), action)
 
     def after(self, ticks: int, action: Callable[[], None]) -> None:
         """Run the action so many ticks from now."""
@@ -363,7 +392,8 @@ class World:
         except Exception as error:
             self.fail(f"unhandled {type(error).__name__}: {error}", error)
         if self.recorder.violations:
-            self.fail("; ".join(self.recorder.violations[:3]))
+            found = self.recorder.violations
+            self.fail("; ".join(map(str, found[:3])), oracle=found[0].oracle)
 
     def carry(self, sender: MemberId, receiver: MemberId, frame: bytes) -> None:
         """A member sends a frame to another."""
@@ -452,14 +482,14 @@ class World:
         self.note(host.me, f"blames {member}: {fault}")
         self.blames.append((host.me, member, fault, proof))
         if host.me not in self.recorder.exempt and member not in self.recorder.exempt:
-            self.recorder.fail(f"blame: {host.me} blames the correct {member}: {fault}")
+            self.recorder.fail("blame", f"{host.me} blames the correct {member}: {fault}")
 
     def on_halted(self, host: Host, reason: str) -> None:
         """A member stops taking part."""
         self.note(host.me, f"halts: {reason}")
         self.halts[host.me] = reason
         if host.me not in self.recorder.exempt and host.me not in self.expected_halts:
-            self.recorder.fail(f"halting: the correct {host.me} halts: {reason}")
+            self.recorder.fail("halting", f"the correct {host.me} halts: {reason}")
 
     def on_power_cut(self, host: Host) -> None:
         """A hook below the disk cut the power, in the middle of an operation: all members lose it."""
@@ -471,7 +501,7 @@ class World:
         assert replica is not None
         settings = host.settings
         if len(replica.history) > 3 * settings.window + 2 * settings.checkpoint_interval + 256:
-            self.recorder.fail(f"bounded: {host.me} keeps {len(replica.history)} slots")
+            self.recorder.fail("bounded", f"{host.me} keeps {len(replica.history)} slots")
 
     def note(self, member: str, text: str) -> None:
         """Something worth a line."""
@@ -497,13 +527,15 @@ class World:
         if self.lines is not None:
             self.lines.append(line)
 
-    def fail(self, text: str, cause: BaseException | None = None) -> NoReturn:
+    def fail(self, text: str, cause: BaseException | None = None, *, oracle: str = "exception") -> NoReturn:
         """Raise a `Violation` that says what, where and how to see it again."""
         states = "\n".join(f"  {self._state(host)}" for host in self.hosts.values())
         recent = "\n".join(self._recent)
         raise Violation(
             f"{text}\n\nseed {self.seed}, tick {self.now}, {self.protocol}, {self.quorum}; again: {self._rerun}\n"
-            f"members:\n{states}\nlying: {sorted(self.recorder.exempt)}\nlast events:\n{recent}"
+            f"members:\n{states}\nlying: {sorted(self.recorder.exempt)}\nlast events:\n{recent}",
+            oracle,
+            text,
         ) from cause
 
     def _state(self, host: Host) -> str:
