@@ -261,7 +261,11 @@ class Mutator:
         if not columns:
             return plain
         values = [value for _, _, value in columns]
-        at = change.random.randrange(len(columns))
+        # A signature that is wrong is refused at once; what lies deep is checked by more than one line.
+        weights = [
+            1 if field == _SIGNATURE else 6 if isinstance(field, (Many, Blob, Struct)) else 3 for _, field, _ in columns
+        ]
+        (at,) = change.random.choices(range(len(columns)), weights)
         if change.scope == "any" and change.random.random() < 0.05:
             change.what = "left out"
             change.where.append(columns[at][0])
@@ -359,7 +363,8 @@ class Mutator:
     def _set(
         self, name: str, field: Field, old: object, new: object, change: _Change, source: Round | None = None
     ) -> object:
-        change.what = f"{_shown(old)} → {_shown(new)}" if source is None else f"{_shown(old)} → that of {source}"
+        after = _shown(new) if source is None else f"that of {source}"
+        change.what = f"{_shown(old)} → {'almost the same' if after == _shown(old) else after}"
         _remark(name, field, change)
         return new
 
