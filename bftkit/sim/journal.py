@@ -37,6 +37,8 @@ DISK: Final = 7
 """Something changes on a disk: member."""
 CLIENT: Final = 8
 """A client hears a frame: member, the packet's number."""
+ROUND: Final = 9
+"""A round begins: member, its wall clock in ms."""
 
 
 class Journal:
@@ -128,6 +130,8 @@ class Journal:
         if kind == TIMER:
             key = data.decode("utf-8", "replace")
             return f"{names(one)} sets {key} to {other}" if other else f"{names(one)} cancels {key}"
+        if kind == ROUND:
+            return f"{names(one)} begins a round at {other} ms"
         if kind == DISK:
             return f"{names(one)} disk {data[:20].partition(bytes(1))[0].decode('ascii', 'replace')} {len(data)}"
         return f"{names(one)} {data.decode('utf-8', 'replace')}"

@@ -1,8 +1,9 @@
 """The simulated world: a whole group with its clients, disks, clocks and network, decided by one seed.
 
 What runs is the real thing: `Replica`s with any protocol of the shelf, `ClientMachine`s, the log's own format on a
-simulated disk, an application. What is simulated stands around it: time (in ticks of a millisecond), links, disks,
-wall clocks, crashes, liars. Same seed, same run, byte for byte, in any process on any machine.
+simulated disk, an application. What is simulated stands around it: time (in ticks of a millisecond, inside in
+microseconds), links, disks, wall clocks, crashes, liars, and what work costs. Same seed, same run, byte for byte, in
+any process on any machine.
 
 Checkers (`checkers.py`) look all the time; what they find is raised as a `Violation` that says how to see the run
 again. A test reads::
@@ -16,51 +17,55 @@ again. A test reads::
 
 `finish` heals everything, waits until every client has its answers and every member is up to date, reads all keys
 back and looks for one order of all operations that explains what the clients saw.
+
+Where the parts live::
+
+    scheduler.py  time, chance, the journal      traffic.py   frames on their way, connections    links.py  the network
+    host.py       a member's process             controls.py  what can be done to a world         costs.py  what work costs
+    journal.py    everything that happened       keyring.py   signatures, each checked once       disk.py   what survives
 """
 
 from __future__ import annotations
 
 import heapq
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from hashlib import blake2b
-from random import Random
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
-from bftkit.channel import frames
+import attrs
+
 from bftkit.channel.application import Application
 from bftkit.channel.client import ClientSettings
-from bftkit.channel.interface import FromClient, Limits, ReplicaSettings
+from bftkit.channel.interface import Limits, ReplicaSettings
 from bftkit.channel.replica import Replica
 from bftkit.core.digest import digest
 from bftkit.core.machine import MemberId
 from bftkit.core.plugin import load_protocol
 from bftkit.core.quorum import Quorum
-from bftkit.core.wire import WireError
-from bftkit.crypto.keys import Ed25519Keyring, SigningKey
+from bftkit.crypto.keys import SigningKey
 from bftkit.service.keyvalue import KeyValueStore
 from bftkit.sim.actors import Actor, Latency
 from bftkit.sim.adversaries import Honest
 from bftkit.sim.checkers import Recorder, Violation, Watched
+from bftkit.sim.controls import Controls
+from bftkit.sim.costs import Costs, Meter
 from bftkit.sim.history import History
-from bftkit.sim.host import Disk, Event, FromMember, Host
-from bftkit.sim.keyring import fast_keyrings
+from bftkit.sim.host import Event, Host
+from bftkit.sim.keyring import Notary
 from bftkit.sim.linearizability import check
-from bftkit.sim.links import Links, Network, Slow, WallClock
+from bftkit.sim.links import Links, Network, WallClock
 from bftkit.sim.register import Get, RegisterModel, RegisterOperation
+from bftkit.sim.scheduler import US
 from bftkit.sim.workloads import Closed, Open, WorkloadFactory, key_names
-from bftkit.storage.memory_files import PowerCut
 
 __all__ = ["Network", "Violation", "World"]
 
 START_MS: Final = 1_700_000_000_000
 HEALING_TICKS: Final = 60_000
 """So long may it take, at most, until everything is answered after everything was healed."""
-RECENT: Final = 60
 
 
-class World:
+class World(Controls):
     """A group in a world of its own. See the top of this file."""
 
     def __init__(
@@ -79,7 +84,9 @@ class World:
         limits: Limits | None = None,
         application: Callable[[MemberId], Application] | None = None,
         adversaries: Mapping[MemberId, Callable[[ReplicaSettings], Honest]] | None = None,
+        keys: str = "fast",
         real_keys: bool = False,
+        costs: Costs | None = None,
         segment_bytes: int = 1 << 20,
         host: type[Host] = Host,
         trace: bool = False,
@@ -88,14 +95,15 @@ class World:
         """Start a group and its clients.
 
         `f` and `c` default to what so many members survive under this protocol. `interval` and `window` are small, so
-        that short runs see checkpoints. `real_keys` takes Ed25519 for members too. `rerun` is put into every
-        violation; by default it names the test that runs.
+        that short runs see checkpoints. `keys` are ``fast`` (keyed hashes) or ``ed25519`` (`real_keys` is another word
+        for these). `costs` says what work costs; without it work takes no time, and chance decides when rounds begin
+        and how long syncs take. `rerun` is put into every violation; by default it names the test that runs.
         """
-        self.seed = seed
+        super().__init__(seed, trace=trace)
+        self._begin_traffic()
         self.protocol = protocol
-        self.random = Random(seed)
-        self.now = 0
         self.segment_bytes = segment_bytes
+        self.costs = costs or Costs.none()
         self.recorder = Recorder()
         self.history: History[RegisterOperation, Any] = History()
         self.expected_halts: set[MemberId] = set()
@@ -107,14 +115,11 @@ class World:
         """What `load` asks for if it is not told; None: operations of the key-value store."""
         self.latencies: list[Latency] = []
         """Of every operation that was acknowledged, in that order."""
-        self.observers: list[Callable[[MemberId, MemberId, bytes], None]] = []
-        """Called with (sender, receiver, frame) whenever a frame leaves one member for another."""
-        self.lines: list[str] | None = [] if trace else None
+        self.inputs: list[Callable[[MemberId, Event], None]] = []
+        """Called with everything that goes into a member's replica."""
+        self.view_changes = 0
+        """Views beyond the first that some correct member was the first to enter."""
         self._rerun = rerun or os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0] or "(not named)"
-        self._recent: deque[str] = deque(maxlen=RECENT)
-        self._hash = blake2b(digest_size=16)
-        self._events: list[tuple[int, int, Callable[[], None]]] = []
-        self._serial = 0
         self._application: Callable[[MemberId], Application] = application or _key_value_store
         plugin = load_protocol(protocol)
         if f is None:
@@ -123,44 +128,52 @@ class World:
             c = (members - 1 - 3 * f) // 2 if not plugin.record.byzantine else 0
         self.quorum = Quorum(members, f, c)
         self.members: tuple[MemberId, ...] = tuple(f"m{index}" for index in range(members))
-        self.links = Links(network or Network(), self.random)
-        group = digest(b"world", seed.to_bytes(8, "big"))
-        keys = {name: SigningKey(digest(group, name.encode())) for name in self.members}
-        publics = {name: key.public for name, key in keys.items()}
-        rings: Mapping[MemberId, Any] = (
-            {name: Ed25519Keyring(group, 0, group, name, keys[name], publics) for name in self.members}
-            if real_keys
-            else fast_keyrings(group, group, 0, group, self.members)
-        )
-        bounds = limits or Limits()
-        self.hosts: dict[MemberId, Host] = {}
         for name in self.members:
-            settings = ReplicaSettings(
-                group=group,
-                me=name,
-                members=self.members,
-                quorum=self.quorum,
-                plugin=plugin,
-                keyring=rings[name],
-                clock_key=keys[name],
-                member_keys={public: owner for owner, public in publics.items()},
-                parameters=dict(parameters or {}),
-                checkpoint_interval=interval,
-                window=window,
-                limits=bounds,
-            )
+            self.number_of(name)
+        self.links = Links(network or Network(), self.random, self.injected)
+        group = digest(b"world", seed.to_bytes(8, "big"))
+        self.notary = Notary("ed25519" if real_keys else keys, group, self.members, self.costs)
+        self.counters = self.notary.counters
+        self._template = ReplicaSettings(
+            group=group,
+            me=self.members[0],
+            members=self.members,
+            quorum=self.quorum,
+            plugin=plugin,
+            keyring=self.notary.keyring(self.members[0]),
+            clock_key=self.notary.member_keys[self.members[0]],
+            member_keys={key.public: owner for owner, key in self.notary.member_keys.items()},
+            parameters=dict(parameters or {}),
+            checkpoint_interval=interval,
+            window=window,
+            limits=limits or Limits(),
+        )
+        self._host = host
+        for name in self.members:
             make = (adversaries or {}).get(name)
             if make is not None:
                 self.recorder.exempt.add(name)
-            clock = WallClock(START_MS, self.random.randint(-300, 300), self.random.randint(-200, 200))
-            self.hosts[name] = host(self, settings, clock, make(settings) if make is not None else None)
-        self.actors: dict[str, Actor] = {}
-        self._by_public: dict[bytes, Actor] = {}
-        self._connections: dict[tuple[str, MemberId], int] = {}
+            self.hosts[name] = self._new_host(name, make)
         for index in range(clients):
             self.join(f"c{index}")
         for name in self.members:
-            self._start(name)
+            self._start(self.hosts[name])
+
+    def _new_host(self, member: MemberId, make: Callable[[ReplicaSettings], Honest] | None) -> Host:
+        meter = Meter()
+        settings = attrs.evolve(
+            self._template,
+            me=member,
+            keyring=self.notary.keyring(member, meter),
+            clock_key=self.notary.member_keys[member],
+            verify=self.notary.verifier(meter),
+        )
+        clock = WallClock(START_MS, self.random.randint(-300, 300), self.random.randint(-200, 200))
+        return self._host(self, settings, clock, make(settings) if make is not None else None, meter)
+
+    def signing_key(self, name: str) -> SigningKey:
+        """A client's key, of this world's kind; the same each time."""
+        return self.notary.signing_key(digest(self._template.group, name.encode()))
 
     def join(self, name: str) -> Actor:
         """One more client."""
@@ -170,8 +183,8 @@ class World:
             group=some.group,
             members=self.members,
             quorum=self.quorum,
-            key=SigningKey(digest(some.group, name.encode())),
-            keyring=some.keyring,
+            key=self.signing_key(name),
+            keyring=self.notary.keyring(self.members[0]),
             started_ms=START_MS + self.now,
             operation_bytes_max=limits.operation_bytes,
             bundle_bytes_max=limits.bundle_bytes,
@@ -181,7 +194,7 @@ class World:
         self._by_public[actor.public] = actor
         for member in self.members:
             if self.hosts[member].up:
-                self._connect(actor, member)
+                self.connect(actor, member)
         return actor
 
     # ------------------------------------------------------------------------------------------ what a test says
@@ -212,108 +225,34 @@ class World:
 
     def run(self, ticks: int) -> None:
         """Let so many ticks pass."""
-        end = self.now + ticks
-        while self._events and self._events[0][0] <= end:
-            self._next_event()
-        self.now = end
+        end = self.now_us + ticks * US
+        self._run_to(end)
+        self.now_us = end
 
     def run_until(self, predicate: Callable[[], bool], max_ticks: int, what: str = "") -> None:
-        """Run until the predicate holds; a `Violation` (of progress) if it does not within `max_ticks`."""
-        end = self.now + max_ticks
+        """Run until the predicate holds; a `Violation` (of progress) if it does not within `max_ticks`.
+
+        It is looked at once a tick.
+        """
+        end = self.now_us + max_ticks * US
         while not predicate():
             if not self._events or self._events[0][0] > end:
                 name = what or getattr(predicate, "__name__", "the predicate")
                 self.fail(f"progress: {name} did not come true within {max_ticks} ticks", oracle="progress")
-            tick = self._events[0][0]
-            while self._events and self._events[0][0] == tick:
-                self._next_event()
+            self._run_to(self._events[0][0] // US * US + US - 1)
 
-    def crash(self, *members: MemberId, power: bool = True) -> None:
-        """The members' machines lose power, or (`power` False) only their processes are killed."""
-        for member in members:
-            self.note(member, "crash" if power else "kill")
-            self.hosts[member].stop(power=power)
-            for actor in self.actors.values():
-                self._connections.pop((actor.name, member), None)
-
-    def restart(self, *members: MemberId, disk: Disk | None = None) -> None:
-        """The members come back with what their disks have; with `disk`, with that one in their place."""
-        for member in members:
-            self.note(member, "restart")
-            if disk is not None:
-                self.hosts[member].disk = disk
-            self._start(member)
-
-    def power_cut(self) -> None:
-        """All members lose power at once."""
-        self.crash(*(member for member in self.members if self.hosts[member].up))
-
-    def cut_power_before(self, member: MemberId, operation: int) -> None:
-        """Cut everybody's power right before the so-and-so-many-th operation on this member's disk from now."""
-        left = operation
-
-        def before(name: str) -> None:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                self.note(member, f"power cut before {name}")
-                raise PowerCut
-
-        self.hosts[member].disk.directory.before = before
-
-    def forget_planned_cut(self, member: MemberId) -> None:
-        """Undo `cut_power_before`."""
-        self.hosts[member].disk.directory.before = None
-
-    def wipe(self, member: MemberId) -> None:
-        """A member that is down gets an empty disk."""
-        self.note(member, "wipe")
-        self.hosts[member].wipe()
-
-    def disk_of(self, member: MemberId) -> Disk:
-        """A copy of what the member's disk has now, to be put back later."""
-        return self.hosts[member].disk.copy()
-
-    def partition(self, *sides: Iterable[str]) -> None:
-        """Cut all links between members or clients of different sides."""
-        sides_named = [tuple(side) for side in sides]
-        self.note("", f"partition {sides_named}")
-        self.links.partition((*self.members, *self.actors), sides_named)
-
-    def cut(self, sender: str, receiver: str) -> None:
-        """Cut one direction of one link."""
-        self.note("", f"cut {sender} > {receiver}")
-        self.links.cut.add((sender, receiver))
-
-    def heal(self) -> None:
-        """All links are whole; connections of clients that suffered are made anew."""
-        self.note("", "heal")
-        broken = [pair for pair in self._connections if self._suffers(*pair)]
-        self.links.heal()
-        for name, member in broken:
-            self._connections.pop((name, member))
-            self.hosts[member].clients.discard(self.actors[name].public)
-            self._connect(self.actors[name], member)
-
-    def slow(self, sender: str, ticks: int, applies: Callable[[bytes], bool] = lambda frame: True) -> None:
-        """Frames of this sender that fit take so many ticks longer."""
-        self.links.slow.append(Slow(sender, ticks, applies))
-
-    def jump_clock(self, member: MemberId, ms: int) -> None:
-        """The member's wall clock jumps."""
-        self.note(member, f"clock jumps by {ms} ms")
-        self.hosts[member].clock.offset_ms += ms
-
-    def lie(self, member: MemberId, make: Callable[[ReplicaSettings], Honest]) -> Honest:
-        """From now on the member is what `make` makes of it, and nothing that it does counts."""
-        self.recorder.exempt.add(member)
-        host = self.hosts[member]
-        host.adversary = adversary = make(host.settings)
-        return adversary
-
-    def exempt(self, *members: MemberId) -> None:
-        """These members are broken on purpose: nothing that they do counts."""
-        self.recorder.exempt.update(members)
+    def _run_to(self, end_us: int) -> None:
+        events, found, pop = self._events, self.recorder.violations, heapq.heappop
+        try:
+            while events and events[0][0] <= end_us:
+                self.now_us, _, action, given = pop(events)
+                action(*given)
+                if found:
+                    self.fail("; ".join(map(str, found[:3])), oracle=found[0].oracle)
+        except Violation:
+            raise
+        except Exception as error:
+            self.fail(f"unhandled {type(error).__name__}: {error}", error)
 
     def replica(self, member: MemberId) -> Replica:
         """The replica of a member that is up."""
@@ -331,17 +270,15 @@ class World:
         """The members that neither lie nor are broken on purpose."""
         return tuple(member for member in self.members if member not in self.recorder.exempt)
 
-    @property
-    def fingerprint(self) -> str:
-        """The digest of everything that happened so far."""
-        return self._hash.hexdigest()
-
     def finish(self, *, without: Sequence[MemberId] = (), max_ticks: int = HEALING_TICKS) -> None:
         """Heal, bring everybody back but `without`, wait for all answers, read everything back, check all."""
         self.heal()
         self.links.network = Network()
         for member, host in self.hosts.items():
-            host.disk.directory.capacity = None
+            host.disk.mend()
+            if host.clock.factor_ppm != 1_000_000:
+                self.set_clock_rate(member, 1_000_000)
+            self.resume(member)
             if not host.up and member not in without:
                 self.restart(member)
         self.run_until(lambda: self.outstanding == 0, max_ticks, "every client has its answers")
@@ -362,114 +299,13 @@ class World:
         if not verdict.linearizable:
             self.fail(f"linearizability: {verdict}", oracle="linearizability")
 
-    # ------------------------------------------------------------------------------------------ carrying
-
-    def moment(self) -> int:
-        """A clock for the clients' history that never shows the same time twice: nothing there is a tie."""
-        self._serial += 1
-        return self._serial
-
-    @property
-    def now_us(self) -> int:
-        """The simulated time in microseconds."""
-        return self.now * 1000
-
-    def after_us(self, us: int, action: Callable[[], None]) -> None:
-        """Run the action so many microseconds from now."""
-        self.after(max(1, us // 1000), action)
-
-    def after(self, ticks: int, action: Callable[[], None]) -> None:
-        """Run the action so many ticks from now."""
-        self._serial += 1
-        heapq.heappush(self._events, (self.now + ticks, self._serial, action))
-
-    def _next_event(self) -> None:
-        self.now, _, action = heapq.heappop(self._events)
-        try:
-            action()
-        except Violation:
-            raise
-        except Exception as error:
-            self.fail(f"unhandled {type(error).__name__}: {error}", error)
-        if self.recorder.violations:
-            found = self.recorder.violations
-            self.fail("; ".join(map(str, found[:3])), oracle=found[0].oracle)
-
-    def carry(self, sender: MemberId, receiver: MemberId, frame: bytes) -> None:
-        """A member sends a frame to another."""
-        for observer in self.observers:
-            observer(sender, receiver, frame)
-        host = self.hosts[receiver]
-        for ticks in self.links.arrivals(sender, receiver, frame):
-            self.after(ticks, lambda: host.put(FromMember(sender, frame)))
-
-    def carry_to_client(self, member: MemberId, client: bytes, frame: bytes) -> None:
-        """A member sends a frame to a client, over the connection that is up now."""
-        actor = self._by_public.get(client)
-        if actor is None:
-            return
-        pair = (actor.name, member)
-        connection = self._connections.get(pair)
-        if connection is None:
-            return
-
-        def arrive() -> None:
-            if self._connections.get(pair) == connection:
-                self.trace(f"{actor.name} hears {member} {frame[0]} {digest(frame)[:4].hex()}")
-                actor.on_frame(member, frame)
-
-        if _is_proof(frame) and self.links.reaches(member, actor.name):
-            # Part of the connection's coming up: without it there is no connection, and it is tried anew.
-            self.after(self.random.randint(1, 10), arrive)
-            return
-        for ticks in self.links.arrivals(member, actor.name, frame):
-            self.after(ticks, arrive)
-
-    def carry_from_client(self, actor: Actor, member: MemberId, frame: bytes) -> None:
-        """A client sends a frame to a member, over the connection that is up now."""
-        pair = (actor.name, member)
-        connection = self._connections.get(pair)
-        if connection is None:
-            return
-        host = self.hosts[member]
-
-        def arrive() -> None:
-            if self._connections.get(pair) == connection:
-                host.put(FromClient(actor.public, frame))
-
-        for ticks in self.links.arrivals(actor.name, member, frame):
-            self.after(ticks, arrive)
-
-    def _connect(self, actor: Actor, member: MemberId) -> None:
-        host = self.hosts[member]
-        incarnation = host.incarnation
-
-        def come_up() -> None:
-            pair = (actor.name, member)
-            if host.incarnation != incarnation or not host.up or pair in self._connections or actor.stopped:
-                return
-            if self._suffers(*pair):
-                self.after(200, come_up)
-                return
-            self._serial += 1
-            self._connections[pair] = self._serial
-            binding = self.random.randbytes(32)
-            host.link(actor.public, binding)
-            actor.on_link(member, binding)
-
-        self.after(self.random.randint(1, 30), come_up)
-
-    def _suffers(self, name: str, member: MemberId) -> bool:
-        return not (self.links.reaches(name, member) and self.links.reaches(member, name))
-
-    def _start(self, member: MemberId) -> None:
-        host = self.hosts[member]
+    def _start(self, host: Host) -> None:
         try:
             host.start()
         except Exception as error:
-            self.fail(f"{member} cannot start: {type(error).__name__}: {error}", error)
+            self.fail(f"{host.me} cannot start: {type(error).__name__}: {error}", error)
         for actor in self.actors.values():
-            self._connect(actor, member)
+            self.connect(actor, host.me)
 
     # ------------------------------------------------------------------------------------------ watching
 
@@ -491,46 +327,21 @@ class World:
         if host.me not in self.recorder.exempt and host.me not in self.expected_halts:
             self.recorder.fail("halting", f"the correct {host.me} halts: {reason}")
 
-    def on_power_cut(self, host: Host) -> None:
-        """A hook below the disk cut the power, in the middle of an operation: all members lose it."""
-        self.power_cut()
-
     def check_step(self, host: Host) -> None:
         """After each round of a member: what it keeps stays within bounds (oracle B)."""
         replica = host.replica
         assert replica is not None
         settings = host.settings
+        view = replica.machine.view
+        if view > self.view_changes and host.me not in self.recorder.exempt:
+            self.view_changes = view
         if len(replica.history) > 3 * settings.window + 2 * settings.checkpoint_interval + 256:
             self.recorder.fail("bounded", f"{host.me} keeps {len(replica.history)} slots")
-
-    def note(self, member: str, text: str) -> None:
-        """Something worth a line."""
-        self.trace(f"{member} {text}")
-
-    def trace_input(self, member: MemberId, event: Event) -> None:
-        """Something goes into a replica."""
-        match event:
-            case FromMember(sender, frame):
-                text = f"{member} < {sender} {frame[0] if frame else 0} {len(frame)} {digest(frame)[:4].hex()}"
-            case FromClient(client, frame):
-                actor = self._by_public[client]
-                text = f"{member} < {actor.name} {frame[0] if frame else 0} {len(frame)} {digest(frame)[:4].hex()}"
-            case _:
-                text = f"{member} {type(event).__name__} {getattr(event, 'key', '')}"
-        self.trace(text)
-
-    def trace(self, text: str) -> None:
-        """One line of what happens."""
-        line = f"{self.now:>8} {text}"
-        self._hash.update(line.encode())
-        self._recent.append(line)
-        if self.lines is not None:
-            self.lines.append(line)
 
     def fail(self, text: str, cause: BaseException | None = None, *, oracle: str = "exception") -> NoReturn:
         """Raise a `Violation` that says what, where and how to see it again."""
         states = "\n".join(f"  {self._state(host)}" for host in self.hosts.values())
-        recent = "\n".join(self._recent)
+        recent = "\n".join(self.journal.recent())
         raise Violation(
             f"{text}\n\nseed {self.seed}, tick {self.now}, {self.protocol}, {self.quorum}; again: {self._rerun}\n"
             f"members:\n{states}\nlying: {sorted(self.recorder.exempt)}\nlast events:\n{recent}",
@@ -551,12 +362,3 @@ class World:
 
 def _key_value_store(member: MemberId) -> Application:
     return KeyValueStore()
-
-
-def _is_proof(frame: bytes) -> bool:
-    if frame[:1] != bytes((frames.ANSWER,)):
-        return False
-    try:
-        return isinstance(frames.ANSWER_CODEC.decode(frame[1:]), frames.LinkProof)
-    except WireError:
-        return False

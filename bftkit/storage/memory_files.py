@@ -32,7 +32,7 @@ class PowerCut(BaseException):
 class _Content:
     """The bytes of one file, apart from its name."""
 
-    __slots__ = ("cached_only", "data", "old", "synced")
+    __slots__ = ("cached_only", "data", "lied", "old", "synced")
 
     def __init__(self, data: bytes = b"") -> None:
         self.data = bytearray(data)
@@ -42,9 +42,12 @@ class _Content:
         """What survives, if the file was cut below it and not synced since."""
         self.cached_only: int | None = None
         """After a failed sync: the kernel believes the bytes from here on clean, but the disk has not got them."""
+        self.lied = 0
+        """So many bytes at the start a lying sync has promised."""
 
     def sync(self) -> None:
         self.old = None
+        self.lied = 0
         self.synced = len(self.data) if self.cached_only is None else min(self.cached_only, len(self.data))
 
     def truncate(self, size: int) -> None:
@@ -52,10 +55,13 @@ class _Content:
             self.old = bytes(self.data[: self.synced])
         del self.data[size:]
         self.synced = min(self.synced, size)
+        self.lied = min(self.lied, size)
         if self.cached_only is not None and self.cached_only >= size:
             self.cached_only = None
 
-    def crash(self, choose: Choose | None) -> None:
+    def crash(self, choose: Choose | None) -> bool:
+        """Whether bytes are lost that a lying sync had promised."""
+        promised = bytes(self.data[: self.lied])
         if self.old is not None and (choose is None or choose(2) == 0):
             self.data = bytearray(self.old)
         elif len(self.data) > self.synced:
@@ -65,6 +71,8 @@ class _Content:
         self.old = None
         self.cached_only = None
         self.synced = len(self.data)
+        self.lied = 0
+        return not self.data.startswith(promised)
 
 
 def _torn(unsynced: bytes, start: int, choose: Choose | None) -> bytes:
@@ -102,8 +110,18 @@ class MemoryDirectory(Directory):
         self.capacity = capacity
         self.lying = lying
         self.before = before
+        self.changed: Callable[[str, bytes], None] | None = None
+        """Called with the name of each operation that changed something, and its bytes."""
         self.fail_syncs = 0
         """How many of the next syncs fail with an I/O error (FAULTS line 16)."""
+        self.failed_syncs = 0
+        """How many did."""
+        self.flips = 0
+        """How many bits were turned over (FAULTS line 14)."""
+        self.losses = 0
+        """In how many files a crash took what a lying sync had promised (FAULTS line 17)."""
+        self._promised: dict[str, _Content] = {}
+        """What a lying sync of the directory has promised."""
         self._entries: dict[str, _Content] = {}
         self._durable_entries: dict[str, _Content] = {}
         self._boots = 0
@@ -122,6 +140,7 @@ class MemoryDirectory(Directory):
         if self.capacity is not None and self.bytes_used >= self.capacity:
             raise DiskFull("no space left on the simulated disk")
         self._entries[name] = content = _Content()
+        self._tell("create", name)
         return MemoryFile(self, content, self._boots)
 
     def open(self, name: str) -> AppendFile:
@@ -138,8 +157,11 @@ class MemoryDirectory(Directory):
         self.take_space(len(data))
         self.take_sync_fault()
         self._entries[name] = content = _Content(data)
+        self._tell("replace", name, data)
         if not self.lying:
             self._durable_entries[name] = content
+        else:
+            self._promised[name] = content
 
     def rename(self, old: str, new: str) -> None:
         """See `Directory`."""
@@ -147,19 +169,25 @@ class MemoryDirectory(Directory):
         content = self._content(old)
         del self._entries[old]
         self._entries[new] = content
+        self._tell("rename", old, new.encode())
 
     def remove(self, name: str) -> None:
         """See `Directory`."""
         self.announce("remove")
         self._content(name)
         del self._entries[name]
+        self._tell("remove", name)
 
     def sync(self) -> None:
         """See `Directory`."""
         self.announce("sync directory")
         self.take_sync_fault()
+        self._tell("sync directory")
         if not self.lying:
             self._durable_entries = dict(self._entries)
+            self._promised = {}
+        else:
+            self._promised = dict(self._entries)
 
     # --- what happens to it ------------------------------------------------------------------------------------
 
@@ -180,7 +208,9 @@ class MemoryDirectory(Directory):
             if kept is not None:
                 entries[name] = kept
         for name in sorted(entries):
-            entries[name].crash(choose)
+            self.losses += entries[name].crash(choose)
+        self.losses += sum(entries.get(name) is not content for name, content in self._promised.items())
+        self._promised = {}
         self._entries = entries
         self._durable_entries = dict(entries)
         self._boots += 1
@@ -191,6 +221,7 @@ class MemoryDirectory(Directory):
 
     def flip(self, name: str, bit: int) -> None:
         """Turn over one bit of a file, counted from its start."""
+        self.flips += 1
         self._content(name).data[bit // 8] ^= 1 << bit % 8
 
     def copy(self) -> MemoryDirectory:
@@ -216,6 +247,10 @@ class MemoryDirectory(Directory):
             raise FileNotFoundError(name)
         return self._entries[name]
 
+    def _tell(self, operation: str, name: str = "", data: bytes = b"") -> None:
+        if self.changed is not None:
+            self.changed(operation, name.encode() + b"\0" + data)
+
     def announce(self, operation: str) -> None:
         """Run the hook."""
         if self.before is not None:
@@ -230,6 +265,7 @@ class MemoryDirectory(Directory):
         """Raise `StorageFailed` if this sync is to fail."""
         if self.fail_syncs:
             self.fail_syncs -= 1
+            self.failed_syncs += 1
             raise StorageFailed("input/output error on the simulated disk")
 
 
@@ -263,6 +299,8 @@ class MemoryFile(AppendFile):
         self._begin("append")
         self._directory.take_space(len(data))
         self._content.data += data
+        if self._directory.changed is not None:
+            self._directory.changed("append", data)
 
     def sync(self) -> None:
         """See `AppendFile`."""
@@ -275,8 +313,12 @@ class MemoryFile(AppendFile):
             if content.cached_only is None:
                 content.cached_only = content.synced
             raise
+        if self._directory.changed is not None:
+            self._directory.changed("sync", b"")
         if not self._directory.lying:
             content.sync()
+        else:
+            content.lied = len(content.data)
 
     def renew(self, offset: int) -> None:
         """See `AppendFile`."""
@@ -290,6 +332,8 @@ class MemoryFile(AppendFile):
         self._begin("truncate")
         assert size <= len(self._content.data)
         self._content.truncate(size)
+        if self._directory.changed is not None:
+            self._directory.changed("truncate", str(size).encode())
 
     def close(self) -> None:
         """See `AppendFile`."""

@@ -9,8 +9,6 @@ import pytest
 from bftkit.channel.bundles import OPEN, REQUESTS, make_bundle, unpack_results
 from bftkit.channel.frames import ANSWER_CODEC, REPLY, Refusal, unpack_reply
 from bftkit.channel.interface import Limits
-from bftkit.core.digest import digest
-from bftkit.crypto.keys import SigningKey
 from bftkit.service.keyvalue import put
 from bftkit.sim.world import World
 
@@ -25,7 +23,7 @@ class RawClient:
         self.world = world
         self.actor = world.join(name)
         self.group = world.hosts["m0"].settings.group
-        self.key = SigningKey(digest(self.group, name.encode()))
+        self.key = world.signing_key(name)
         assert self.key.public == self.actor.public
         self.actor.idle = True
         self.heard: list[tuple[str, bytes]] = []

@@ -22,7 +22,7 @@ from bftkit.core.machine import MemberId
 from bftkit.core.ordering import Neglected
 from bftkit.core.plugin import load_protocol
 from bftkit.core.trace import Trace
-from bftkit.sim.host import Due, Event, FromMember
+from bftkit.sim.host import Due, Event, FromMember, Host
 from bftkit.sim.links import Network as Links
 from bftkit.sim.ordering_world import Disk, Network, OrderingWorld
 from bftkit.sim.register import Put
@@ -102,8 +102,9 @@ class WatchedWorld(World):
         self.story = Trace()
         self.codec = load_protocol("pbft").codec
         super().__init__(seed, clients=1, network=network)
+        self.inputs.append(self.hear)
 
-    def trace_input(self, member: MemberId, event: Event) -> None:
+    def hear(self, member: MemberId, event: Event) -> None:
         match event:
             case FromMember(sender, frame):
                 self.story.input(self.now, member, f"< {sender}", *self.read(frame))
@@ -113,11 +114,10 @@ class WatchedWorld(World):
                 self.story.input(self.now, member, "due", key)
             case _:
                 self.story.input(self.now, member, type(event).__name__)
-        super().trace_input(member, event)
 
-    def carry_to_client(self, member: MemberId, client: bytes, frame: bytes) -> None:
-        self.story.input(self.now, member, "> c0", *self.read(frame))
-        super().carry_to_client(member, client, frame)
+    def carry_to_client(self, host: Host, client: bytes, frame: bytes) -> None:
+        self.story.input(self.now, host.me, "> c0", *self.read(frame))
+        super().carry_to_client(host, client, frame)
 
     def read(self, frame: bytes) -> tuple[object, ...]:
         """What the frame says."""
