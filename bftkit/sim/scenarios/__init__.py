@@ -16,6 +16,8 @@ Optional beside `plan`:
     In the place of `LINES`, where they depend on what the protocol survives.
 `NEEDS`
     Names of faults (`bftkit.core.ordering.FAULT_NAMES`) that the protocol must claim to survive.
+`OPERATIONS_MIN`
+    So many operations must be acknowledged in every seed, or a campaign fails: who does nothing does nothing wrong.
 `watch(world, plan)`
     Called before the first tick: what this scenario checks beyond the checkers that are always on. It may plan looks
     at the world (`world.after`) and say what it misses (`world.fail`).
@@ -40,18 +42,22 @@ from functools import cached_property
 from pathlib import Path
 from random import Random
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import attrs
 
 from bftkit.core.ordering import ProtocolRecord
 from bftkit.core.plugin import load_protocol
 from bftkit.sim.faults import Fault, Lie
-from bftkit.sim.plan import KEY_VALUE, Group, Plan
+from bftkit.sim.plan import KEY_VALUE, Group, Load, Plan
 from bftkit.sim.running import Result
 
 if TYPE_CHECKING:
     from bftkit.sim.world import World
+
+
+SATURATING: Final = Load(clients=8, operations=4000, bursts=1, pipeline=16, poison=0.0)
+"""More than the group can answer: what counts is how much it does."""
 
 
 class UnknownScenario(ValueError):
@@ -111,6 +117,8 @@ class Scenario:
     measure: Callable[[Result, Result], float] | None = None
     at_least: float | None = None
     at_most: float | None = None
+    operations_min: int = 0
+    """So many operations must be acknowledged in every seed."""
 
     def suits(self, protocol: str) -> bool:
         """Whether the protocol claims to survive what this scenario does."""
@@ -149,6 +157,32 @@ def load_scenario(name: str) -> Scenario:
 def without_faults(plan: Plan, *kinds: type[Fault]) -> Plan:
     """The plan without faults of these kinds (of any, if none is named): a baseline."""
     return attrs.evolve(plan, faults=tuple(f for f in plan.faults if kinds and not isinstance(f, kinds)))
+
+
+def acknowledged(world: World, *clients: str) -> int:
+    """How many operations and reads these clients (all, if none is named) were told the outcome of."""
+    told = [actor.told for name, actor in world.actors.items() if not clients or name in clients]
+    return sum(one.executed + one.failed + one.reads for one in told)
+
+
+def must_go_on(world: World, at: int, ticks: int, what: str) -> None:
+    """For `watch`: from `at` on, clients that wait hear of some outcome within so many ticks."""
+
+    def begin() -> None:
+        before = acknowledged(world)
+
+        def end() -> None:
+            if acknowledged(world) == before and world.outstanding:
+                missed(world, f"nothing was answered for {ticks} ms {what}")
+
+        world.after(ticks, end)
+
+    world.after(at, begin)
+
+
+def missed(world: World, what: str) -> NoReturn:
+    """For `watch`: this run misses what the scenario demands."""
+    world.fail(what, oracle="figure")
 
 
 def watcher(name: str) -> Callable[[World, Plan], None] | None:
@@ -196,6 +230,7 @@ def _scenario(name: str, module: ModuleType) -> Scenario:
         measure,
         at_least,
         at_most,
+        names.get("OPERATIONS_MIN", 0),
     )
 
 

@@ -16,6 +16,8 @@ from bftkit.sim.links import Network
 from bftkit.sim.plan import Group, Load, Plan
 from bftkit.sim.scenarios import Setting
 
+OPERATIONS_MIN: Final = 300
+
 NETWORK: Final = (1, 2, 3, 4, 5, 6)
 DISKS: Final = (12, 13, 15, 16, 18, 19)
 CLIENTS: Final = (32, 46)
