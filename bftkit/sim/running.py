@@ -72,11 +72,20 @@ class Result:
         return PROGRESS_MISSED if self.oracle in ("progress", "figure") else SAFETY_MISSED
 
 
-def build(plan: Plan, *, application: Callable[[MemberId], Application] | None = None, trace: bool = False) -> World:
-    """The plan's world before its first tick, with the load and the faults waiting for their time."""
+def build(
+    plan: Plan,
+    *,
+    application: Callable[[MemberId], Application] | None = None,
+    trace: bool = False,
+    kind: type[World] = World,
+) -> World:
+    """The plan's world before its first tick, with the load and the faults waiting for their time.
+
+    `kind` is a `World` that watches itself.
+    """
     plan.check()
     group, load = plan.group, plan.load
-    world = World(
+    world = kind(
         plan.seed,
         plan.protocol,
         group.members,
@@ -110,11 +119,15 @@ def run(plan: Plan, *, application: Callable[[MemberId], Application] | None = N
 
 
 def run_world(
-    plan: Plan, *, application: Callable[[MemberId], Application] | None = None, trace: bool = False
+    plan: Plan,
+    *,
+    application: Callable[[MemberId], Application] | None = None,
+    trace: bool = False,
+    kind: type[World] = World,
 ) -> tuple[Result, World]:
-    """As `run`; the world as it was at the end comes with it."""
+    """As `run`; the world as it was at the end comes with it. `kind`: see `build`."""
     began = process_time()
-    world = build(plan, application=application, trace=trace)
+    world = build(plan, application=application, trace=trace, kind=kind)
     oracle = violation = report = ""
     executed = 0
     try:
