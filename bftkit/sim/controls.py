@@ -13,7 +13,8 @@ from bftkit.core.machine import MemberId
 from bftkit.sim.adversaries import Honest
 from bftkit.sim.checkers import Recorder
 from bftkit.sim.disk import Disk
-from bftkit.sim.host import HUB, Host
+from bftkit.sim.host import Host
+from bftkit.sim.interpreter import HUB
 from bftkit.sim.links import ONE_WAY as ONE_WAY_LINE
 from bftkit.sim.links import PARTITION, Handle, Network, Slow
 from bftkit.sim.traffic import Traffic, TwinOf

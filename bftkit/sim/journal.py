@@ -110,10 +110,11 @@ class Journal:
         return lines
 
     def _formatted(self, numbers: list[int], data: list[bytes]) -> list[str]:
-        return [self._line(*numbers[4 * index : 4 * index + 4], event) for index, event in enumerate(data)]
-
-    def _line(self, now_us: int, kind: int, one: int, other: int, data: bytes) -> str:
-        return f"{now_us / 1000:>10.3f} {self._text(kind, one, other, data)}"
+        lines: list[str] = []
+        for index, event in enumerate(data):
+            now_us, kind, one, other = numbers[4 * index : 4 * index + 4]
+            lines.append(f"{now_us // 1000:>7}.{now_us % 1000:03} {self._text(kind, one, other, event)}")
+        return lines
 
     def _text(self, kind: int, one: int, other: int, data: bytes) -> str:
         names = self._names
