@@ -57,7 +57,7 @@ class CommandFailed(Exception):
         self.message = message
 
 
-STARTING: Final = (["demo"], ["bench"])
+STARTING: Final = (["demo"], ["bench"], ["sweep"])
 """Commands that start processes, and must not leave them behind."""
 
 COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
@@ -77,6 +77,8 @@ COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
     ("status", "bftkit.cli.client:status", "Ask every member how it is; needs no quorum."),
     ("demo", "bftkit.cli.demo:demo", "See a group survive crashes, a liar and a power cut."),
     ("bench", "bftkit.cli.bench:bench", "Measure a group on this machine."),
+    ("simulate", "bftkit.cli.simulate:simulate", "Run one seed of a scenario in the simulated world, or list them."),
+    ("sweep", "bftkit.cli.sweep:sweep", "Run many seeds of a scenario, on all cores."),
     ("version", "bftkit.cli.version:version", "Say which bftkit this is, and which protocols are installed."),
 )
 
