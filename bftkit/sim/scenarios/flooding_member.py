@@ -1,0 +1,19 @@
+"""A member floods the others with a hundred times its share: seven tenths of the throughput stay."""
+
+from bftkit.sim.faults import Lie
+from bftkit.sim.plan import Plan
+from bftkit.sim.scenarios import SATURATING, Setting, throughput, without_faults
+
+LINES = (45,)
+NEEDS = ("liar",)
+FIGURE = "throughput, as a share of the fault-free"
+AT_LEAST = 0.7
+
+measure = throughput
+baseline = without_faults
+
+
+def plan(setting: Setting) -> Plan:
+    group = setting.smallest()
+    who = setting.random.choice(group.names[1:])
+    return setting.plan(group=group, load=SATURATING, ticks=2000, faults=(Lie(at=0, who=who, kind="flood"),))

@@ -1,0 +1,15 @@
+"""f members give wrong replies: no client is misled."""
+
+from bftkit.sim.faults import Lie
+from bftkit.sim.plan import Plan
+from bftkit.sim.scenarios import Setting
+
+LINES = (33,)
+NEEDS = ("liar",)
+
+
+def plan(setting: Setting) -> Plan:
+    random = setting.random
+    group = setting.smallest(random.choice((1, 1, 1, 2)))
+    liars = random.sample(group.names, group.f)
+    return setting.plan(group=group, faults=tuple(Lie(at=0, who=who, kind="liar") for who in liars))

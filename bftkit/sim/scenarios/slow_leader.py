@@ -1,0 +1,19 @@
+"""A leader that is slow on purpose, always just in time: it is replaced, and half the throughput stays."""
+
+from bftkit.sim.faults import Lie
+from bftkit.sim.plan import Plan
+from bftkit.sim.scenarios import SATURATING, Setting, throughput, without_faults
+
+LINES = (31,)
+NEEDS = ("liar", "slow-leader")
+FIGURE = "throughput, as a share of the fault-free"
+AT_LEAST = 0.5
+
+measure = throughput
+baseline = without_faults
+
+
+def plan(setting: Setting) -> Plan:
+    ticks = setting.random.choice((200, 380, 700, 900))
+    lie = Lie(at=0, who="m0", kind="slow-leader", options={"ticks": ticks})
+    return setting.plan(load=SATURATING, ticks=6000, faults=(lie,))

@@ -1,0 +1,17 @@
+"""A leader that is unfair to one client: it is replaced, and half the throughput stays."""
+
+from bftkit.sim.faults import Lie
+from bftkit.sim.plan import Plan
+from bftkit.sim.scenarios import SATURATING, Setting, throughput, without_faults
+
+LINES = (31,)
+NEEDS = ("liar", "slow-leader")
+FIGURE = "throughput, as a share of the fault-free"
+AT_LEAST = 0.5
+
+measure = throughput
+baseline = without_faults
+
+
+def plan(setting: Setting) -> Plan:
+    return setting.plan(load=SATURATING, ticks=6000, faults=(Lie(at=0, who="m0", kind="unfair-leader"),))
