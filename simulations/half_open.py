@@ -75,15 +75,15 @@ def trickle(host: str, port: int, connections: int, attack: Event, over: Event) 
                 except OSError:
                     close(link, now)
         for key, _ in selector.select(0.05):
-            link = key.fileobj
-            assert isinstance(link, socket.socket)
+            ready = key.fileobj
+            assert isinstance(ready, socket.socket)
             with contextlib.suppress(BlockingIOError):
                 try:
-                    closed = not link.recv(64)
+                    closed = not ready.recv(64)
                 except ConnectionError:
                     closed = True
                 if closed:
-                    close(link, now)
+                    close(ready, now)
 
 
 def half_open(pid: int, port: int) -> int:

@@ -1,6 +1,6 @@
 """A member runs twice under one identity: seed by seed, every way to divide the others between the two."""
 
-from bftkit.sim.faults import Partition, Twin
+from bftkit.sim.faults import Fault, Partition, Twin
 from bftkit.sim.plan import Plan
 from bftkit.sim.scenarios import Setting
 
@@ -21,11 +21,10 @@ def plan(setting: Setting) -> Plan:
             left.append(name)
         if place != 0:
             right.append(name)
-    random = setting.random
     # Rounds in which the others are divided too, so that leaders fall and views change.
-    faults = [
-        Partition(at=at, ticks=400, sides=((others[0],), tuple(others[1:])))
-        for at in (500, 1500, 2300)
-        if random.shuffle(others) is None
-    ]
-    return setting.plan(group=group, faults=(Twin(at=0, who=member, left=tuple(left), right=tuple(right)), *faults))
+    faults: list[Fault] = [Twin(at=0, who=member, left=tuple(left), right=tuple(right))]
+    for at in (500, 1500, 2300):
+        alone = setting.random.choice(others)
+        rest_of_them = tuple(name for name in others if name != alone)
+        faults.append(Partition(at=at, ticks=400, sides=((alone,), rest_of_them)))
+    return setting.plan(group=group, faults=tuple(faults))
