@@ -147,6 +147,9 @@ class Actor:
         """Ask for nothing more; what is under way is waited for."""
         self._load.clear()
 
+    def retire(self) -> None:
+        """The world is healed. A correct client goes on until it has all its answers."""
+
     def _ask_more(self, number: int) -> None:
         load = self._load.get(number)
         if self.stopped or load is None:

@@ -102,7 +102,8 @@ class Execution:
     client: bytes
     operation: bytes
     time_ms: int
-    seed: bytes
+    batch: Digest
+    """Which the operation came in; with the place it decides `Context.seed`."""
 
 
 @attrs.frozen
@@ -252,6 +253,7 @@ class Recorder:
                 self.fail("agreement", f"place {place} is {known[0]} at {known[1]} and {execution} at {member}")
             return
         self.places[place] = (execution, member)
+        self.executed_up_to = max(self.executed_up_to, slot)
         name = (execution.client, execution.operation)
         allowed = self.submitted.get(name)
         if allowed is None:
@@ -304,7 +306,7 @@ class Watched:
             if context.time_ms < self.last_ms:
                 recorder.fail("agreed-time", f"{context.time_ms} ms after {self.last_ms} ms at {place} ({member})")
             self.last, self.last_ms = place, context.time_ms
-            execution = Execution(context.client, bytes(operation), context.time_ms, context.seed())
+            execution = Execution(context.client, bytes(operation), context.time_ms, context.batch)
             self.pending.append(partial(recorder.executed, member, *place, execution))
         try:
             result = self.inner.apply(operation, context)

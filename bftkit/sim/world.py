@@ -20,9 +20,11 @@ back and looks for one order of all operations that explains what the clients sa
 
 Where the parts live::
 
-    scheduler.py  time, chance, the journal      traffic.py   frames on their way, connections    links.py  the network
-    host.py       a member's process             controls.py  what can be done to a world         costs.py  what work costs
-    journal.py    everything that happened       keyring.py   signatures, each checked once       disk.py   what survives
+    scheduler.py  time, chance, the journal       journal.py      everything that happened, as one digest
+    traffic.py    frames on their way             links.py        the network
+    host.py       a member's process              interpreter.py  what it does with a round's effects
+    controls.py   what can be done to a world     disk.py         what survives a crash
+    costs.py      what work costs                 keyring.py      signatures, each checked once
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from __future__ import annotations
 import heapq
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 import attrs
 
@@ -46,6 +48,7 @@ from bftkit.crypto.keys import SigningKey
 from bftkit.service.keyvalue import KeyValueStore
 from bftkit.sim.actors import Actor, Latency
 from bftkit.sim.adversaries import Honest
+from bftkit.sim.bounds import Bounds, await_answers, healing_ticks
 from bftkit.sim.checkers import Recorder, Violation, Watched
 from bftkit.sim.controls import Controls
 from bftkit.sim.costs import Costs, Meter
@@ -54,15 +57,16 @@ from bftkit.sim.host import Event, Host
 from bftkit.sim.keyring import Notary
 from bftkit.sim.linearizability import check
 from bftkit.sim.links import Links, Network, WallClock
+from bftkit.sim.lying_clients import LyingClient, lying_client
 from bftkit.sim.register import Get, RegisterModel, RegisterOperation
 from bftkit.sim.scheduler import US
+from bftkit.sim.witness import Held, check_order, check_states, leaves_of
 from bftkit.sim.workloads import Closed, Open, WorkloadFactory, key_names
 
 __all__ = ["Network", "Violation", "World"]
 
 START_MS: Final = 1_700_000_000_000
-HEALING_TICKS: Final = 60_000
-"""So long may it take, at most, until everything is answered after everything was healed."""
+AnyActor = TypeVar("AnyActor", bound=Actor)
 
 
 class World(Controls):
@@ -115,6 +119,7 @@ class World(Controls):
         """What `load` asks for if it is not told; None: operations of the key-value store."""
         self.latencies: list[Latency] = []
         """Of every operation that was acknowledged, in that order."""
+        self.bounds = Bounds(self)
         self.inputs: list[Callable[[MemberId, Event], None]] = []
         """Called with everything that goes into a member's replica."""
         self.view_changes = 0
@@ -177,6 +182,10 @@ class World(Controls):
 
     def join(self, name: str) -> Actor:
         """One more client."""
+        return self.join_as(name, Actor)
+
+    def join_as(self, name: str, kind: type[AnyActor]) -> AnyActor:
+        """One more client, of this kind."""
         some = self.hosts[self.members[0]].settings
         limits = some.limits
         settings = ClientSettings(
@@ -190,12 +199,21 @@ class World(Controls):
             bundle_bytes_max=limits.bundle_bytes,
             session_window=limits.session_window,
         )
-        self.actors[name] = actor = Actor(self, name, settings)
+        actor = kind(self, name, settings)
+        self.actors[name] = actor
         self._by_public[actor.public] = actor
         for member in self.members:
             if self.hosts[member].up:
                 self.connect(actor, member)
         return actor
+
+    def join_liar(self, name: str, kind: str) -> LyingClient:
+        """One more client that lies, of a kind in `LYING_CLIENTS`. Raises `LookupError` if there is none."""
+        self.note(name, f"joins, and lies: {kind}")
+        liar = self.join_as(name, lying_client(kind))
+        if self.workload is not None:
+            liar.workload = self.workload(name)
+        return liar
 
     # ------------------------------------------------------------------------------------------ what a test says
 
@@ -248,17 +266,27 @@ class World(Controls):
                 self.now_us, _, action, given = pop(events)
                 action(*given)
                 if found:
-                    self.fail("; ".join(map(str, found[:3])), oracle=found[0].oracle)
+                    self._raise_findings()
         except Violation:
             raise
         except Exception as error:
             self.fail(f"unhandled {type(error).__name__}: {error}", error)
+
+    def _raise_findings(self) -> None:
+        found = self.recorder.violations
+        if found:
+            self.fail("; ".join(map(str, found[:3])), oracle=found[0].oracle)
 
     def replica(self, member: MemberId) -> Replica:
         """The replica of a member that is up."""
         replica = self.hosts[member].replica
         assert replica is not None, f"{member} is down"
         return replica
+
+    @property
+    def latencies_us(self) -> list[int]:
+        """Of every operation that was acknowledged, in microseconds."""
+        return [latency.us for latency in self.latencies]
 
     @property
     def outstanding(self) -> int:
@@ -270,10 +298,15 @@ class World(Controls):
         """The members that neither lie nor are broken on purpose."""
         return tuple(member for member in self.members if member not in self.recorder.exempt)
 
-    def finish(self, *, without: Sequence[MemberId] = (), max_ticks: int = HEALING_TICKS) -> None:
-        """Heal, bring everybody back but `without`, wait for all answers, read everything back, check all."""
+    def finish(self, *, without: Sequence[MemberId] = (), max_ticks: int | None = None, calm: bool = True) -> None:
+        """Heal, bring everybody back but `without`, wait for all answers, read everything back, check all.
+
+        No operation may wait for more than `max_ticks` then; by default, ten view timeouts (see `bftkit.sim.bounds`).
+        Unless it is to be `calm`, the links stay as bad as they were.
+        """
         self.heal()
-        self.links.network = Network()
+        if calm:
+            self.links.network = Network()
         for member, host in self.hosts.items():
             host.disk.mend()
             if host.clock.factor_ppm != 1_000_000:
@@ -281,17 +314,36 @@ class World(Controls):
             self.resume(member)
             if not host.up and member not in without:
                 self.restart(member)
-        self.run_until(lambda: self.outstanding == 0, max_ticks, "every client has its answers")
+        for actor in self.actors.values():
+            actor.retire()
+        limit = max_ticks or healing_ticks(self)
+        await_answers(self, limit, "every client has its answers")
         reader = self.join("reader")
         for key in sorted(self.keys):
             reader.ask(Get(key))
             reader.read(key)
-        self.run_until(lambda: self.outstanding == 0, max_ticks, "the last reads are answered")
+        await_answers(self, limit, "the last reads are answered")
         live = [member for member in self.correct if member not in without and self.hosts[member].halted is None]
         self.run_until(
-            lambda: len({self.replica(member).applied for member in live}) == 1, max_ticks, "all members are up to date"
+            lambda: len({self.replica(member).applied for member in live}) == 1, limit, "all members are up to date"
         )
         self.check_history()
+        for member in live:
+            self.bounds.check(self.hosts[member])
+        self.check_order(live)
+        self._raise_findings()
+
+    def check_order(self, live: Sequence[MemberId]) -> None:
+        """The agreed order must explain every result, every strong read and these members' states."""
+        held: list[Held] = []
+        for member in live:
+            replica = self.replica(member)
+            held.append(Held(member, replica.applied, leaves_of(replica.state.application.snapshot())))
+            for stable in replica.checkpoints.kept:
+                leaves = leaves_of(stable.view.application)
+                held.append(Held(member, stable.slot, leaves, "its stable checkpoint", live=False))
+        check_order(self.recorder, lambda: self._application(self.members[0]), self._template.group, held)
+        check_states(self.recorder, {member: self.replica(member).state for member in live})
 
     def check_history(self) -> None:
         """One order of all operations must explain everything that clients saw so far."""
@@ -331,12 +383,10 @@ class World(Controls):
         """After each round of a member: what it keeps stays within bounds (oracle B)."""
         replica = host.replica
         assert replica is not None
-        settings = host.settings
         view = replica.machine.view
         if view > self.view_changes and host.me not in self.recorder.exempt:
             self.view_changes = view
-        if len(replica.history) > 3 * settings.window + 2 * settings.checkpoint_interval + 256:
-            self.recorder.fail("bounded", f"{host.me} keeps {len(replica.history)} slots")
+        self.bounds.look(host)
 
     def fail(self, text: str, cause: BaseException | None = None, *, oracle: str = "exception") -> NoReturn:
         """Raise a `Violation` that says what, where and how to see it again."""
