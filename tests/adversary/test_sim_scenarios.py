@@ -1,0 +1,55 @@
+"""Every shipped scenario holds under every protocol that claims to survive it, and really injects what it names.
+
+Two seeds of each; more of them: ``python simulations/coverage.py`` and ``bftkit sweep NAME``.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from bftkit.core.plugin import load_protocol
+from bftkit.sim.campaign import examine
+from bftkit.sim.scenarios import Scenario, load_scenario, scenario_names
+
+PROTOCOLS = ("pbft", "coordinator")
+APART = ("mixed",)  # tests/adversary/test_world_mixed.py
+
+CASES = [
+    (name, protocol)
+    for name in scenario_names()
+    if name not in APART
+    for protocol in PROTOCOLS
+    if load_scenario(name).suits(protocol)
+]
+
+
+@pytest.mark.parametrize(("name", "protocol"), CASES)
+def test_a_shipped_scenario_holds_and_does_what_it_says(name: str, protocol: str) -> None:
+    scenario = load_scenario(name)
+    missing = set(scenario.lines(load_protocol(protocol).record))
+    for seed in range(2):
+        result = examine(scenario, scenario.plan(protocol, seed))
+        assert result.ok, result.report
+        missing -= {line for line, times in result.injected.items() if times}
+    assert not missing, "lines of docs/FAULTS.md that did not happen"
+
+
+@pytest.mark.parametrize("name", scenario_names())
+def test_a_scenario_says_what_it_is_about(name: str) -> None:
+    scenario: Scenario = load_scenario(name)
+    assert scenario.text.endswith(".")
+    assert any(scenario.suits(protocol) for protocol in PROTOCOLS)
+    assert (scenario.measure is None) == (scenario.figure == "")
+    assert scenario.measure is None or (scenario.at_least is None) != (scenario.at_most is None)
+    lines = scenario.lines(load_protocol("pbft").record)
+    assert bool(lines) != name.startswith("trap-")
+
+
+@pytest.mark.parametrize("name", [name for name in scenario_names() if name not in APART])
+def test_a_plan_is_decided_by_its_seed_and_valid_without_any_of_its_faults(name: str) -> None:
+    scenario = load_scenario(name)
+    for protocol in PROTOCOLS:
+        if scenario.suits(protocol):
+            plan = scenario.plan(protocol, 3)
+            assert plan == scenario.plan(protocol, 3)
+            plan.check()
