@@ -403,6 +403,9 @@ def _alike(field: Field, name: str, other: Field, other_name: str) -> bool:
             return isinstance(other, Struct) and other.cls is field.cls
         case Raw():
             return other == field
+        case Blob():
+            # Bytes of one name may hold very different things; those of one length at most are the same field.
+            return other == field and name == other_name
         case _:
             return name == other_name and type(other) is type(field)
 
