@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast
 
 from cyclopts import Parameter
-from rich.table import Table
 
 from bftkit.cli.app import CommandFailed, ExitCode, output
 from bftkit.core.plugin import BrokenProtocol, UnknownProtocol, load_protocol
 from bftkit.service.loading import ServiceError
-from bftkit.sim.campaign import CampaignError, ResumeError, check_fit, examine, replay_line
+from bftkit.sim.examining import CampaignError, check_fit, examine, replay_line
+from bftkit.sim.outcomes import ResumeError
 from bftkit.sim.plan import KEY_VALUE, Plan, PlanError, plan_data, plan_from_data
 from bftkit.sim.running import Result, run_world
 from bftkit.sim.scenarios import UnknownScenario, load_scenario, scenario_names
@@ -86,18 +87,18 @@ def _list(protocol: str) -> ExitCode:
     out = output()
     with explained():
         record = load_protocol(protocol).record
-        table = Table(box=None, pad_edge=False, show_edge=False)
-        for column in ("scenario", "lines", "what it is about"):
-            table.add_column(column, overflow="fold")
         for name in scenario_names():
             found = load_scenario(name)
             lines = tuple(sorted(found.lines(record)))
             suits = found.suits(protocol)
             out.event("scenario", name=name, text=found.text, lines=lines, needs=found.needs, suits=suits)
             text = found.text if suits else f"{found.text} (not for {protocol})"
-            table.add_row(name, ", ".join(map(str, lines)), text)
-        out.show(table)
-        out.plain("\nlines: of docs/FAULTS.md. One seed: bftkit simulate mixed --seed 7; many: bftkit sweep mixed")
+            numbers = f" [{', '.join(map(str, lines))}]" if lines else ""
+            out.plain(f"{name:<26}{text}{numbers}")
+        out.plain(
+            "\nIn brackets: the lines of docs/FAULTS.md. One seed: bftkit simulate mixed --seed 7; "
+            "many: bftkit sweep mixed"
+        )
     return ExitCode.OK
 
 
@@ -179,6 +180,8 @@ def usage(text: str) -> NoReturn:
 @contextmanager
 def explained() -> Generator[None]:
     """Within, what the simulator refuses to run becomes a line about the usage."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # what lies beside where the command is run is found, as with `python -m`
     try:
         yield
     except (UnknownScenario, CampaignError, ResumeError, PlanError, BrokenProtocol, UnknownProtocol) as error:

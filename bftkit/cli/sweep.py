@@ -14,8 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 from bftkit.cli.app import ExitCode, output
 from bftkit.cli.simulate import explained, usage
-from bftkit.sim.campaign import SECONDS_PER_SEED, Campaign, check_fit, replay_line, seeds_in
+from bftkit.sim.campaign import SECONDS_PER_SEED, Campaign, seeds_in
 from bftkit.sim.campaign import sweep as run_campaign
+from bftkit.sim.examining import check_fit, replay_line
 from bftkit.sim.outcomes import Outcome
 from bftkit.sim.plan import KEY_VALUE
 

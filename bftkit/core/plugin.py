@@ -1,17 +1,21 @@
 """The shelf: protocols are found by name through the entry-point group ``bftkit.protocols``.
 
-Nothing imports a protocol. A third party's algorithm is a package with an entry point and not a patch.
+Nothing imports a protocol. A third party's algorithm is a package with an entry point and not a patch. While it is
+being written it needs no package yet: ``module:ATTRIBUTE`` names a `Plugin` directly, for simulations. (A group's
+genesis holds the name that the record says, so members find it on the shelf only.)
 """
 
 from __future__ import annotations
 
+import re
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 from bftkit.core.ordering import Plugin
 
 GROUP: Final = "bftkit.protocols"
+_DIRECT: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 class BrokenProtocol(Exception):
@@ -30,7 +34,8 @@ def protocol_names() -> tuple[str, ...]:
 @cache
 def load_protocol(name: str) -> Plugin:
     """The protocol of this name. Raises `UnknownProtocol`; `BrokenProtocol`; `TypeError` if it is no `Plugin`."""
-    for entry in entry_points(group=GROUP):
+    direct = [EntryPoint(name, name, GROUP)] if _DIRECT.fullmatch(name) else []
+    for entry in (*direct, *entry_points(group=GROUP)):
         if entry.name == name:
             try:
                 plugin = entry.load()

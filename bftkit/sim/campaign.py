@@ -28,20 +28,24 @@ import attrs
 
 from bftkit.core.plugin import load_protocol
 from bftkit.sim.crew import Crew, Lost, TooLong, cores, limited
+from bftkit.sim.examining import (
+    CampaignError,
+    ProtocolLike,
+    ServiceLike,
+    check_fit,
+    examined,
+    protocol_name,
+    service_name,
+)
 from bftkit.sim.outcomes import Header, Outcome, ResultsFile, ResumeError, code_identity, outcome_of
-from bftkit.sim.plan import KEY_VALUE, Plan
-from bftkit.sim.running import Result, run
-from bftkit.sim.scenarios import Scenario, load_scenario
-from bftkit.sim.workloads import application_of, workload_of
+from bftkit.sim.plan import KEY_VALUE
+from bftkit.sim.scenarios import load_scenario
 
 __all__ = [
     "Campaign",
     "CampaignError",
     "Outcome",
     "ResumeError",
-    "check_fit",
-    "examine",
-    "replay_line",
     "seeds_in",
     "sweep",
 ]
@@ -53,10 +57,6 @@ RARE_FROM: Final = 100
 NEVER_FROM: Final = 20
 """With so many seeds, a line must have happened in one of them at least."""
 SEEDS_MAX: Final = 100_000_000
-
-
-class CampaignError(ValueError):
-    """What was asked for makes no campaign. The text says why."""
 
 
 # ------------------------------------------------------------------------------------------------ one seed
@@ -71,38 +71,11 @@ class _Task:
     seconds: float
 
 
-def examine(scenario: Scenario, plan: Plan) -> Result:
-    """Run a plan as its scenario wants it: the figures are judged too, by those of its baseline if it has one.
-
-    A figure that is missed is a violation of the oracle ``figure``. Raises `PlanError`.
-    """
-    return _examined(scenario, plan)[0]
-
-
-def _examined(scenario: Scenario, plan: Plan) -> tuple[Result, float | None, Result | None]:
-    """The result, what was measured, and the baseline's result."""
-    result = run(plan)
-    if not result.ok or (scenario.judge is None and scenario.measure is None):
-        return result, None, None
-    baseline = run(scenario.baseline(plan)) if scenario.baseline is not None else None
-    if baseline is not None and not baseline.ok:
-        text = f"without the faults: {baseline.violation}"
-        return attrs.evolve(result, oracle=baseline.oracle, violation=text, report=baseline.report), None, baseline
-    compared = baseline if baseline is not None else result
-    figure = scenario.measure(result, compared) if scenario.measure is not None else None
-    verdict = scenario.judge(result, compared) if scenario.judge is not None else None
-    if verdict:
-        again = replay_line(plan.scenario, plan.protocol, plan.seed, plan.service)
-        report = f"{verdict}\n\nseed {plan.seed}, {plan.protocol}; again: {again}"
-        result = attrs.evolve(result, oracle="figure", violation=verdict, report=report)
-    return result, figure, baseline
-
-
 def _run_seed(task: _Task) -> Outcome:
     try:
         with limited(task.seconds):
             scenario = load_scenario(task.scenario)
-            result, figure, baseline = _examined(scenario, scenario.plan(task.protocol, task.seed, task.service))
+            result, figure, baseline = examined(scenario, scenario.plan(task.protocol, task.seed, task.service))
             return outcome_of(result, figure, baseline)
     except TooLong as error:
         return Outcome(seed=task.seed, oracle="progress", violation=f"the run did not end within {error}")
@@ -116,12 +89,6 @@ def _raised(task: _Task, error: BaseException) -> Outcome:
     text = " ".join(f"{type(error).__name__}: {error}".split())
     report = "".join(traceback.format_exception(error))
     return Outcome(seed=task.seed, oracle="exception", violation=f"unhandled {text}", report=report)
-
-
-def replay_line(scenario: str, protocol: str, seed: int, service: str = KEY_VALUE) -> str:
-    """The command that runs this seed again."""
-    line = f"bftkit replay --seed {seed} --scenario {scenario} --protocol {protocol}"
-    return line if service == KEY_VALUE else f"{line} --service {service}"
 
 
 # ------------------------------------------------------------------------------------------------ many seeds
@@ -246,10 +213,10 @@ class Campaign:
 
 def sweep(
     scenario: str,
-    protocol: str = "pbft",
+    protocol: ProtocolLike = "pbft",
     seeds: Iterable[int] = range(100),
     *,
-    service: str = KEY_VALUE,
+    service: ServiceLike = KEY_VALUE,
     executor: Executor | None = None,
     jobs: int | None = None,
     resume: Path | None = None,
@@ -269,6 +236,7 @@ def sweep(
     Raises `UnknownScenario`, `UnknownProtocol`, `ServiceError`, `ResumeError` and `CampaignError`.
     """
     wanted = sorted(set(seeds))
+    protocol, service = protocol_name(protocol), service_name(service)
     found = check_fit(scenario, protocol, service)
     if not wanted:
         raise CampaignError("no seeds")
@@ -325,21 +293,6 @@ def sweep(
         requested=len(wanted),
         seconds=perf_counter() - began,
     )
-
-
-def check_fit(scenario: str, protocol: str, service: str = KEY_VALUE) -> Scenario:
-    """The scenario, if it can be run under this protocol and with this service.
-
-    Raises `UnknownScenario`, `UnknownProtocol`, `ServiceError` and `CampaignError`.
-    """
-    found = load_scenario(scenario)
-    record = load_protocol(protocol).record
-    if not found.suits(protocol):
-        missing = ", ".join(name for name in found.needs if name not in record.survives)
-        raise CampaignError(f"{scenario} is about faults that {protocol} does not claim to survive: {missing}")
-    application_of(service)
-    workload_of(service)
-    return found
 
 
 def seeds_in(text: str) -> tuple[int, ...]:

@@ -184,7 +184,8 @@ class ResultsFile:
 def code_identity(protocol: str, *modules: str) -> str:
     """A digest of the source of bftkit, of the protocol's package, and of these modules (those that have a file)."""
     load_protocol(protocol)
-    places = [entry.module for entry in entry_points(group=GROUP) if entry.name == protocol][:1]
+    module, colon, _ = protocol.partition(":")
+    places = [module] if colon else [entry.module for entry in entry_points(group=GROUP) if entry.name == protocol][:1]
     files = {("bftkit", path.relative_to(_root()).as_posix()): path for path in _root().rglob("*.py")}
     for place in places:
         for path in _files(place, whole=True):
