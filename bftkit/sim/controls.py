@@ -7,16 +7,19 @@ where the fault really bites: when a frame is lost at a cut, not when the cut is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
+from bftkit.channel import frames
 from bftkit.channel.interface import ReplicaSettings
 from bftkit.core.machine import MemberId
+from bftkit.core.wire import WireError
 from bftkit.sim.adversaries import Honest
 from bftkit.sim.checkers import Recorder
 from bftkit.sim.disk import Disk
 from bftkit.sim.host import Host
 from bftkit.sim.interpreter import HUB
 from bftkit.sim.links import ONE_WAY as ONE_WAY_LINE
-from bftkit.sim.links import PARTITION, Handle, Network, Slow
+from bftkit.sim.links import PARTITION, TICK_US, Handle, Hold, Network, Slow
 from bftkit.sim.traffic import Traffic, TwinOf
 from bftkit.storage.memory_files import PowerCut
 
@@ -31,6 +34,7 @@ class Controls(Traffic):
     """The part of a `World` that a test, or a fault of a plan, turns."""
 
     recorder: Recorder
+    _template: ReplicaSettings
 
     def _start(self, host: Host) -> None:
         raise NotImplementedError
@@ -181,6 +185,25 @@ class Controls(Traffic):
         self.note(sender, f"frames take {ticks} ticks longer")
         return self.links.slow_down(Slow(sender, ticks, applies))
 
+    def hold(self, kind: str, ticks: int, spared: Iterable[str] = ()) -> Handle:
+        """Frames with a message of this class come so many ticks later, or are lost if it is 0.
+
+        Frames for the spared members come in time. Raises ValueError if neither the protocol nor the channel has
+        such a message.
+        """
+        tests = [
+            partial(_holds, head, tag)
+            for head, codec in ((frames.PROTOCOL, self._template.plugin.codec), (frames.CONTROL, frames.CONTROL_CODEC))
+            for tag, message in codec.messages.items()
+            if message.__name__ == kind
+        ]
+        if not tests:
+            raise ValueError(f"neither {self._template.plugin.record.name} nor the channel has a message {kind}")
+        self.note("", f"{kind} {f'comes {ticks} ticks late' if ticks else 'is lost'}, spared: {sorted(spared)}")
+        return self.links.hold(
+            Hold(lambda frame: any(test(frame) for test in tests), ticks * TICK_US, frozenset(spared))
+        )
+
     def weather(self, network: Network) -> Handle:
         """The links do this until it ends."""
         self.note("", f"weather {network}")
@@ -265,3 +288,15 @@ class Controls(Traffic):
         if self.hosts[member].up:
             for actor in self.actors.values():
                 self.connect(actor, member)
+
+
+def _holds(head: int, tag: int, frame: bytes) -> bool:
+    """Whether the frame carries the message with this tag."""
+    if frame[:1] != bytes((head,)):
+        return False
+    if head == frames.CONTROL:
+        return frame[1] == tag
+    try:
+        return frames.unpack_protocol(frame)[1][:1] == bytes((tag,))
+    except WireError:
+        return False

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 import attrs
@@ -101,18 +102,26 @@ class Crash(_OneMember):
 
 @attrs.frozen(kw_only=True)
 class PowerCut(Fault):
-    """All members lose power at once."""
+    """All members lose power at once. The `absent` one stays away for longer than the others."""
 
     lines: ClassVar[tuple[int, ...]] = (12, 13)
     ticks: int
+    absent: str = ""
+    absent_ticks: int = 0
 
     def inject(self, world: World) -> None:
+        absent = chosen(world, self.absent) if self.absent else None
         world.power_cut()
         for member in world.members:
-            world.after(self.ticks, lambda member=member: _back(world, member))  # type: ignore[misc]
+            ticks = max(self.ticks, self.absent_ticks) if member == absent else self.ticks
+            world.after(ticks, partial(_back, world, member))
+
+    def named(self) -> tuple[str, ...]:
+        return (self.absent,) if self.absent else ()
 
     def tell(self) -> str:
-        return f"all members lose power and are back after {self.ticks} ms"
+        away = f", {self.absent} after {max(self.ticks, self.absent_ticks)} ms" if self.absent else ""
+        return f"all members lose power and are back after {self.ticks} ms{away}"
 
 
 @attrs.frozen(kw_only=True)
@@ -428,6 +437,34 @@ class SlowLink(_OneMember):
         return f"the links of {self.who} carry {self.bits_per_second} bit/s, for {self.ticks} ms"
 
 
+@attrs.frozen(kw_only=True)
+class HoldKind(Fault):
+    """Frames of one kind do not arrive in time: they take `by` ms longer, or are lost if it is 0.
+
+    So a vote reaches only some, a new view comes late, or a checkpoint is known to few: what chance alone hardly
+    ever does to the right frame.
+    """
+
+    ticks: int
+    kind: str
+    """The class name of a message of the protocol or of the channel: `NewView`, `CheckpointVote`."""
+    by: int = 0
+    spared: tuple[str, ...] = ()
+    """Members that get these frames in time."""
+
+    def inject(self, world: World) -> None:
+        handle = world.hold(self.kind, self.by, self.spared)
+        world.after(self.ticks, handle.end)
+
+    def named(self) -> tuple[str, ...]:
+        return self.spared
+
+    def tell(self) -> str:
+        what = f"come {self.by} ms late" if self.by else "are lost"
+        but = f", but not those for {', '.join(self.spared)}" if self.spared else ""
+        return f"for {self.ticks} ms all {self.kind} messages {what}{but}"
+
+
 # ------------------------------------------------------------------------------------------------ clocks
 
 
@@ -570,6 +607,7 @@ FAULTS: Final[Mapping[str, type[Fault]]] = {
     "one-way": OneWay,
     "weather": Weather,
     "slow-link": SlowLink,
+    "hold-kind": HoldKind,
     "clock-jump": ClockJump,
     "clock-rate": ClockRate,
     "lie": Lie,

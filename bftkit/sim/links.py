@@ -72,6 +72,16 @@ class Slow:
     applies: Callable[[bytes], bool]
 
 
+@attrs.frozen(eq=False)
+class Hold:
+    """Frames that fit come later, or are lost; but not those for parties that are spared."""
+
+    applies: Callable[[bytes], bool]
+    us: int
+    """How much later; 0: they are lost."""
+    spared: frozenset[Party]
+
+
 @attrs.define(eq=False)
 class Line:
     """One direction of a party's thin line: frames leave one after the other, and wait for each other."""
@@ -117,6 +127,7 @@ class Links:
         self._bits = random.getrandbits
         self._cuts: dict[tuple[Party, Party], list[_Cut]] = {}
         self._slow: list[Slow] = []
+        self._holds: list[Hold] = []
         self._thin: dict[Party, list[tuple[Line, Line]]] = {}
         self._weathers: list[Network] = []
         self._straggler: dict[tuple[Party, Party], int] = {}
@@ -160,6 +171,7 @@ class Links:
         self.plain = not (
             self._cuts
             or self._slow
+            or self._holds
             or self._thin
             or self._straggler
             or network.loss
@@ -184,7 +196,11 @@ class Links:
             if network.loss >= 0.25:
                 injected[LOSS] += 1
             return []
-        delays = [self.delay_us + (bits(_DELAY_BITS) * self.span_us >> _DELAY_BITS)]
+        held = self._held(receiver, frame) if self._holds else 0
+        if held is None:
+            self.lost += 1
+            return []
+        delays = [held + self.delay_us + (bits(_DELAY_BITS) * self.span_us >> _DELAY_BITS)]
         if network.duplication and self.random.random() < network.duplication:
             delays.append(self.delay_us + (bits(_DELAY_BITS) * self.span_us >> _DELAY_BITS))
             if network.duplication >= 0.4:
@@ -198,6 +214,16 @@ class Links:
         if self._thin and (sender in self._thin or receiver in self._thin):
             return [at for delay in delays for at in self._squeezed(sender, receiver, len(frame), delay, now_us)]
         return delays
+
+    def _held(self, receiver: Party, frame: bytes) -> int | None:
+        """How many µs later the frame comes; None if it is lost."""
+        held = 0
+        for hold in self._holds:
+            if receiver not in hold.spared and hold.applies(frame):
+                if not hold.us:
+                    return None
+                held = max(held, hold.us)
+        return held
 
     def _straggle(self, sender: Party, receiver: Party, delay: int, now_us: int) -> int:
         pair = (sender, receiver)
@@ -293,6 +319,17 @@ class Links:
 
         return Handle(end)
 
+    def hold(self, hold: Hold) -> Handle:
+        """Frames that fit come later, or are lost."""
+        self._holds.append(hold)
+        self._mark()
+
+        def end() -> None:
+            self._holds[:] = [other for other in self._holds if other is not hold]
+            self._mark()
+
+        return Handle(end)
+
     def limit(self, party: Party, bits_per_second: int, queue_bytes: int) -> Handle:
         """All that the party says, and all that it is told, goes through a line of so many bits a second each way."""
         if bits_per_second <= 0:
@@ -315,6 +352,7 @@ class Links:
         """All links are whole again, and nobody is slow or behind a thin line. The weather stays."""
         self._cuts.clear()
         self._slow.clear()
+        self._holds.clear()
         self._thin.clear()
         self._mark()
 

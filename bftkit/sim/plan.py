@@ -90,8 +90,12 @@ class Plan:
     """Slots between checkpoints; small, so that short runs see some."""
     window: int = 32
     segment_bytes: int = 1 << 20
+    batch_requests: int = 1024
+    """A batch is closed at so many operations; few of them give many slots."""
     ticks: int = 3000
     """How long load and faults last. Then everything heals and must end well."""
+    calm: bool = True
+    """Whether the network is good in the end; else it stays as `network` says, and all must end well all the same."""
     faults: tuple[Fault, ...] = ()
 
     def check(self) -> None:

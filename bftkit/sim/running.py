@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from bftkit.channel.interface import Limits
 from bftkit.sim.checkers import Violation
-from bftkit.sim.plan import Plan
+from bftkit.sim.costs import Costs
+from bftkit.sim.plan import KEY_VALUE, Plan
+from bftkit.sim.workloads import application_of, workload_of
 from bftkit.sim.world import World
 
 if TYPE_CHECKING:
@@ -97,10 +100,15 @@ def build(
         interval=plan.interval,
         window=plan.window,
         segment_bytes=plan.segment_bytes,
-        application=application,
+        limits=Limits(batch_requests=plan.batch_requests),
+        keys=plan.keys,
+        costs=Costs.measured() if plan.costs else None,
+        application=application or application_of(plan.service),
         trace=trace,
         rerun=f"bftkit replay --seed {plan.seed} --scenario {plan.scenario} --protocol {plan.protocol}",
     )
+    if plan.service != KEY_VALUE:
+        world.workload = workload_of(plan.service)
     for burst in range(load.bursts):
         share = load.operations * (burst + 1) // load.bursts - load.operations * burst // load.bursts
         if share:
@@ -133,7 +141,7 @@ def run_world(
     try:
         world.run(plan.ticks)
         executed = _executed(world)
-        world.finish()
+        world.finish(calm=plan.calm)
     except Violation as error:
         oracle, violation, report = error.oracle, error.short, str(error)
     latencies = sorted(world.latencies_us)
@@ -169,7 +177,7 @@ def _more(world: World, plan: Plan, share: int) -> Callable[[], None]:
     load = plan.load
 
     def ask() -> None:
-        world.load(share, load.keys, poison=load.poison, pipeline=load.pipeline)
+        world.load(share, load.keys, poison=load.poison, pipeline=load.pipeline, per_second=load.per_second)
 
     return ask
 

@@ -83,6 +83,11 @@ class Setting:
         """What the protocol says of itself."""
         return load_protocol(self.protocol).record
 
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """The names of the protocol's messages."""
+        return tuple(message.__name__ for message in load_protocol(self.protocol).codec.messages.values())
+
     def survives(self, *names: str) -> bool:
         """Whether the protocol claims to survive all of these faults."""
         return all(name in self.record.survives for name in names)

@@ -1,11 +1,14 @@
 """Everything at once: liars, crashes, bad disks, partitions, wrong clocks and lying clients, drawn by the seed.
 
-What goes wrong is what the protocol claims to survive, and no more of it at a time than f and c allow. Each run meets
-a few faults that belong together rarely, so that in ten thousand runs most pairs and triples of faults meet.
+What goes wrong is what the protocol claims to survive, and no more of it at a time than f and c allow. Half of the
+faults come close together, within a view timeout or so: one alone is survived by any protocol, and what breaks one is
+the second that comes before the first is over. Small batches, small windows and short timeouts make slots, checkpoints
+and views plentiful.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 from typing import Final
 
@@ -47,6 +50,19 @@ LIES: Final = (
 )
 
 
+LYING_CLIENTS: Final = (
+    "double-number",
+    "double-number",
+    "half-authentic",
+    "flood",
+    "flood",
+    "garbage",
+    "replay",
+    "mute",
+)
+"""Names of `bftkit.sim.lying_clients`."""
+
+
 def lines(record: ProtocolRecord) -> tuple[int, ...]:
     """What a campaign over this scenario must really inject."""
     return tuple(sorted((*NETWORK, *DISKS, *CLIENTS, *(BYZANTINE if "liar" in record.survives else ()))))
@@ -56,25 +72,28 @@ def plan(setting: Setting) -> Plan:
     random = setting.random
     group = _group(setting)
     interval = random.choice((2, 4, 8))
-    ticks = random.choice((1500, 3000, 6000))
+    ticks = random.choice((1500, 3000, 5000))
     faults: list[Fault] = []
     names = list(group.names)
     random.shuffle(names)
-    faulty = random.randint(0, group.f) if random.random() < 0.7 else 0
+    faulty = random.randint(1, group.f) if group.f and random.random() < 0.6 else 0
     broken, rest = names[:faulty], names[faulty:]
     for member in broken:
         faults += _broken_member(random, member, group, ticks)
     able = [name for name in rest if name != "m0" or setting.survives("leader-crash")]
     for member in able[: group.f + group.c - faulty]:
         if random.random() < 0.25:
-            faults.append(fault.Wipe(at=random.randint(0, ticks), who=member, ticks=random.randint(1, 800)))
-    for _ in range(random.randint(1, 7)):
-        faults += _trouble(random, group, ticks)
+            faults += _forgetful_member(random, member, random.randint(0, ticks))
+    moment = random.randint(0, ticks)
+    for _ in range(random.randint(2, 7)):
+        at = min(ticks, moment + random.randint(0, 600)) if random.random() < 0.5 else random.randint(0, ticks)
+        faults += _trouble(random, setting, group, at)
     if random.random() < 0.3:
         faults.append(fault.ClientDies(at=random.randint(0, ticks), name="c0"))
     if random.random() < 0.4:
-        kind = random.choice(("double-number", "half-authentic", "flood", "garbage", "replay", "mute"))
+        kind = random.choice(LYING_CLIENTS)
         faults.append(fault.LyingClient(at=random.randint(0, ticks // 2), name="liar0", kind=kind))
+    timeouts = {"view_timeout": random.choice((150, 300, 1000))} if "view_timeout" in setting.record.parameters else {}
     return setting.plan(
         group=group,
         network=_network(random),
@@ -82,13 +101,16 @@ def plan(setting: Setting) -> Plan:
             clients=random.randint(1, 5),
             operations=420,
             bursts=random.choice((4, 8, 16)),
-            keys=random.randint(1, 6),
+            keys=random.randint(1, 4),
             pipeline=random.choice((1, 4, 8, 16)),
         ),
+        parameters=timeouts,
         interval=interval,
         window=2 * interval * random.choice((1, 2)),
         segment_bytes=random.choice((4 << 10, 1 << 20)),
+        batch_requests=random.choice((2, 8, 1024)),
         ticks=ticks,
+        calm=random.random() < 0.9,
         faults=tuple(sorted(faults, key=lambda one: one.at)),
     )
 
@@ -96,7 +118,7 @@ def plan(setting: Setting) -> Plan:
 def _group(setting: Setting) -> Group:
     sizes: tuple[tuple[int, int, int], ...]
     if setting.record.byzantine:
-        sizes = ((4, 1, 0),) * 6 + ((6, 1, 1), (7, 2, 0), (5, 1, 0), (3, 0, 1), (1, 0, 0))
+        sizes = ((4, 1, 0),) * 10 + ((3, 0, 1),) * 3 + ((6, 1, 1),) * 3 + ((7, 2, 0), (5, 1, 0), (1, 0, 0))
     else:
         sizes = ((3, 0, 1),) * 4 + ((5, 0, 2), (4, 0, 1), (2, 0, 0), (1, 0, 0))
     members, f, c = setting.random.choice(sizes)
@@ -116,17 +138,17 @@ def _broken_member(random: Random, member: str, group: Group, ticks: int) -> lis
     """A member that counts as Byzantine: it lies, runs twice, or has a disk that cannot be trusted."""
     at = random.choice((0, 0, random.randint(0, ticks)))
     draw = random.random()
-    if draw < 0.10:
+    if draw < 0.14:
         others = [name for name in group.names if name != member]
         random.shuffle(others)
         cut = random.randint(1, len(others) - 1)
         both = others[: random.randint(0, 1)]
         return [fault.Twin(at=at, who=member, left=tuple(others[:cut]), right=(*others[cut:], *both))]
-    if draw < 0.16:
-        return [fault.Rollback(at=at, who=member, ticks=random.randint(100, ticks))]
     if draw < 0.22:
+        return [fault.Rollback(at=at, who=member, ticks=random.randint(100, ticks))]
+    if draw < 0.30:
         return [fault.LyingDisk(at=at, who=member, ticks=random.randint(100, ticks))]
-    if draw < 0.28:
+    if draw < 0.38:
         return [fault.FlipBit(at=random.randint(200, ticks), who=member, place=random.getrandbits(40), ticks=300)]
     kind = random.choice(LIES)
     options: dict[str, bool | int | str] = {}
@@ -137,56 +159,83 @@ def _broken_member(random: Random, member: str, group: Group, ticks: int) -> lis
     return [fault.Lie(at=at, who=member, kind=kind, options=options)]
 
 
-def _trouble(random: Random, group: Group, ticks: int) -> list[Fault]:
-    at = random.randint(0, ticks)
-    long = random.choice((50, 300, 1000, 3000))
-    lasting = random.randint(1, long)
+def _forgetful_member(random: Random, member: str, at: int) -> list[Fault]:
+    """A member that loses its disk, and perhaps starts once more: it must not take its memory for whole then."""
+    wipe = fault.Wipe(at=at, who=member, ticks=random.randint(1, 800))
+    if random.random() < 0.5:
+        return [wipe]
+    return [wipe, fault.Crash(at=at + 1000 + random.randint(0, 500), who=member, ticks=200)]
+
+
+def _trouble(random: Random, setting: Setting, group: Group, at: int) -> list[Fault]:
+    lasting = random.randint(1, random.choice((50, 300, 1000, 3000)))
     who = random.choice((LEADER, LEADER, FOLLOWER, *group.names))
-    draw = random.random()
-    if draw < 0.18:
-        return [fault.Crash(at=at, who=who, ticks=lasting, power=random.random() < 0.7)]
-    if draw < 0.22:
-        # the next leader falls as well
-        return [fault.Crash(at=at + step * 400, who=LEADER, ticks=lasting) for step in range(random.randint(2, 4))]
-    if draw < 0.30:
-        return [fault.PowerCut(at=at, ticks=random.randint(1, 300))]
-    if draw < 0.38:
-        return [fault.CutAtDisk(at=at, who=who, operation=random.randint(1, 20), ticks=random.randint(50, 800))]
-    if draw < 0.50:
-        names = [*group.names, *(f"c{index}" for index in range(3) if random.random() < 0.3)]
-        random.shuffle(names)
-        cut = random.randint(0, len(names))
-        return [fault.Partition(at=at, ticks=lasting, sides=(tuple(names[:cut]), tuple(names[cut:])))]
-    if draw < 0.60:
-        others = [name for name in group.names if name != who]
-        other = random.choice(others) if others else who
-        one_way = fault.OneWay(at=at, ticks=lasting, sender=who, receiver=other)
-        if random.random() < 0.5:
-            return [one_way]
-        back = fault.OneWay(at=at, ticks=lasting, sender=other, receiver=who)
-        return [one_way, back]  # these two need a third to reach each other: a bridge
-    if draw < 0.66:
-        return [fault.Pause(at=at, who=who, ticks=lasting)]
-    if draw < 0.72:
-        far = random.choice((100, 60_000, 2_592_000_000))
-        return [fault.ClockJump(at=at, who=who, ms=random.choice((-far, far)))]
-    if draw < 0.75:
-        return [fault.ClockRate(at=at, who=who, ppm=random.choice((100_000, 10_000_000)), ticks=lasting)]
-    if draw < 0.81:
-        return [fault.DiskFull(at=at, who=who, room=random.randint(0, 2000), ticks=lasting)]
-    if draw < 0.86:
-        return [fault.SyncFails(at=at, who=who, ticks=random.randint(50, 1000))]
-    if draw < 0.90:
-        return [fault.SlowDisk(at=at, who=who, us=random.choice((2_000, 20_000, 100_000)), ticks=lasting)]
-    if draw < 0.95:
-        return [fault.SlowLink(at=at, who=who, bits_per_second=256_000, ticks=lasting)]
-    return [
-        fault.Weather(
-            at=at,
-            ticks=lasting,
-            loss=random.choice((0.0, 0.1, 0.3, 0.6)),
-            duplication=random.choice((0.0, 0.5)),
-            straggling=random.choice((0.0, 0.05)),
-            delay_max=random.choice((3, 40, 200)),
-        )
-    ]
+    other = random.choice(group.names)
+    far = random.choice((100, 60_000, 2_592_000_000))
+    kinds: tuple[tuple[int, Callable[[], list[Fault]]], ...] = (
+        (12, lambda: [fault.Crash(at=at, who=who, ticks=lasting, power=random.random() < 0.7)]),
+        (5, lambda: [fault.Crash(at=at + step * 400, who=LEADER, ticks=lasting) for step in range(3)]),
+        (6, lambda: [fault.PowerCut(at=at, ticks=random.randint(1, 300))]),
+        (6, lambda: [fault.PowerCut(at=at, ticks=random.randint(1, 50), absent=who, absent_ticks=3000)]),
+        (8, lambda: [fault.CutAtDisk(at=at, who=who, operation=random.randint(1, 20), ticks=300)]),
+        (6, lambda: _informed_few(random, setting, group, at)),
+        (6, lambda: [_held(random, setting, group, at, lasting)]),
+        (9, lambda: [_split(random, group, at, lasting)]),
+        (5, lambda: [fault.OneWay(at=at, ticks=lasting, sender=who, receiver=other)]),
+        (4, lambda: [_bridge(group, at, lasting, other)]),
+        (4, lambda: [fault.Pause(at=at, who=who, ticks=lasting)]),
+        (5, lambda: [fault.ClockJump(at=at, who=who, ms=random.choice((-far, far)))]),
+        (4, lambda: [fault.ClockRate(at=at, who=who, ppm=random.choice((100_000, 10_000_000)), ticks=lasting)]),
+        (6, lambda: [fault.DiskFull(at=at, who=who, room=random.randint(0, 2000), ticks=lasting)]),
+        (6, lambda: [fault.SyncFails(at=at, who=who, ticks=random.randint(50, 1000))]),
+        (4, lambda: [fault.SlowDisk(at=at, who=who, us=random.choice((2_000, 20_000, 100_000)), ticks=lasting)]),
+        (6, lambda: [fault.SlowLink(at=at, who=who, bits_per_second=256_000, ticks=lasting)]),
+        (6, lambda: [_storm(random, at, lasting)]),
+    )
+    (make,) = random.choices([make for _, make in kinds], [weight for weight, _ in kinds])
+    return make()
+
+
+def _kind(random: Random, setting: Setting) -> str:
+    """A message of the protocol, or one of the channel's."""
+    return random.choice((*setting.messages, *setting.messages, "CheckpointVote", "DecidedClaims"))
+
+
+def _held(random: Random, setting: Setting, group: Group, at: int, lasting: int) -> Fault:
+    spared = tuple(random.sample(group.names, random.randint(0, min(2, group.members - 1))))
+    by = random.choice((0, 0, 100, 500, 2000))
+    return fault.HoldKind(at=at, ticks=min(lasting, 800), kind=_kind(random, setting), by=by, spared=spared)
+
+
+def _informed_few(random: Random, setting: Setting, group: Group, at: int) -> list[Fault]:
+    """What was decided is known to some only, and just these go away, so that the others must find out."""
+    some = tuple(random.sample(group.names, min(group.members, random.randint(1, 2))))
+    long = random.randint(20, 400)
+    hold = fault.HoldKind(at=at, ticks=long, kind=_kind(random, setting), spared=some)
+    away = random.choice((300, 1500, 3000))
+    return [hold, *(fault.Crash(at=at + long, who=member, ticks=away) for member in some)]
+
+
+def _split(random: Random, group: Group, at: int, lasting: int) -> Fault:
+    names = [*group.names, *(f"c{index}" for index in range(3) if random.random() < 0.3)]
+    random.shuffle(names)
+    cut = random.randint(0, len(names))
+    return fault.Partition(at=at, ticks=lasting, sides=(tuple(names[:cut]), tuple(names[cut:])))
+
+
+def _bridge(group: Group, at: int, lasting: int, bridge: str) -> Fault:
+    """Two sides that reach each other through one member only."""
+    names = [name for name in group.names if name != bridge]
+    middle = (len(names) + 1) // 2
+    return fault.Partition(at=at, ticks=lasting, sides=(tuple(names[:middle]), tuple(names[middle:])))
+
+
+def _storm(random: Random, at: int, lasting: int) -> Fault:
+    return fault.Weather(
+        at=at,
+        ticks=lasting,
+        loss=random.choice((0.0, 0.1, 0.3, 0.6)),
+        duplication=random.choice((0.0, 0.5)),
+        straggling=random.choice((0.0, 0.05)),
+        delay_max=random.choice((3, 40, 200)),
+    )
