@@ -14,10 +14,10 @@ from cyclopts import Parameter
 from bftkit.cli.app import CommandFailed, ExitCode, output
 from bftkit.core.plugin import BrokenProtocol, UnknownProtocol, load_protocol
 from bftkit.service.loading import ServiceError
-from bftkit.sim.examining import CampaignError, check_fit, examine, replay_line
+from bftkit.sim.examining import CampaignError, check_fit, examine
 from bftkit.sim.outcomes import ResumeError
 from bftkit.sim.plan import KEY_VALUE, Plan, PlanError, plan_data, plan_from_data
-from bftkit.sim.running import Result, run_world
+from bftkit.sim.running import Result, replay_line
 from bftkit.sim.scenarios import UnknownScenario, load_scenario, scenario_names
 
 
@@ -118,8 +118,9 @@ def _tell_plan(plan: Plan) -> None:
 
 
 def _tell_story(plan: Plan) -> None:
-    lines = run_world(plan, trace=True)[1].lines or ()
-    output().plain("\n".join(("", *lines, "")))
+    from bftkit.sim.story import tell
+
+    output().plain(f"\n{tell(plan)}\n")
 
 
 def tell_result(result: Result, again: str, save: Path | None = None) -> ExitCode:

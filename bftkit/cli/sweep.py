@@ -16,9 +16,10 @@ from bftkit.cli.app import ExitCode, output
 from bftkit.cli.simulate import explained, usage
 from bftkit.sim.campaign import SECONDS_PER_SEED, Campaign, seeds_in
 from bftkit.sim.campaign import sweep as run_campaign
-from bftkit.sim.examining import check_fit, replay_line
+from bftkit.sim.examining import check_fit
 from bftkit.sim.outcomes import Outcome
 from bftkit.sim.plan import KEY_VALUE
+from bftkit.sim.running import replay_line
 
 TOLD_EVERY_SECONDS = 10.0
 DRAWN_EVERY_SECONDS = 0.2

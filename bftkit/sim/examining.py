@@ -22,7 +22,7 @@ from bftkit.core.ordering import Plugin
 from bftkit.core.plugin import load_protocol
 from bftkit.service.loading import ServiceError
 from bftkit.sim.plan import KEY_VALUE, Plan
-from bftkit.sim.running import Result
+from bftkit.sim.running import Result, again
 from bftkit.sim.running import run as run_plan
 from bftkit.sim.scenarios import Scenario, UnknownScenario, load_scenario
 from bftkit.sim.workloads import application_of, service_class, workload_of
@@ -81,16 +81,9 @@ def examined(scenario: Scenario, plan: Plan) -> tuple[Result, float | None, Resu
     figure = scenario.measure(result, compared) if scenario.measure is not None else None
     verdict = scenario.judge(result, compared) if scenario.judge is not None else None
     if verdict:
-        again = replay_line(plan.scenario, plan.protocol, plan.seed, plan.service)
-        report = f"{verdict}\n\nseed {plan.seed}, {plan.protocol}; again: {again}"
+        report = f"{verdict}\n\nseed {plan.seed}, {plan.protocol}; again: {again(plan)}"
         result = attrs.evolve(result, oracle="figure", violation=verdict, report=report)
     return result, figure, baseline
-
-
-def replay_line(scenario: str, protocol: str, seed: int, service: str = KEY_VALUE) -> str:
-    """The command that runs this seed again."""
-    line = f"bftkit replay --seed {seed} --scenario {scenario} --protocol {protocol}"
-    return line if service == KEY_VALUE else f"{line} --service {service}"
 
 
 def check_fit(scenario: str, protocol: str, service: str = KEY_VALUE) -> Scenario:
@@ -119,8 +112,8 @@ def protocol_name(protocol: ProtocolLike) -> str:
             if value is protocol:
                 return f"{module}:{name}"
     raise CampaignError(
-        f"the plug-in {protocol.record.name} has no name that other processes find it by: assign it at the top level of "
-        "a module, PLUGIN = Plugin(...)"
+        f"the plug-in {protocol.record.name} has no name that other processes find it by: assign it at the top level "
+        "of a module, PLUGIN = Plugin(...)"
     )
 
 

@@ -28,6 +28,8 @@ from bftkit.sim.faults import Fault, fault_name, load_fault
 from bftkit.sim.links import Network
 
 KEYS: Final = ("fast", "ed25519")
+OWN: Final = "own"
+"""The scenario of plans that come from none."""
 KEY_VALUE: Final = "bftkit.service.keyvalue:KeyValueStore"
 
 
@@ -71,7 +73,7 @@ class Load:
 class Plan:
     """One run. Ticks are milliseconds of the simulated clock."""
 
-    scenario: str = "own"
+    scenario: str = OWN
     """Where it comes from; for people, and for the line that repeats it."""
     protocol: str = "pbft"
     seed: int = 0

@@ -6,6 +6,7 @@ ticks are over, and waits until all is well again. It never raises for what it f
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from time import process_time
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import attrs
 from bftkit.channel.interface import Limits
 from bftkit.sim.checkers import Violation
 from bftkit.sim.costs import Costs
-from bftkit.sim.plan import KEY_VALUE, Plan
+from bftkit.sim.plan import KEY_VALUE, OWN, Plan, plan_data
 from bftkit.sim.workloads import application_of, workload_of
 from bftkit.sim.world import World
 
@@ -74,6 +75,24 @@ class Result:
             return ""
         return PROGRESS_MISSED if self.oracle in ("progress", "figure") else SAFETY_MISSED
 
+    def raise_for_violation(self) -> None:
+        """Raises `Violation` unless all is well. Its text says how to see the run again."""
+        if self.oracle:
+            raise Violation(self.report or self.violation, self.oracle, self.violation)
+
+
+def again(plan: Plan) -> str:
+    """How to run this plan again: a command, or for a plan of nobody's scenario what to write into a file."""
+    if plan.scenario == OWN:
+        return f"bftkit replay FILE, where FILE holds {json.dumps(plan_data(plan), separators=(',', ':'))}"
+    return replay_line(plan.scenario, plan.protocol, plan.seed, plan.service)
+
+
+def replay_line(scenario: str, protocol: str, seed: int, service: str = KEY_VALUE) -> str:
+    """The command that runs this seed of a scenario again."""
+    line = f"bftkit replay --seed {seed} --scenario {scenario} --protocol {protocol}"
+    return line if service == KEY_VALUE else f"{line} --service {service}"
+
 
 def build(
     plan: Plan,
@@ -105,7 +124,7 @@ def build(
         costs=Costs.measured() if plan.costs else None,
         application=application or application_of(plan.service),
         trace=trace,
-        rerun=f"bftkit replay --seed {plan.seed} --scenario {plan.scenario} --protocol {plan.protocol}",
+        rerun=again(plan),
     )
     if plan.service != KEY_VALUE:
         world.workload = workload_of(plan.service)
