@@ -4,7 +4,7 @@ A round is (view, slot, kind of message), as the fields of its messages say: ``v
 decides in which rounds it lies, to whom, and what it changes there; the changes themselves are those of
 `bftkit.sim.wire_mutation`. All that it changed stands in `mutations`, in words, for the story of a run::
 
-    world.lie("m0", lambda settings: Mutate(settings, seed=7, rate=0.2))
+    world.lie("m0", lambda settings: Mutate(settings, seed=7, rate=20))
 
 What is changed: messages of the protocol (of any plug-in, by their wire annotations), the frames that they travel in
 (epoch, batches that go with them), all messages between the channels, and what it answers to clients.
@@ -14,7 +14,6 @@ After ByzzFuzz; see `bftkit.sim.wire_mutation` for the source.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from random import Random
 from typing import Any, Final
@@ -39,7 +38,7 @@ from bftkit.core.digest import digest
 from bftkit.core.machine import Broadcast, Deliver, MemberId, Out, Send
 from bftkit.core.ordering import Setup
 from bftkit.core.wire import WireError
-from bftkit.sim.adversaries import Honest
+from bftkit.sim.adversaries.honest import Honest
 from bftkit.sim.wire_mutation import Mutated, Mutator, Round, Scope
 
 TOLD_MAX: Final = 10_000
@@ -68,38 +67,40 @@ class _Lie:
 class Mutate(Honest):
     """See the top of this file."""
 
+    lines = (10, 11, 21, 22, 23, 24, 25, 26, 27, 29, 33)
+
     def __init__(
         self,
         settings: ReplicaSettings,
         seed: int = 0,
         rounds: int | None = None,
-        rate: float = 0.1,
+        rate: int = 10,
         scope: Scope = "small",
-        receivers: Sequence[MemberId] | int | None = None,
+        receivers: Sequence[MemberId] | str | int | None = None,
         clients: bool = True,
-        kinds: Sequence[str] | None = None,
+        kinds: Sequence[str] | str | None = None,
     ) -> None:
-        """Lie in this share of the rounds.
+        """Lie in `rate` per cent of the rounds.
 
-        `rounds`: in so many at most (None: without an end). `receivers`: always these, or so many at random; None:
-        any number, drawn for each round. `clients`: lie to them as well. `kinds`: about messages of these names only,
-        such as ``ViewChange``. Raises `ValueError` for an unknown scope.
+        `rounds`: in so many at most (None: without an end). `receivers`: to these only (a text names them with commas
+        between), or to so many, drawn for each round; None: to any number. `clients`: lie to them as well. `kinds`:
+        about messages of these names only, such as ``ViewChange``. Raises `ValueError` for an unknown scope.
         """
         super().__init__(settings)
         if scope not in ("small", "any"):
             raise ValueError(f"the scope is small or any, not {scope!r}")
-        self.acted: Counter[int] = Counter()
         self.mutations: list[str] = []
-        """What it changed, in words, in order."""
+        """What it changed, in words, in order; what was said again and changed in the same way stands here once."""
+        self._told: set[str] = set()
         self.changed = 0
         """How many frames it changed or left out, each counted once for all of its receivers."""
         self._seed = seed
         self._rounds = rounds
-        self._rate = int(rate * (1 << 32))
+        self._rate = (rate << 32) // 100
         self._scope: Scope = scope
-        self._receivers = receivers if receivers is None or isinstance(receivers, int) else tuple(sorted(receivers))
+        self._receivers = receivers if receivers is None or isinstance(receivers, int) else _names(receivers)
         self._clients = clients
-        self._kinds = None if kinds is None else frozenset(kinds)
+        self._kinds = None if kinds is None else _names(kinds)
         self._lied: dict[str, None] = {}
         self._kept: dict[bytes, _Lie | None] = {}
         plugin = settings.plugin
@@ -198,8 +199,8 @@ class Mutate(Honest):
 
     def _draw_receivers(self, random: Random) -> frozenset[MemberId]:
         others = [member for member in self.settings.members if member != self.settings.me]
-        if isinstance(self._receivers, tuple):
-            return frozenset(self._receivers)
+        if isinstance(self._receivers, frozenset):
+            return self._receivers
         count = random.randint(1, len(others)) if self._receivers is None else min(self._receivers, len(others))
         return frozenset(random.sample(others, count))
 
@@ -281,8 +282,10 @@ class Mutate(Honest):
 
     def _tell(self, what: str, lines: frozenset[int]) -> None:
         self.changed += 1
-        self.acted.update(sorted(lines))
-        if len(self.mutations) < TOLD_MAX:
+        for line in sorted(lines):
+            self.act(line)
+        if what not in self._told and len(self.mutations) < TOLD_MAX:
+            self._told.add(what)
             self.mutations.append(what)
 
     # ------------------------------------------------------------------------------------------ to clients
@@ -312,6 +315,10 @@ class Mutate(Honest):
             return frame
         self._tell(f"{spoken}: {mutated.what}", frozenset({33}))
         return frame[:1] + mutated.data
+
+
+def _names(several: Sequence[str] | str) -> frozenset[str]:
+    return frozenset(several.split(",") if isinstance(several, str) else several)
 
 
 def _other_reply(frame: bytes, random: Random) -> bytes:
