@@ -1,0 +1,66 @@
+"""Liars: objects that stand between a replica and the world and change what it hears and says.
+
+The replica inside stays as it is, so a liar knows all that a broken-in member would know, its keys included, and
+nothing more: it cannot sign for others. The same object works in the simulated world and, by ``bftkit node run
+--adversary``, in a real process::
+
+    world.lie("m0", load_adversary("slow-leader", ticks=300))
+    world.lie("m1", Together(Withhold, WrongReplies))          # by name: "withhold+wrong-replies"
+
+To write one, begin with `Rewriting` and override `say` (to members), `answer` (to clients) or `besides`; call
+`act(line)` when a lie leaves. `shelf` has all of them by name.
+"""
+
+from __future__ import annotations
+
+from bftkit.sim.adversaries.certificates import ForgedCertificates, OmitPrepared
+from bftkit.sim.adversaries.digests import BadChunks, ForgedCheckpoints, WrongDigests
+from bftkit.sim.adversaries.equivocation import Collude, Equivocate, Liar, LiarCounters, WrongReplies
+from bftkit.sim.adversaries.honest import Honest, Maker, Postponed, Rewriting, Said, Together
+from bftkit.sim.adversaries.mutation import Mutate
+from bftkit.sim.adversaries.noise import FarFuture, Flood, Garbage, Replay
+from bftkit.sim.adversaries.reads import ReadsBlocker, StaleReads
+from bftkit.sim.adversaries.shelf import (
+    ADVERSARIES,
+    UnknownAdversary,
+    adversary_class,
+    adversary_names,
+    load_adversary,
+)
+from bftkit.sim.adversaries.silence import HalfSilent, Silent, SlowLeader, UnfairLeader, Withhold
+
+__all__ = [
+    "ADVERSARIES",
+    "BadChunks",
+    "Collude",
+    "Equivocate",
+    "FarFuture",
+    "Flood",
+    "ForgedCertificates",
+    "ForgedCheckpoints",
+    "Garbage",
+    "HalfSilent",
+    "Honest",
+    "Liar",
+    "LiarCounters",
+    "Maker",
+    "Mutate",
+    "OmitPrepared",
+    "Postponed",
+    "ReadsBlocker",
+    "Replay",
+    "Rewriting",
+    "Said",
+    "Silent",
+    "SlowLeader",
+    "StaleReads",
+    "Together",
+    "UnfairLeader",
+    "UnknownAdversary",
+    "Withhold",
+    "WrongDigests",
+    "WrongReplies",
+    "adversary_class",
+    "adversary_names",
+    "load_adversary",
+]
