@@ -312,7 +312,8 @@ class Replica:
         try:
             inner: Out[Any, Any] = Out()
             call(inner)
-            self._absorb(inner, out)
+            if inner.effects:
+                self._absorb(inner, out)
             while self._inputs:
                 value = self._inputs.popleft()
                 inner = Out()
@@ -378,11 +379,13 @@ class Replica:
         if self.silent:
             return
         message = self.settings.plugin.codec.decode(packed)
-        self.batches.offer(carried)
+        if carried:
+            self.batches.offer(carried)
         try:
             self._step(lambda inner: self.machine.on_message(sender, message, inner), out)
         finally:
-            self.batches.withdraw()
+            if carried:
+                self.batches.withdraw()
         self._advance(out)
 
     def _on_fetch(self, fetch: Fetch, out: ReplicaOut) -> None:
@@ -460,8 +463,9 @@ class Replica:
 
     def _advance(self, out: ReplicaOut, *, replay: bool = False) -> None:
         """Execute whatever is decided next and here (SAFETY rule 7)."""
+        state = self.state
         while self.stopped is None:
-            slot = self.applied + 1
+            slot = state.applied + 1
             name = self.history.get(slot)
             learned = name is None
             if name is None:

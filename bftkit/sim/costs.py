@@ -52,18 +52,18 @@ class Costs:
 
 FREE = Costs()
 MEASURED = Costs(
-    round_ns=20_000,
-    frame_ns=15_000,
-    byte_ns=5,
-    send_ns=3_000,
+    round_ns=33_000,
+    frame_ns=36_000,
+    byte_ns=2,
+    send_ns=1_800,
     send_byte_ns=2,
-    sign_ns=25_000,
-    verify_ns=55_000,
-    apply_ns=4_000,
-    chunk_ns=60_000,
-    record_ns=3_000,
+    sign_ns=16_500,
+    verify_ns=45_000,
+    apply_ns=1_300,
+    chunk_ns=55_000,
+    record_ns=2_500,
     sync_us=1_000,
-    sync_kib_us=3,
+    sync_kib_us=1,
 )
 
 

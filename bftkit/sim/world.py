@@ -58,10 +58,11 @@ from bftkit.sim.keyring import Notary
 from bftkit.sim.linearizability import check
 from bftkit.sim.links import Links, Network, WallClock
 from bftkit.sim.lying_clients import LyingClient, lying_client
+from bftkit.sim.memory import RememberingCodec
 from bftkit.sim.register import Get, RegisterModel, RegisterOperation
 from bftkit.sim.scheduler import US
 from bftkit.sim.witness import Held, check_order, check_states, leaves_of
-from bftkit.sim.workloads import Closed, Open, WorkloadFactory, key_names
+from bftkit.sim.workloads import Closed, KeyValueLoad, Open, WorkloadFactory, key_names
 
 __all__ = ["Network", "Violation", "World"]
 
@@ -144,7 +145,7 @@ class World(Controls):
             me=self.members[0],
             members=self.members,
             quorum=self.quorum,
-            plugin=plugin,
+            plugin=attrs.evolve(plugin, codec=RememberingCodec(plugin.codec)),
             keyring=self.notary.keyring(self.members[0]),
             clock_key=self.notary.member_keys[self.members[0]],
             member_keys={key.public: owner for owner, key in self.notary.member_keys.items()},
@@ -211,8 +212,10 @@ class World(Controls):
         """One more client that lies, of a kind in `LYING_CLIENTS`. Raises `LookupError` if there is none."""
         self.note(name, f"joins, and lies: {kind}")
         liar = self.join_as(name, lying_client(kind))
-        if self.workload is not None:
-            liar.workload = self.workload(name)
+        own = self.workload(name) if self.workload is not None else None
+        if not isinstance(own, KeyValueLoad):
+            # On keys of correct clients it would write what the search for an order knows nothing of.
+            liar.workload = own
         return liar
 
     # ------------------------------------------------------------------------------------------ what a test says
