@@ -91,7 +91,9 @@ class Actor:
         self.public = settings.key.public
         self.machine = ClientMachine(settings)
         self.random = Random(f"{world.seed} {name}")
-        """Chance of its own: what this client asks for does not depend on what else happens in the world."""
+        """Chance of its own, for its rhythm."""
+        self._content = Random(f"{world.seed} {name} asks")
+        """What this client asks for does not depend on what else happens in the world."""
         self.told = Told()
         self.answers: dict[int, tuple[int, bytes]] = {}
         """(status, result) of every operation by its number."""
@@ -158,7 +160,7 @@ class Actor:
         if isinstance(rhythm, Open):
             if self._under_way < rhythm.outstanding_max:
                 load.todo -= 1
-                self._ask(load.workload.next(random), load.workload)
+                self._ask(load.workload.next(self._content), load.workload)
             if load.todo > 0:
                 self._wait(number)
             else:
@@ -166,7 +168,7 @@ class Actor:
             return
         while load.todo > 0 and self._under_way < rhythm.pipeline:
             load.todo -= 1
-            self._ask(load.workload.next(random), load.workload)
+            self._ask(load.workload.next(self._content), load.workload)
             if random.random() < 0.3:
                 break
         if load.todo > 0:
