@@ -24,7 +24,8 @@ async def run(
     /,
     *,
     adversary: Annotated[
-        str | None, Parameter(help='Make this member a liar, for fault injection: "package.module:Class".')
+        str | None,
+        Parameter(help='Make this member a liar, for fault injection: such as "silent", or "package.module:Class".'),
     ] = None,
 ) -> None:
     """Run a member until SIGTERM or SIGINT."""

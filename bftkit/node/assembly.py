@@ -6,7 +6,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import attrs
 
@@ -53,15 +53,18 @@ def load_service(name: str) -> Application:
 
 
 def load_adversary(name: str) -> Callable[[ReplicaSettings], Adversary]:
-    """The adversary that ``package.module:Class`` names. Raises `ConfigurationError`."""
-    module_name, _, class_name = name.partition(":")
+    """The adversary of this name: of the simulator's shelf, or ``package.module:Class``.
+
+    Raises `ConfigurationError`.
+    """
+    from bftkit.sim import adversaries  # a member that does not lie need not load what a simulation needs
+
     try:
-        found: Any = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+        return adversaries.load_adversary(name)
+    except adversaries.UnknownAdversary as error:
         raise ConfigurationError(
-            "--adversary", f"{name!r} cannot be loaded: {error}", "give package.module:Class"
+            "--adversary", str(error), "give one of these names, or package.module:Class"
         ) from None
-    return cast(Callable[[ReplicaSettings], Adversary], found)
 
 
 def genesis_settings(genesis: Genesis, me: MemberId, key: SigningKey) -> ReplicaSettings:

@@ -83,8 +83,16 @@ class Adversary(Protocol):
         """What the replica hears in place of this frame; None: nothing."""
         ...
 
+    def from_client(self, client: bytes, frame: bytes) -> bytes | None:
+        """What the replica hears in place of this frame of a client; None: nothing."""
+        ...
+
     def outgoing(self, replica: Replica, out: ReplicaOut) -> ReplicaOut:
         """What the world sees in place of these effects."""
+        ...
+
+    def postponed(self) -> list[tuple[int, tuple[MemberId, ...], bytes]]:
+        """Frames to send later or besides: in how many ticks, to whom. Asked for after each round."""
         ...
 
     def status(self) -> dict[str, Any]:
@@ -164,6 +172,8 @@ class Node:
         self._peers = dict(peers)
         self._wall_clock = wall_clock
         self._adversary = adversary
+        self._postponed: list[tuple[float, int, tuple[MemberId, ...], bytes]] = []
+        self._postponements = 0
         self._timers = Timers()
         self._saved: list[int] = []
         self._saving: Save | None = None
@@ -230,7 +240,7 @@ class Node:
                 for frame in frames if self._adversary is None else self._heard(self._adversary, peer, frames):
                     replica.on_message(peer, frame, out)
             else:
-                for frame in frames:
+                for frame in frames if self._adversary is None else self._heard_from(self._adversary, peer, frames):
                     replica.on_input(FromClient(peer, frame), out)
         now = hub.clock()
         for key in self._timers.pop_due(now):
@@ -240,6 +250,7 @@ class Node:
         replica.on_input(RoundEnd(), out)
         if self._adversary is not None:
             out = self._adversary.outgoing(replica, out)
+            self._send_postponed(self._adversary, now)
         await self._carry_out(out, nursery)
         if now >= self._seal_at:
             self._seal_at = float("inf")
@@ -254,6 +265,8 @@ class Node:
         hub = self.hub
         now = hub.clock()
         due = min(self._timers.next(), self._seal_at, hub.deadline())
+        if self._postponed:
+            due = min(due, self._postponed[0][0])
         if self.replica.checkpoints.hashing:
             due = now  # a large state is hashed a little in every round, also when nothing comes
         if now < self._yield_at and not self._saved:
@@ -268,6 +281,22 @@ class Node:
     def _heard(adversary: Adversary, peer: MemberId, frames: list[bytes]) -> list[bytes]:
         heard = (adversary.incoming(peer, frame) for frame in frames)
         return [frame for frame in heard if frame is not None]
+
+    @staticmethod
+    def _heard_from(adversary: Adversary, client: bytes, frames: list[bytes]) -> list[bytes]:
+        heard = (adversary.from_client(client, frame) for frame in frames)
+        return [frame for frame in heard if frame is not None]
+
+    def _send_postponed(self, adversary: Adversary, now: float) -> None:
+        """What an adversary says late. It waits for no record: whoever lies keeps no rules."""
+        heap = self._postponed
+        for ticks, to, frame in adversary.postponed():
+            self._postponements += 1
+            heapq.heappush(heap, (now + ticks / 1000, self._postponements, to, frame))
+        while heap and heap[0][0] <= now:
+            _, _, to, frame = heapq.heappop(heap)
+            for member in to:
+                self._send(member, frame)
 
     # ------------------------------------------------------------------------------------------ effects
 

@@ -236,7 +236,12 @@ class Host(Interpreter):
         inlet.frames.append((packet, frame))
         inlet.bytes += size
         if not self._busy:
-            self._wake()
+            self._busy = True
+            us = WAKING_US[self.world.random.getrandbits(2)] if self._free else 0
+            if us or self.paused:
+                self._after_us(us, self._start_round)
+            else:
+                self._start_round()
 
     def put(self, event: Event) -> None:
         """Something is ready for the next round, as if it had come by itself."""
@@ -273,7 +278,15 @@ class Host(Interpreter):
     # ---------------------------------------------------------------------------------------- rounds
 
     def _start_round(self) -> None:
-        self._drive(self._round())
+        out = self._round()
+        if out.effects or not self._free or self._seal_at is not None or self._pending():
+            self._drive(self._finish_round(out))
+        else:
+            self._end_round()  # nothing came of it, as of most votes before the last one
+
+    def _pending(self) -> bool:
+        watched = self.watched
+        return watched is not None and bool(watched.pending)
 
     def _drive(self, steps: Iterator[int]) -> None:
         """Run on until there is something to wait for: the work itself, or the disk."""
@@ -295,6 +308,9 @@ class Host(Interpreter):
         if us is not None:
             self._after_us(us, partial(self._drive, steps))
             return
+        self._end_round()
+
+    def _end_round(self) -> None:
         self._busy = False
         replica = self.replica
         if (
@@ -306,7 +322,8 @@ class Host(Interpreter):
         ):
             self._wake()
 
-    def _round(self) -> Iterator[int]:
+    def _round(self) -> ReplicaOut:
+        """Hand in what is ready; returns what the replica wants."""
         replica, world = self.replica, self.world
         assert replica is not None
         self.rounds += 1
@@ -348,7 +365,7 @@ class Host(Interpreter):
             self._heed(adversary)
         self._note_applied()
         world.check_step(self)
-        return self._finish_round(out)
+        return out
 
     def _watch(self, event: Event) -> None:
         for watch in self.world.inputs:
@@ -357,7 +374,8 @@ class Host(Interpreter):
     def _read(self, replica: Replica, out: ReplicaOut) -> None:
         """Hand in what came: of each peer as much as a hub reads at once, so that no peer starves the others."""
         world, adversary = self.world, self.adversary
-        add, now_us, number, inputs = world.journal.add, world.now_us, self.number, world.inputs
+        journal, now_us, number, inputs = world.journal, world.now_us, self.number, world.inputs
+        numbers, data = journal.numbers, journal.data
         ready, self._ready = self._ready, []
         budget = 1 << 60
         if self._free and (len(ready) > 1 or len(ready[0].frames) > 1) and world.random.getrandbits(10) < 307:
@@ -375,11 +393,17 @@ class Host(Interpreter):
                 room -= length
                 size += length
                 inlet.bytes -= length
-                add(now_us, HEARD, number, packet, name)
+                numbers += (now_us, HEARD, number, packet)
+                data.append(name)
                 if type(peer) is bytes:
                     event = FromClient(peer, frame)
                     if inputs:
                         self._watch(event)
+                    if adversary is not None:
+                        heard = adversary.from_client(peer, frame)
+                        if heard is None:
+                            continue
+                        event = FromClient(peer, heard)
                     replica.on_input(event, out)
                 else:
                     assert isinstance(peer, str)
@@ -414,17 +438,18 @@ class Host(Interpreter):
         replica = self.replica
         assert replica is not None
         assert self.watched is not None
+        applied, stable = replica.state.applied, replica.checkpoints.stable
+        if applied == self._applied_seen and stable == self._stable_seen:
+            return
         recorder = self.world.recorder
         if self.me in recorder.exempt:
             return
-        applied = replica.applied
         if applied > self._applied_seen:
             for slot in range(self._applied_seen + 1, applied + 1):
                 name = replica.history.get(slot)
                 if name is not None:
                     self.watched.pending.append(partial(recorder.batch, self.me, slot, name))
             self._applied_seen = applied
-        stable = replica.checkpoints.stable
         if stable != self._stable_seen:
             self._stable_seen = stable
             for kept in replica.checkpoints.kept:

@@ -8,10 +8,18 @@ import pytest
 import trio
 
 from bftkit.client.local import LocalGroup, local_group
+from bftkit.configuration.text import ConfigurationError
+from bftkit.node.assembly import load_adversary
+from bftkit.node.node import Node
 from bftkit.service import keyvalue
 from bftkit.service.keyvalue import KeyValueStore
 
 PATIENCE_SECONDS = 60.0
+
+
+def lie(node: Node, name: str) -> None:
+    """From now on the member lies."""
+    node._adversary = load_adversary(name)(node.replica.settings)  # pyright: ignore[reportPrivateUsage]
 
 
 async def _ended(group: LocalGroup, member: str) -> None:
@@ -99,3 +107,36 @@ async def test_a_member_that_stops_waits_for_the_checkpoint_that_it_is_saving(
         await _ended(group, "m1")
         assert order[-1] == "closed"
         assert order.count("saved") >= 1
+
+
+async def test_a_member_sends_what_its_adversary_postpones() -> None:
+    """The leader's proposals leave late, but they do: nobody has a reason to replace it."""
+    async with local_group(KeyValueStore) as group:
+        client = await group.client()
+        await client.submit(keyvalue.put(b"k", b"0"), timeout=PATIENCE_SECONDS)
+        node = group.node("m0")
+        lie(node, "slow-leader")
+        for _ in range(3):
+            await client.submit(keyvalue.put(b"k", b"1"), timeout=PATIENCE_SECONDS)
+        told = node.status()["adversary"]
+        assert told["kind"] == "slow-leader"
+        assert told["delayed"] >= 3
+        assert all(group.node(member).replica.machine.view == 0 for member in ("m0", "m1", "m2", "m3"))
+
+
+async def test_a_member_hears_of_clients_what_its_adversary_lets_through() -> None:
+    """Questions pass through it: it can give the answer of long ago only if it heard the question."""
+    async with local_group(KeyValueStore) as group:
+        client = await group.client()
+        node = group.node("m2")
+        lie(node, "stale-reads")
+        with trio.fail_after(PATIENCE_SECONDS):
+            while not node.status()["adversary"]["stale"]:
+                await client.submit(keyvalue.put(b"k", str(node.counters.rounds).encode()), timeout=PATIENCE_SECONDS)
+                await client.read(keyvalue.get(b"k"), timeout=PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize("name", ["nobody", "bftkit.sim.adversaries:Nobody", "no.such.module:Liar", ":", "silent+"])
+def test_an_adversary_that_is_not_there_is_the_callers_mistake(name: str) -> None:
+    with pytest.raises(ConfigurationError):
+        load_adversary(name)
