@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 from cattrs import Converter, ForbiddenExtraKeysError
@@ -177,8 +177,9 @@ def _converter() -> Converter:
     def read(data: Any, _: type[Fault]) -> Fault:
         if not isinstance(data, dict) or "fault" not in data:
             raise ValueError("a fault is an object with a key 'fault'")
-        rest = {key: value for key, value in data.items() if key != "fault"}  # pyright: ignore[reportUnknownVariableType]
-        kind = load_fault(data["fault"])  # pyright: ignore[reportUnknownArgumentType]
+        fields = cast("dict[str, Any]", data)
+        rest = {key: value for key, value in fields.items() if key != "fault"}
+        kind = load_fault(fields["fault"])
         fault: Fault = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)(rest, kind)
         return fault
 
