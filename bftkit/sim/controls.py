@@ -137,7 +137,8 @@ class Controls(Traffic):
         slow.append(us)
 
         def end() -> None:
-            slow.remove(us)
+            if us in slow:  # everything may have been healed meanwhile
+                slow.remove(us)
 
         return Handle(end)
 
