@@ -79,6 +79,8 @@ COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
     ("bench", "bftkit.cli.bench:bench", "Measure a group on this machine."),
     ("simulate", "bftkit.cli.simulate:simulate", "Run one seed of a scenario in the simulated world, or list them."),
     ("sweep", "bftkit.cli.sweep:sweep", "Run many seeds of a scenario, on all cores."),
+    ("replay", "bftkit.cli.replay:replay", "Run a failing seed or trace again, make it smaller, tell its story."),
+    ("trace", "bftkit.cli.trace:app", "Look at a failing run: its plan, its story, its messages."),
     ("version", "bftkit.cli.version:version", "Say which bftkit this is, and which protocols are installed."),
 )
 
