@@ -93,16 +93,17 @@ def plan(setting: Setting) -> Plan:
     if random.random() < 0.4:
         kind = random.choice(LYING_CLIENTS)
         faults.append(fault.LyingClient(at=random.randint(0, ticks // 2), name="liar0", kind=kind))
+    clients, pipeline = random.choice(((1, 8), (1, 24), (2, 4), (2, 16), (3, 4), (4, 2), (5, 2), (5, 8)))
     timeouts = {"view_timeout": random.choice((150, 300, 1000))} if "view_timeout" in setting.record.parameters else {}
     return setting.plan(
         group=group,
         network=_network(random),
         load=Load(
-            clients=random.randint(1, 5),
+            clients=clients,
             operations=420,
             bursts=random.choice((4, 8, 16)),
             keys=random.randint(1, 4),
-            pipeline=random.choice((1, 4, 8, 16)),
+            pipeline=pipeline,
         ),
         parameters=timeouts,
         interval=interval,
