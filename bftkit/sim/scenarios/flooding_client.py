@@ -2,7 +2,7 @@
 
 from bftkit.sim.faults import LyingClient
 from bftkit.sim.plan import Plan
-from bftkit.sim.scenarios import SATURATING, Setting, throughput, without_faults
+from bftkit.sim.scenarios import SATURATED_TICKS, SATURATING, Setting, throughput, without_faults
 
 LINES = (46,)
 FIGURE = "throughput of the other clients, as a share of the fault-free"
@@ -13,4 +13,4 @@ baseline = without_faults
 
 
 def plan(setting: Setting) -> Plan:
-    return setting.plan(load=SATURATING, ticks=2000, faults=(LyingClient(at=0, name="liar0", kind="flood"),))
+    return setting.plan(load=SATURATING, ticks=SATURATED_TICKS, faults=(LyingClient(at=0, name="liar0", kind="flood"),))

@@ -2,7 +2,7 @@
 
 from bftkit.sim.faults import Lie
 from bftkit.sim.plan import Plan
-from bftkit.sim.scenarios import SATURATING, Setting, throughput, without_faults
+from bftkit.sim.scenarios import SATURATED_TICKS, SATURATING, Setting, throughput, without_faults
 
 LINES = (45,)
 NEEDS = ("liar",)
@@ -16,4 +16,4 @@ baseline = without_faults
 def plan(setting: Setting) -> Plan:
     group = setting.smallest()
     who = setting.random.choice(group.names[1:])
-    return setting.plan(group=group, load=SATURATING, ticks=2000, faults=(Lie(at=0, who=who, kind="flood"),))
+    return setting.plan(group=group, load=SATURATING, ticks=SATURATED_TICKS, faults=(Lie(at=0, who=who, kind="flood"),))

@@ -3,7 +3,7 @@
 from bftkit.sim.faults import LyingClient
 from bftkit.sim.plan import Plan
 from bftkit.sim.running import Result
-from bftkit.sim.scenarios import SATURATING, Setting, throughput, without_faults
+from bftkit.sim.scenarios import SATURATED_TICKS, SATURATING, Setting, throughput, without_faults
 
 LINES = (30,)
 FIGURE = "throughput, as a share of the fault-free; 0 after any view change"
@@ -13,7 +13,9 @@ baseline = without_faults
 
 
 def plan(setting: Setting) -> Plan:
-    return setting.plan(load=SATURATING, faults=(LyingClient(at=0, name="liar0", kind="half-authentic"),))
+    return setting.plan(
+        load=SATURATING, ticks=SATURATED_TICKS, faults=(LyingClient(at=0, name="liar0", kind="half-authentic"),)
+    )
 
 
 def measure(result: Result, baseline: Result) -> float:

@@ -2,7 +2,7 @@
 
 from bftkit.sim.faults import Lie
 from bftkit.sim.plan import Plan
-from bftkit.sim.scenarios import SATURATING, Setting, throughput, without_faults
+from bftkit.sim.scenarios import STEADY, Setting, throughput, without_faults
 
 LINES = (31,)
 NEEDS = ("liar", "slow-leader")
@@ -14,6 +14,6 @@ baseline = without_faults
 
 
 def plan(setting: Setting) -> Plan:
-    ticks = setting.random.choice((200, 380, 700, 900))
+    ticks = setting.random.choice((380, 700, 900))
     lie = Lie(at=0, who="m0", kind="slow-leader", options={"ticks": ticks})
-    return setting.plan(load=SATURATING, ticks=6000, faults=(lie,))
+    return setting.plan(load=STEADY, ticks=5000, faults=(lie,))

@@ -2,7 +2,7 @@
 
 from bftkit.sim.faults import Lie
 from bftkit.sim.plan import Plan
-from bftkit.sim.scenarios import SATURATING, Setting, throughput, without_faults
+from bftkit.sim.scenarios import STEADY, Setting, throughput, without_faults
 
 LINES = (31,)
 NEEDS = ("liar", "slow-leader")
@@ -14,4 +14,4 @@ baseline = without_faults
 
 
 def plan(setting: Setting) -> Plan:
-    return setting.plan(load=SATURATING, ticks=6000, faults=(Lie(at=0, who="m0", kind="unfair-leader"),))
+    return setting.plan(load=STEADY, ticks=5000, faults=(Lie(at=0, who="m0", kind="unfair-leader"),))
