@@ -51,6 +51,7 @@ VIEW_TIMEOUTS: Final = 10
 VIEW_TIMEOUT_USUAL: Final = 1000
 """Stands for protocols without a timeout of their own, in ticks."""
 LOOK_TICKS: Final = 25
+BATCH_COPIES: Final = 16
 VOTE_BYTES: Final = 1024
 """A member's part in what a log keeps of one slot, at most: its votes, and what certificates have of them."""
 _SKIPPED: Final = (Replica, ReplicaSettings, Limits, Setup, Plugin, Quorum, Bundle, Stable, FullView)
@@ -141,7 +142,7 @@ class Caps:
             table=slots + 8 * n + 16,
             batches=4 * slots + 8 * n + 16,
             stored_bytes=limits.stored_bytes + (NEXT_SLOTS + SERVED_AT_ONCE + window) * batch,
-            disk_bytes=4 * segment_bytes + 4 * slots * n * VOTE_BYTES,
+            disk_bytes=4 * segment_bytes + 4 * slots * n * VOTE_BYTES + (1 << 20),
         )
 
 
@@ -151,6 +152,8 @@ class Bounds:
     def __init__(self, world: World) -> None:
         self._world = world
         self._caps: dict[str, Caps] = {}
+        self._stored: dict[str, int] = {}
+        """The most bytes of batches that each member ever held."""
 
     def look(self, host: Host) -> None:
         """After a round of this member."""
@@ -167,6 +170,7 @@ class Bounds:
             caps = self._caps[host.me] = Caps.of(host.settings, self._world.segment_bytes)
         limits = host.settings.limits
         pool, sessions, stored = replica.pool, replica.state.sessions, replica.batches.stored_bytes
+        self._stored[host.me] = max(self._stored.get(host.me, 0), stored)
         self._within(host, "the history", len(replica.history), caps.slots + CLAIMS_AT_ONCE, "slots")
         self._within(host, "the pool", pool.size, limits.pool_bytes, "bytes")
         self._within(host, "the pool", len(pool), limits.pool_bytes // OVERHEAD, "bundles")
@@ -175,8 +179,10 @@ class Bounds:
         self._within(host, "the session table", sessions.reply_bytes, sessions.table_bytes_max, "bytes of replies")
         if walk:
             self._walk(host, replica, caps)
-            # A batch is written when it is voted for, and again if a later view carries it to a later slot.
-            self._within(host, "the log", host.log.bytes_on_disk, caps.disk_bytes + 4 * stored, "bytes")
+            # A batch is written when it is voted for, and again if a later view carries it to a later slot; and it
+            # stays until its whole segment may go. So what counts is the most that was ever stored at once.
+            disk_bytes = caps.disk_bytes + BATCH_COPIES * self._stored[host.me]
+            self._within(host, "the log", host.log.bytes_on_disk, disk_bytes, "bytes")
 
     def _within(self, host: Host, what: str, size: int, cap: int, unit: str) -> None:
         if size > cap:
@@ -241,14 +247,17 @@ def await_answers(world: World, limit: int, what: str) -> None:
         waited = world.now_us - max(min(waits), healed_us) if waits else 0
         return waited if waited > limit * 1000 else None
 
+    told, quiet_since = -1, healed_us
     while world.outstanding:
-        before = world.now_us
         world.run(LOOK_TICKS)
+        if told != len(world.latencies):
+            told, quiet_since = len(world.latencies), world.now_us
         waited = overdue()
+        if waited is None and world.now_us - quiet_since > limit * 1000:
+            waited = world.now_us - quiet_since
         if waited is not None:
             world.fail(
                 f"progress: {what} did not come true: after everything was healed, an operation has waited for "
                 f"{waited // 1000} ticks, longer than {VIEW_TIMEOUTS} view timeouts and a client's patience ({limit})",
                 oracle="progress",
             )
-        assert world.now_us > before
