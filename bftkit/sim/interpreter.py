@@ -124,8 +124,8 @@ class Interpreter:
         self.blamed: dict[tuple[MemberId, str], int] = {}
         self.waits_for_space = False
         self.paused = False
-        self.rounds = 0
-        self.syncs = 0
+        self.rounds: int = 0
+        self.syncs: int = 0
         self.refused = 0
         """Frames for which a peer's queue had no room."""
         self.busy_us = 0

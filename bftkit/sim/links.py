@@ -123,7 +123,7 @@ class Links:
         self.carried = 0
         self.refused = 0
         """Frames that a full queue before a thin line refused."""
-        self._injected = injected
+        self.injected = injected
         self._bits = random.getrandbits
         self._cuts: dict[tuple[Party, Party], list[_Cut]] = {}
         self._slow: list[Slow] = []
@@ -185,7 +185,7 @@ class Links:
     def arrivals(self, sender: Party, receiver: Party, frame: bytes, now_us: int) -> list[int]:
         """After how many µs each copy of the frame arrives; empty if it is lost."""
         self.carried += 1
-        network, bits, injected = self._network, self._bits, self._injected
+        network, bits, injected = self._network, self._bits, self.injected
         cut = self._cuts.get((sender, receiver))
         if cut is not None:
             self.lost += 1
@@ -235,7 +235,7 @@ class Links:
         late = self._straggler.get(pair)
         if late is not None:
             if now_us + delay < late:
-                self._injected[REORDERING] += 1
+                self.injected[REORDERING] += 1
             del self._straggler[pair]
             self._mark()
         return delay
@@ -258,7 +258,7 @@ class Links:
 
     def _through(self, line: Line, at: int, size: int) -> int | None:
         if line.free_at_us > at:
-            self._injected[THIN_LINE] += 1
+            self.injected[THIN_LINE] += 1
         left = line.take(at, size)
         if left is None:
             self.refused += 1
