@@ -26,7 +26,7 @@ from bftkit.channel.replica import ReplicaSettings
 from bftkit.core.digest import digest
 from bftkit.core.machine import MemberId
 from bftkit.core.wire import WireError
-from bftkit.sim.adversaries.honest import Rewriting, Said, digests_of, fields_of, numbers_of, replaced
+from bftkit.sim.adversaries.honest import Rewriting, Said, digests_of, fields_of, replaced
 
 REMEMBERED: int = 1000
 """So many proposals are remembered."""
@@ -191,7 +191,7 @@ class Liar(Equivocate):
 class Collude(Equivocate):
     """Equivocates consistently, together with fellows: each side sees a whole course of its own.
 
-    Who leads sends one proposal to one half of the honest members and another to the other half, and both to its
+    Who leads sends one proposal to one half of the honest members, another to the other half, and both to its
     fellows. All of them then vote on each side for what that side was shown, and hand out the bytes of both. They
     agree by what they send each other, over their ordinary links. FAULTS 20.
 
@@ -208,8 +208,6 @@ class Collude(Equivocate):
         self._fellows = named
         honest = [member for member in settings.members if member not in named]
         self._deceived = frozenset(honest[(len(honest) + 1) // 2 :])
-        self._rounds: dict[tuple[object, ...], Any] = {}
-        """The first version of each fellow's proposal."""
         self._others: dict[bytes, dict[bytes, bytes]] = {}
         """By the digest of a first version: what stands for what in the second one."""
         self._batches: dict[bytes, bytes] = {}
@@ -221,23 +219,19 @@ class Collude(Equivocate):
         return {"adversary": {"kind": "collude", "fellows": sorted(self._fellows), **told}}
 
     def incoming(self, sender: MemberId, frame: bytes) -> bytes | None:
-        """A fellow's second version is remembered, and kept from the replica."""
+        """Second versions are kept from the replica: a fellow's, which is remembered, and votes for it."""
+        found = self.unpacked(frame)
         if sender not in self._fellows:
             self._serve(sender, frame)
+            hidden = found is not None and any(name in self._batches for name in digests_of(found[1]).values())
+            return None if hidden else frame
+        if found is None or len(found[2]) != 2:
             return frame
-        found = self.unpacked(frame)
-        if found is None or len(found[2]) != 1:
-            return frame
-        _, message, carried = found
-        key = (sender, type(message).__name__, *numbers_of(message).values())
-        first = self._rounds.get(key)
-        if first is None:
-            self._remember_round(key, message)
-            return frame
-        if first == message:
-            return frame
-        self._note(first, message, carried[0])
-        return None
+        epoch, message, (batch, second) = found
+        other = self.unpacked(second)
+        if other is not None and len(other[2]) == 1:
+            self._note(message, other[1], other[2][0])
+        return self.packed(message, [batch], epoch)
 
     def say(self, to: tuple[MemberId, ...], frame: bytes) -> Iterator[Said]:
         """To the one side the truth, to the other what fits the second proposal, to fellows both proposals."""
@@ -247,12 +241,13 @@ class Collude(Equivocate):
             assert own is not None
             assert other is not None
             self._note(own[1], other[1], other[2][0])
-            yield [member for member in to if member not in self._deceived], frame
+            yield [member for member in to if member not in self._deceived | self._fellows], frame
             if deceived := [member for member in to if member in self._deceived]:
                 self.act(20)
                 yield deceived, forged
             if fellows := [member for member in to if member in self._fellows]:
-                yield fellows, forged
+                # The second one travels with the first, in the place of a batch: so they come together.
+                yield fellows, self.packed(own[1], [*own[2], forged], own[0])
             return
         vote = self._other_vote(frame)
         if vote is None:
@@ -287,11 +282,6 @@ class Collude(Equivocate):
                     self._batches.clear()
                 self._others[name] = changes
                 self._batches[changes[name]] = batch
-
-    def _remember_round(self, key: tuple[object, ...], message: Any) -> None:
-        if len(self._rounds) > REMEMBERED:
-            self._rounds.clear()
-        self._rounds[key] = message
 
     def _serve(self, sender: MemberId, frame: bytes) -> None:
         """Bytes of second versions, which the replica knows nothing of, for whoever asks."""

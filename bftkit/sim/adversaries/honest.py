@@ -194,7 +194,12 @@ class Rewriting(Honest):
         return changed
 
     def _say(self, to: tuple[MemberId, ...], frame: bytes, out: ReplicaOut) -> None:
-        for receivers, instead in self.say(to, frame):
+        said: list[Said] = [(to, frame)]
+        try:
+            said = list(self.say(to, frame)) if frame else said
+        except WireError:
+            pass  # another adversary's garbage, within this one: there is nothing to change about it
+        for receivers, instead in said:
             out.send(receivers, instead)
 
     # ------------------------------------------------------------------------------------------ for subclasses

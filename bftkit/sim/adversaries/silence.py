@@ -145,7 +145,7 @@ class SlowLeader(Rewriting):
 
     def say(self, to: tuple[MemberId, ...], frame: bytes) -> Iterator[Said]:
         """Whatever carries a batch is late; all else is in time."""
-        if frame[0] == frames.PROTOCOL and frame[9] > 0:
+        if frame[0] == frames.PROTOCOL and frame[9:10] > b"\0":
             self.delayed += 1
             self.act(31)
             self.later(self._ticks, to, frame)
