@@ -16,4 +16,6 @@ baseline = without_faults
 def plan(setting: Setting) -> Plan:
     group = setting.smallest()
     who = setting.random.choice(group.names[1:])
-    return setting.plan(group=group, load=SATURATING, ticks=SATURATED_TICKS, faults=(Lie(at=0, who=who, kind="flood"),))
+    # A hundred frames for each of its own, until it has sent as much as a simulation can bear.
+    flood = Lie(at=0, who=who, kind="flood", options={"times": 100, "most": 10_000})
+    return setting.plan(group=group, load=SATURATING, ticks=SATURATED_TICKS, faults=(flood,))
