@@ -154,6 +154,8 @@ class Bounds:
         self._caps: dict[str, Caps] = {}
         self._stored: dict[str, int] = {}
         """The most bytes of batches that each member ever held."""
+        self._standing: dict[str, int] = {}
+        """The most bytes of standing records that it ever had."""
 
     def look(self, host: Host) -> None:
         """After a round of this member."""
@@ -181,7 +183,11 @@ class Bounds:
             self._walk(host, replica, caps)
             # A batch is written when it is voted for, and again if a later view carries it to a later slot; and it
             # stays until its whole segment may go. So what counts is the most that was ever stored at once.
-            disk_bytes = caps.disk_bytes + BATCH_COPIES * self._stored[host.me]
+            # Each segment begins with the standing records; where these fill a (small) segment, each round has its own.
+            standing = sum(map(len, replica.standing()))
+            self._standing[host.me] = max(self._standing.get(host.me, 0), standing)
+            segments = 4 * caps.slots * self._standing[host.me]
+            disk_bytes = caps.disk_bytes + BATCH_COPIES * self._stored[host.me] + segments
             self._within(host, "the log", host.log.bytes_on_disk, disk_bytes, "bytes")
 
     def _within(self, host: Host, what: str, size: int, cap: int, unit: str) -> None:
