@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import attrs
 
 from bftkit.channel.replica import Replica, ReplicaSettings
-from bftkit.core.digest import NO_DIGEST
+from bftkit.core.digest import NO_DIGEST, digest
 from bftkit.core.wire import Codec
-from bftkit.crypto.signed import Certificate, Vote
+from bftkit.crypto.signed import Certificate
 from bftkit.sim.adversaries.honest import Rewriting, Said, protocol_names
 
 VIEW_CHANGE = "ViewChange"
@@ -151,12 +151,16 @@ class ForgedCertificates(_Certificates):
             what, other = "a vote missing", Certificate(last.body, votes[:-1])
         elif way == 1:
             what, other = "a vote repeated", Certificate(last.body, (votes[0], *votes[:-1]))
+        elif way == 2 and (view := int.from_bytes(last.body[:8], "big")) > 0:
+            self.lied(23, "certificates of the view that it changes to")
+            return attrs.evolve(body, view=view)
         elif way == 2:
             moved = body.view.to_bytes(8, "big") + last.body[8:]
             what, other = "votes of another view", Certificate(moved, votes)
         elif way == 3:
-            false = tuple(vote if vote.member == self.settings.me else Vote(vote.member, bytes(64)) for vote in votes)
-            what, other = "votes that nobody signed", Certificate(last.body, false)
+            # The dangerous one: of the newest view that there can be, for something that was never proposed.
+            invented = (body.view - 1).to_bytes(8, "big") + last.body[8:-32] + digest(last.body)
+            what, other = "votes that nobody signed", Certificate(invented, votes)
         else:
             self.lied(23, "a certificate twice")
             return attrs.evolve(body, prepared=(*prepared, last))
@@ -191,8 +195,10 @@ class OmitPrepared(_Certificates):
     lines: ClassVar[tuple[int, ...]] = (24,)
     kind = "omit-prepared"
 
-    def __init__(self, settings: ReplicaSettings) -> None:
+    def __init__(self, settings: ReplicaSettings, shorten: bool = False) -> None:
+        """`shorten`: leave out the last slot as a whole, in the place of what is in it; else by turns."""
         super().__init__(settings)
+        self._shorten = shorten
         self._turn = 0
         self._opening: Any = None
 
@@ -228,7 +234,7 @@ class OmitPrepared(_Certificates):
         self._turn += 1
         choices = getattr(self._opening, "choices", ())
         full = [index for index, choice in enumerate(choices) if choice.digest != NO_DIGEST]
-        if self._turn % 2 and full and len(choices) == len(body.votes):
+        if self._turn % 2 and not self._shorten and full and len(choices) == len(body.votes):
             at = full[-1]
             header = self._header(body.view, choices[at].slot)
             if header is not None:

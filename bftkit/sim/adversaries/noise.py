@@ -158,7 +158,7 @@ class FarFuture(Rewriting):
     def _far(self, frame: bytes, far: int, turn: int) -> Iterator[bytes]:
         epoch = self.settings.epoch
         if frame[0] == frames.CONTROL:
-            slot = min(far, 1 << 40)
+            slot = min(far, 1 << 40) + turn  # ever new ones, or those that come first would be the only ones kept
             lie = digest(slot.to_bytes(8, "big"))
             signature = self.settings.keyring.sign(CHECKPOINT_PURPOSE, checkpoint_body(slot, lie))
             yield pack_control(CheckpointVote(epoch, slot, lie, signature))
