@@ -168,6 +168,10 @@ class ReplicaSettings:
     """None: the group is open to any client."""
     verify: Callable[[bytes, bytes, bytes], bool] = attrs.field(default=verify_signature, repr=False)
     """Whether (public key, message, signature) fit; a simulated world checks each once only."""
+    unpack: Callable[[bytes], tuple[int, bytes, Sequence[bytes]]] = attrs.field(
+        default=frames.unpack_protocol, repr=False
+    )
+    """What is in a PROTOCOL frame; a simulated world takes a broadcast apart once only."""
 
 
 @attrs.frozen(eq=False)

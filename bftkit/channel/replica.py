@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -373,7 +374,7 @@ class Replica:
             self.pool.land()
 
     def _on_protocol(self, sender: MemberId, frame: bytes, out: ReplicaOut) -> None:
-        epoch, packed, carried = frames.unpack_protocol(frame)
+        epoch, packed, carried = self.settings.unpack(frame)
         if epoch != self.settings.epoch:
             raise WireError(f"a message of epoch {epoch}; this is epoch {self.settings.epoch}")
         if self.silent:
@@ -382,7 +383,7 @@ class Replica:
         if carried:
             self.batches.offer(carried)
         try:
-            self._step(lambda inner: self.machine.on_message(sender, message, inner), out)
+            self._step(partial(self.machine.on_message, sender, message), out)
         finally:
             if carried:
                 self.batches.withdraw()

@@ -81,6 +81,9 @@ class Told:
     reads: int = 0
 
 
+_SEND_NOW: Final = SendNow()
+
+
 class Actor:
     """One client."""
 
@@ -116,7 +119,10 @@ class Actor:
         """Operations that are not answered yet, those still to be asked included."""
         if self.stopped or self.idle:
             return 0
-        return sum(load.todo for load in self._load.values()) + len(self.pending) + len(self.reading)
+        count = len(self.pending) + len(self.reading)
+        for load in self._load.values():
+            count += load.todo
+        return count
 
     @property
     def waits_since_us(self) -> int | None:
@@ -266,12 +272,13 @@ class Actor:
 
     def on_frame(self, member: MemberId, frame: bytes) -> None:
         """A frame from this member."""
-
-        def step(out: ClientOut) -> None:
-            self.machine.on_message(member, frame, out)
-            self.machine.on_input(SendNow(), out)
-
-        self._step(step)
+        if self.stopped:
+            return
+        out: ClientOut = Out()
+        self.machine.on_message(member, frame, out)
+        self.machine.on_input(_SEND_NOW, out)
+        if out.effects:
+            self._carry_out(out)
 
     def _step(self, call: Callable[[ClientOut], None]) -> None:
         if self.stopped:
@@ -326,8 +333,10 @@ class Actor:
             self.told.failed += 1
         else:
             self.told.skipped += 1
+            world.guards.not_told(self, "skipped", number)
         if status in (OK, FAILED):
             world.recorder.acknowledged(self.public, asked.ask.operation, slot, status, result, asked.floor)
+            world.guards.told(self, slot, result)
             world.latencies.append(Latency(self.name, asked.at_us, world.now_us, read=False))
         self._settle(asked, status, result)
 
@@ -339,6 +348,7 @@ class Actor:
             self.told.unknown += 1
         else:
             self.told.refused += 1
+        self.world.guards.not_told(self, "unknown" if unknown else "refused", number)
         if asked.call is not None:
             (self.world.history.info if unknown else self.world.history.fail)(asked.call)
 
@@ -354,6 +364,7 @@ class Actor:
                 )
             elif slot:
                 world.recorder.acknowledged(self.public, ask.operation, slot, status, result, asked.floor)
+                world.guards.told(self, slot, result)
             world.latencies.append(Latency(self.name, asked.at_us, world.now_us, read=slot is None))
         self._settle(asked, status, result)
 

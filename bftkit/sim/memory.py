@@ -6,8 +6,10 @@ hears it, and the others get the same message. Bytes that are refused are refuse
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
+from bftkit.channel.frames import unpack_protocol
 from bftkit.core.wire import Codec
 
 DECODED_MAX: Final = 1 << 13
@@ -36,3 +38,21 @@ class RememberingCodec(Codec[Any]):
             if len(data) <= SHORT_MAX:
                 self._decoded[data] = message
         return message
+
+
+class RememberingUnpacker:
+    """Takes the same PROTOCOL frame apart once only. The message in it is then the same object for all who hear it."""
+
+    def __init__(self) -> None:
+        self._parts: dict[bytes, tuple[int, bytes, Sequence[bytes]]] = {}
+
+    def __call__(self, frame: bytes) -> tuple[int, bytes, Sequence[bytes]]:
+        """See `bftkit.channel.frames.unpack_protocol`."""
+        parts = self._parts.get(frame)
+        if parts is None:
+            parts = unpack_protocol(frame)
+            if len(self._parts) >= DECODED_MAX:
+                self._parts.clear()
+            if len(frame) <= SHORT_MAX:
+                self._parts[frame] = parts
+        return parts
