@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from bftkit.core.plugin import load_protocol
-from bftkit.sim.campaign import examine
+from bftkit.sim.examining import examine
 from bftkit.sim.scenarios import Scenario, load_scenario, scenario_names
 
 PROTOCOLS = ("pbft", "coordinator")

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 SATURATING: Final = Load(clients=24, operations=2000, bursts=1, keys=64, pipeline=16, poison=0.0)
 """More than a group can answer in `SATURATED_TICKS`: what counts is how much it does."""
 SATURATED_TICKS: Final = 900
-STEADY: Final = Load(clients=4, operations=1500, bursts=1, keys=16, pipeline=2, poison=0.0)
+STEADY: Final = Load(clients=4, operations=540, bursts=1, keys=16, pipeline=2, poison=0.0)
 """A few clients that ask for the next thing when they have the last, and never come to an end in five seconds."""
 
 

@@ -1,25 +1,23 @@
 """Nobody can agree for a long time: views come and go, ever more slowly, and nothing grows with them."""
 
-from bftkit.sim.faults import Partition
+from bftkit.sim.faults import Crash, HoldKind
 from bftkit.sim.plan import Load, Plan
 from bftkit.sim.running import Result
 from bftkit.sim.scenarios import Setting
 from bftkit.sim.world import World
 
 LINES = (48,)
-NEEDS = ("partition", "leader-crash")
-FIGURE = "views in a minute without a quorum"
+NEEDS = ("loss", "leader-crash")
+FIGURE = "views in a minute without a new view"
 AT_MOST = 12
 
 
 def plan(setting: Setting) -> Plan:
     group = setting.smallest()
-    names = list(group.names)
-    setting.random.shuffle(names)
-    # Two halves: each can begin views and neither can decide anything in one.
-    sides = (tuple(names[: len(names) // 2]), (*names[len(names) // 2 :], "c0", "c1", "c2"))
-    split = Partition(at=200, ticks=60_000, sides=sides)
-    return setting.plan(group=group, load=Load(bursts=12), ticks=61_000, faults=(split,))
+    # The first leader is gone, and of no view that follows does anybody hear how it begins.
+    gone = Crash(at=200 + setting.random.randint(0, 300), who=group.names[0], ticks=60_500)
+    unheard = HoldKind(at=100, ticks=60_000, kind="NewView")
+    return setting.plan(group=group, load=Load(bursts=4), ticks=61_000, faults=(unheard, gone))
 
 
 def watch(world: World, plan: Plan) -> None:

@@ -24,7 +24,7 @@ def watch(world: World, plan: Plan) -> None:
             largest[late] = max(largest[late], world.hosts[member].disk.directory.bytes_used)
         if world.now + LOOK_TICKS < plan.ticks:
             world.after(LOOK_TICKS, look)
-        elif largest[1] > 2 * largest[0]:
+        elif 2 * largest[1] > 3 * largest[0]:
             missed(world, f"logs held {largest[0]} bytes in the first half of the run and {largest[1]} in the second")
 
     world.after(LOOK_TICKS, look)
