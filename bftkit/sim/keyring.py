@@ -146,6 +146,11 @@ class Notary:
         """What this member signs and checks with; its work is charged to the meter."""
         return CheckedKeyring(member, self, self._rings[member], meter or Meter(), self._costs)
 
+    def genuine(self, member: MemberId, purpose: str, statement: bytes, signature: bytes) -> bool:
+        """Whether the member made this signature: for those who watch, so it is neither counted nor remembered."""
+        ring = self._rings.get(member)
+        return ring is not None and ring.verify(member, purpose, statement, signature)
+
     def verifier(self, meter: Meter) -> Callable[[bytes, bytes, bytes], bool]:
         """Checks clients' signatures, as `crypto.keys.verify_signature`."""
         counters, cost = self.counters, self._costs.verify_ns

@@ -5,8 +5,8 @@ simulated disk, an application. What is simulated stands around it: time (in tic
 microseconds), links, disks, wall clocks, crashes, liars, and what work costs. Same seed, same run, byte for byte, in
 any process on any machine.
 
-Checkers (`checkers.py`) look all the time; what they find is raised as a `Violation` that says how to see the run
-again. A test reads::
+Checkers (`checkers.py`, `guards.py`) look all the time; what they find is raised as a `Violation` that says how to see
+the run again. A test reads::
 
     world = World(seed=7, protocol="pbft", members=4, network=Network(loss=0.3))
     world.load(operations=60, keys=4)
@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NoReturn, TypeVar
 
 import attrs
@@ -52,13 +52,14 @@ from bftkit.sim.bounds import Bounds, await_answers, healing_ticks
 from bftkit.sim.checkers import Recorder, Violation, Watched
 from bftkit.sim.controls import Controls
 from bftkit.sim.costs import Costs, Meter
+from bftkit.sim.guards import Guards
 from bftkit.sim.history import History
 from bftkit.sim.host import Event, Host
 from bftkit.sim.keyring import Notary
 from bftkit.sim.linearizability import SearchTooLarge, check
 from bftkit.sim.links import Links, Network, WallClock
 from bftkit.sim.lying_clients import LyingClient, lying_client
-from bftkit.sim.memory import RememberingCodec
+from bftkit.sim.memory import RememberingCodec, RememberingUnpacker
 from bftkit.sim.register import Get, RegisterModel, RegisterOperation
 from bftkit.sim.scheduler import US
 from bftkit.sim.witness import Held, check_order, check_states, leaves_of
@@ -150,6 +151,7 @@ class World(Controls):
             members=self.members,
             quorum=self.quorum,
             plugin=attrs.evolve(plugin, codec=RememberingCodec(plugin.codec)),
+            unpack=RememberingUnpacker(),
             keyring=self.notary.keyring(self.members[0]),
             clock_key=self.notary.member_keys[self.members[0]],
             member_keys={key.public: owner for owner, key in self.notary.member_keys.items()},
@@ -164,6 +166,7 @@ class World(Controls):
             if make is not None:
                 self.recorder.exempt.add(name)
             self.hosts[name] = self._new_host(name, make)
+        self.guards = Guards(self)
         for index in range(clients):
             self.join(f"c{index}")
         for name in self.members:
@@ -298,7 +301,10 @@ class World(Controls):
     @property
     def outstanding(self) -> int:
         """Operations of all clients that are not answered."""
-        return sum(actor.outstanding for actor in self.actors.values())
+        count = 0
+        for actor in self.actors.values():
+            count += actor.outstanding
+        return count
 
     @property
     def correct(self) -> tuple[MemberId, ...]:
@@ -395,13 +401,24 @@ class World(Controls):
             self.recorder.fail("halting", f"the correct {host.me} halts: {reason}")
 
     def check_step(self, host: Host) -> None:
-        """After each round of a member: what it keeps stays within bounds (oracle B)."""
+        """After each round of a member: what it keeps stays within bounds, and no rule is broken that guards watch."""
         replica = host.replica
         assert replica is not None
         view = replica.machine.view
         if view > self.view_changes and host.me not in self.recorder.exempt:
             self.view_changes = view
         self.bounds.look(host)
+        self.guards.look(host)
+
+    def send(self, host: Host, receivers: Iterable[MemberId], frame: bytes) -> None:
+        """See `Traffic.send`. What correct members say is watched (`bftkit.sim.guards`)."""
+        self.guards.said(host, frame)
+        super().send(host, receivers, frame)
+
+    def wipe(self, member: MemberId) -> None:
+        """See `Controls.wipe`. From now on the member has nothing to say that counts."""
+        self.guards.wiped(member)
+        super().wipe(member)
 
     def fail(self, text: str, cause: BaseException | None = None, *, oracle: str = "exception") -> NoReturn:
         """Raise a `Violation` that says what, where and how to see it again."""

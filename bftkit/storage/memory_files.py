@@ -189,6 +189,20 @@ class MemoryDirectory(Directory):
         else:
             self._promised = dict(self._entries)
 
+    # --- what those who watch may know -------------------------------------------------------------------------
+
+    def durable_size(self, name: str) -> int:
+        """So many bytes at the start of this file are sure to survive a power cut; 0 if its name is not."""
+        content = self._entries.get(name)
+        if content is None or self._durable_entries.get(name) is not content:
+            return 0
+        return content.synced
+
+    def durable(self, name: str, start: int = 0) -> bytes:
+        """Those bytes, from `start` on."""
+        size = self.durable_size(name)
+        return bytes(self._content(name).data[start:size]) if size > start else b""
+
     # --- what happens to it ------------------------------------------------------------------------------------
 
     @property

@@ -1,0 +1,228 @@
+"""Guards: checkers that watch single rules of docs/SAFETY.md in every run, and believe no code that they watch.
+
+`checkers.py` and `witness.py` see that the group keeps its promises to clients. A guard sees a rule broken that these
+promises rest on, at once, and even if luck kept the clients from harm: where only one run in a thousand would end in a
+wrong answer, every one of them has the broken rule in it.
+
+=================  ==========  ==================================================================================
+guard              rules       what is watched
+=================  ==========  ==================================================================================
+holding.py         1, 5, 24    what a client was told is held durably by enough members (``durability``)
+vouching.py        1, 18, 11   certificates under stable checkpoints (``checkpoints``), agreed time (``agreed-time``)
+`Speech`           5, 16       no vote contradicts an earlier one (``agreement``); who forgot is silent (``durability``)
+`Outcomes`         9           an operation that was not executed has a cause (``exactly-once``)
+=================  ==========  ==================================================================================
+
+Each says why it can give no false alarm. Members that lie are watched by nobody: a guard speaks of members that are
+correct at that moment, and a member that lies from some moment on is left alone from then on.
+
+That no view is left for one liar's word alone is not among them: what a member needs to hear before it leaves a view is
+each protocol's own affair. Nor is it that a session's number runs once: the recorder counts executions by what was
+executed, and correct clients give each operation content of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import attrs
+
+from bftkit.channel import frames
+from bftkit.channel.bundles import CLOCK
+from bftkit.core.machine import Digest, MemberId, Slot
+from bftkit.core.wire import Codec, WireError
+from bftkit.sim.holding import Holding
+from bftkit.sim.lying_clients import LyingClient
+from bftkit.sim.vouching import AgreedTimes, StableCheckpoints
+
+if TYPE_CHECKING:
+    from bftkit.sim.actors import Actor
+    from bftkit.sim.host import Host
+    from bftkit.sim.world import World
+
+_NUMBERS: Final = ("view", "ballot", "round", "slot")
+_CHECKPOINT_VOTE: Final = next(
+    tag for tag, message in frames.CONTROL_CODEC.messages.items() if message is frames.CheckpointVote
+)
+_BUNDLE_KIND_AT: Final = 1
+"""Behind the frame's kind."""
+
+
+class Guards:
+    """All guards of one world. They change nothing in it and draw nothing."""
+
+    def __init__(self, world: World) -> None:
+        """After the world's members are made, and before they start."""
+        self._exempt = world.recorder.exempt
+        self.holding = Holding(world)
+        self.checkpoints = StableCheckpoints(world)
+        self.times = AgreedTimes(world)
+        self.speech = Speech(world)
+        self.outcomes = Outcomes(world)
+
+    def look(self, host: Host) -> None:
+        """After a round of this member, before anything of it leaves."""
+        replica = host.replica
+        if replica is None or host.me in self._exempt:
+            return
+        self.checkpoints.look(host, replica)
+        self.times.look(host, replica)
+
+    def said(self, host: Host, frame: bytes) -> None:
+        """A frame leaves this member for others."""
+        if host.me not in self._exempt:
+            self.speech.said(host.me, frame)
+
+    def wiped(self, member: MemberId) -> None:
+        """This member's disk is empty from now on."""
+        self.speech.wiped(member)
+
+    def told(self, actor: Actor, slot: Slot, result: bytes) -> None:
+        """A client accepted that something of its own ran in this slot."""
+        self.holding.told(slot)
+        self.outcomes.executed(actor, result)
+
+    def not_told(self, actor: Actor, what: str, number: int) -> None:
+        """A client was told that an operation of its own was not executed, or perhaps not."""
+        if not isinstance(actor, LyingClient):
+            self.outcomes.not_executed(actor, what, number)
+
+
+class Speech:
+    """What leaves correct members, over all of their lives.
+
+    *No vote contradicts an earlier one* (SAFETY rules 5 and 16; oracle ``agreement``). Wherever a message of the
+    protocol names a slot and a digest, its sender binds itself, and for one kind, view and slot it may do so to one
+    digest only, however often it restarts. The same for its checkpoint votes. This needs no knowledge of the protocol
+    but the names of the fields.
+
+    *No false alarm:* what a correct member sent is either in its log or was sent in the same life. Statements of others
+    that it passes on (a `NewView`, a proof) travel as bytes in which nothing is looked for.
+
+    *Who forgot is silent* (SAFETY rule 16; oracle ``durability``: what a member promised must outlive its disk, or the
+    member must be known to have lost it). Once its disk was taken away, a member sends no message of the protocol, no
+    checkpoint vote and no clock report for as long as the epoch lasts, whether it knows or has forgotten even that. It
+    may fetch, claim what it learned, and say where it is: nothing of this is signed or counted as a vote.
+
+    *No false alarm:* it is told by the world of each disk that goes. Members that got an *older* disk do not know that
+    they forgot, and are not meant.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._recorder = world.recorder
+        self._codec: Codec[Any] = world.hosts[world.members[0]].settings.plugin.codec
+        self._bound: dict[tuple[object, ...], Digest] = {}
+        self._forgot: set[MemberId] = set()
+        self._mute: set[type[Any]] = set()
+        """Messages without a slot, a digest, or anything that could hold one."""
+
+    def wiped(self, member: MemberId) -> None:
+        """See `Guards`."""
+        self._forgot.add(member)
+
+    def said(self, member: MemberId, frame: bytes) -> None:
+        """A frame leaves a correct member."""
+        kind = frame[0] if frame else 0
+        if kind == frames.PROTOCOL:
+            if member in self._forgot:
+                self._broke_silence(member, "a message of the protocol")
+            try:
+                _, packed, _ = frames.unpack_protocol(frame)
+                message = self._codec.decode(packed)
+            except WireError:
+                return
+            if type(message) not in self._mute:
+                self._walk(member, message)
+        elif kind == frames.CONTROL:
+            if frame[1] == _CHECKPOINT_VOTE:
+                self._voted(member, frame)
+        elif member in self._forgot and kind == frames.BUNDLE and frame[_BUNDLE_KIND_AT] == CLOCK:
+            self._broke_silence(member, "a clock report")
+
+    def _broke_silence(self, member: MemberId, what: str) -> None:
+        self._recorder.fail("durability", f"{member} lost its disk in this epoch and sends {what} (SAFETY rule 16)")
+
+    def _voted(self, member: MemberId, frame: bytes) -> None:
+        if member in self._forgot:
+            self._broke_silence(member, "a checkpoint vote")
+        vote = frames.CONTROL_CODEC.decode(frame[1:])
+        assert isinstance(vote, frames.CheckpointVote)
+        self._bind((member, "checkpoint", vote.slot), vote.root)
+
+    def _walk(self, member: MemberId, message: object) -> bool:
+        """Bind the sender to whatever the message says; whether it can say anything."""
+        kind = type(message)
+        names = [field.name for field in attrs.fields(cast("type[Any]", kind))] if attrs.has(kind) else []
+        slot, digest = getattr(message, "slot", None), getattr(message, "digest", None)
+        binding = isinstance(slot, int) and isinstance(digest, bytes)
+        if binding:
+            assert isinstance(digest, bytes)
+            numbers = [value for name in _NUMBERS if isinstance(value := getattr(message, name, None), int)]
+            self._bind((member, kind.__name__, *numbers), digest)
+        speaks = binding
+        for name in names:
+            value = getattr(message, name)
+            if isinstance(value, tuple):
+                speaks = True  # it may be empty this time only
+                for item in cast("tuple[object, ...]", value):
+                    if attrs.has(type(item)):
+                        self._walk(member, item)
+            elif attrs.has(type(value)):
+                speaks = self._walk(member, value) or speaks
+            elif value is None:
+                speaks = True
+        if not speaks:
+            self._mute.add(kind)
+        return speaks
+
+    def _bind(self, place: tuple[object, ...], digest: Digest) -> None:
+        known = self._bound.setdefault(place, digest)
+        if known != digest:
+            member, *rest = place
+            self._recorder.fail(
+                "agreement",
+                f"{member} contradicts itself: {' '.join(map(str, rest))} was {known.hex()[:12]} and is "
+                f"{digest.hex()[:12]} (SAFETY rules 5 and 16)",
+            )
+
+
+class Outcomes:
+    """What a correct client is told of operations that were not executed (SAFETY rule 9; oracle ``exactly-once``).
+
+    There is a cause for it: the group ended the client's session, since it has more clients than it keeps sessions
+    for; two clients used one key; or what the client asked for, or the results that the group had to keep for it,
+    exceeded a limit.
+
+    *No false alarm:* nothing is said unless the limits are so far away that none of these can be the cause: half as
+    many clients as sessions, a key of its own, and fewer operations than the session's window is wide. What the group
+    keeps of results is bounded from below by what this client was answered in all.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._heard: dict[str, int] = {}
+        """Bytes of all results of each client, with what each costs besides."""
+
+    def executed(self, actor: Actor, result: bytes) -> None:
+        """The client was told a result."""
+        self._heard[actor.name] = self._heard.get(actor.name, 0) + len(result) + 512
+
+    def not_executed(self, actor: Actor, what: str, number: int) -> None:
+        """The client was told that an operation was skipped, refused, or is lost without anybody's knowing."""
+        world = self._world
+        limits = world.hosts[world.members[0]].settings.limits
+        others = list(world.actors.values())
+        mine = [other for other in others if other.public == actor.public]
+        near = (
+            len(world.recorder.exempt) > world.quorum.f
+            or len(mine) > 1
+            or 2 * len(others) > limits.sessions
+            or actor.machine.next_number >= limits.session_window
+            or 2 * self._heard.get(actor.name, 0) > limits.session_reply_bytes
+        )
+        if not near:
+            world.recorder.fail(
+                "exactly-once",
+                f"{actor.name} is told that its operation {number} is {what}, and there is no cause for it "
+                "(SAFETY rule 9)",
+            )

@@ -1,0 +1,181 @@
+"""Whether what a client was told is held durably by enough members, read off the simulated disks themselves.
+
+**What must hold** (SAFETY rules 1, 5, 22, 24 and 29). When a client first believes that something ran in a slot, the
+group has decided that slot, and can be left by force without losing it: so many correct members hold a durable record
+that carries the slot, or a durable checkpoint at it or above it. With a protocol for Byzantine members a decision
+takes a certificate of q, so that q members hold it; with one that is not, the c + 1 of rule 24 do.
+
+**How it is looked at.** Nothing that a member says is believed. The bytes of its log that a power cut would leave are
+read from its disk, and the protocol's own `history` and `carry` say whether one record alone makes a slot survive: what
+the group would go by if it had to leave the protocol.
+
+**Why this raises no false alarm.** Members that lie, or whose disk does, are never counted, and are subtracted from
+what is demanded, since they may have been among the q. A member whose disk was taken away counts as holding
+everything: it may have held it before. A record that was durable once stays so, or a durable checkpoint above it takes
+its place (rule 18). And a member speaks only once its record is durable (rule 5), so that a client that believes f + 1
+members is later than all of these writes. A slot is looked at once, when the first client is told of it.
+
+A protocol that does not claim to survive a power cut promises nothing here, and the guard stays out.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from bftkit.core.machine import Digest, MemberId, Slot
+from bftkit.core.ordering import Setup
+from bftkit.core.wire import WireError
+from bftkit.sim.disk import Disk
+from bftkit.storage.head import HEAD_NAME, Head, HeadDamaged, segment_number
+from bftkit.storage.records import CHECK_SIZE, OVERHEAD, Codec, Kind
+
+if TYPE_CHECKING:
+    from bftkit.sim.world import World
+
+_PROTOCOL_RECORD: Final = 1
+"""The kind of a log record that the protocol wrote (`bftkit.channel.replica`)."""
+_POWER_CUT: Final = "power-cut"
+
+
+@attrs.define(eq=False)
+class _Reader:
+    """One member's disk, read as far as it is durable."""
+
+    disk: Disk
+    key: bytes = b""
+    """Of the records' checks."""
+    codec: Codec | None = None
+    read: dict[str, int] = attrs.field(factory=dict[str, int])
+    """How far each segment was read."""
+    records: dict[Slot, list[bytes]] = attrs.field(factory=dict[Slot, list[bytes]])
+    """What the protocol wrote of each slot; dropped once the slot was looked at."""
+    covered: Slot = 0
+    """The highest durable checkpoint that was ever seen."""
+    excused: bool = False
+    """Its disk was taken away, or lied."""
+
+    def go_on(self, done: set[Slot]) -> None:
+        """Read what became durable since."""
+        directory = self.disk.directory
+        if directory.lying:
+            self.excused = True
+        if self.codec is None:
+            try:
+                self.key = Head.decode(directory.read(HEAD_NAME)).key()
+            except (FileNotFoundError, HeadDamaged):
+                self.excused = True
+                return
+            self.codec = Codec(self.key)
+        for name in directory.names():
+            number = segment_number(name)
+            start = self.read.get(name, 0)
+            if number is None or directory.durable_size(name) - start < OVERHEAD:
+                continue
+            self.read[name] = start + self._read(directory.durable(name, start), number, start, done)
+
+    def _read(self, data: bytes, segment: int, start: int, done: set[Slot]) -> int:
+        """Bytes of whole records."""
+        assert self.codec is not None
+        at = 0
+        while True:
+            header = self.codec.header(data, at)
+            if header is None or (header.segment, header.offset) != (segment, start + at):
+                return at
+            end = at + OVERHEAD + header.length
+            if end > len(data):
+                return at
+            wanted = header.kind is Kind.ENTRY and header.slot not in done and data[at + OVERHEAD] == _PROTOCOL_RECORD
+            # What a crash left of a write may have a good head and no body; the member cuts it off when it starts.
+            if wanted or end == len(data):
+                hasher = blake2b(data[at : at + OVERHEAD - CHECK_SIZE], key=self.key, digest_size=CHECK_SIZE)
+                hasher.update(data[at + OVERHEAD : end])
+                if hasher.digest() != data[at + OVERHEAD - CHECK_SIZE : at + OVERHEAD]:
+                    return at
+                if wanted:
+                    self.records.setdefault(header.slot, []).append(data[at + OVERHEAD + 1 : end])
+            at = end
+
+    def covers(self, slot: Slot) -> bool:
+        """Whether a durable checkpoint is at the slot or above it."""
+        if self.covered < slot:
+            self.covered = max((at for at, _ in self.disk.snapshots.checkpoints()), default=0)
+        return self.covered >= slot
+
+
+class Holding:
+    """The guard of durable acknowledgements (oracle ``durability``). See the top of this file."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        settings = world.hosts[world.members[0]].settings
+        self._plugin = settings.plugin
+        self._setup = Setup(
+            settings.me,
+            settings.members,
+            settings.quorum,
+            settings.keyring,
+            0,
+            settings.window,
+            settings.parameters,
+        )
+        quorum = settings.quorum
+        self._needed = quorum.certificate if self._plugin.record.byzantine else quorum.durable
+        self.active = _POWER_CUT in self._plugin.record.survives
+        """False: this protocol promises nothing of the kind."""
+        self._readers: dict[MemberId, _Reader] = {}
+        self._done: set[Slot] = set()
+
+    def told(self, slot: Slot) -> None:
+        """A client accepted that something ran in this slot."""
+        if not self.active or slot in self._done:
+            return
+        world = self._world
+        exempt = world.recorder.exempt
+        if len(exempt) > world.quorum.f:
+            return  # more than the group is made for
+        needed = self._needed - len(exempt)
+        known = world.recorder.batches.get(slot)
+        digest = None if known is None else known[0]
+        holders: list[MemberId] = []
+        for member in world.members:
+            reader = self._reader(member)
+            reader.go_on(self._done)
+            records = reader.records.pop(slot, [])
+            if member in exempt or len(holders) >= needed:
+                continue
+            if reader.excused or self._holds(records, slot, digest) or reader.covers(slot):
+                holders.append(member)
+        self._done.add(slot)
+        if len(holders) < needed:
+            world.recorder.fail(
+                "durability",
+                f"a client was told of slot {slot}, which {needed} correct members must hold durably; "
+                f"{', '.join(holders) or 'nobody'} does (SAFETY rules 5 and 24)",
+            )
+
+    def _reader(self, member: MemberId) -> _Reader:
+        disk = self._world.hosts[member].disk
+        reader = self._readers.get(member)
+        if reader is None:
+            reader = self._readers[member] = _Reader(disk)
+        if reader.disk is not disk:
+            reader.excused = True
+        return reader
+
+    def _holds(self, records: list[bytes], slot: Slot, digest: Digest | None) -> bool:
+        return any(self._carries(record, slot, digest) for record in reversed(records))
+
+    def _carries(self, record: bytes, slot: Slot, digest: Digest | None) -> bool:
+        """Whether this record, in one member's history and in nobody else's, makes the slot survive."""
+        plugin, setup = self._plugin, self._setup
+        try:
+            nothing = plugin.history(setup, slot - 1, ())
+            histories = dict.fromkeys(setup.members[: setup.quorum.available], nothing)
+            histories[setup.me] = plugin.history(setup, slot - 1, (record,))
+            carried = plugin.carry(setup, slot - 1, histories).slots
+        except WireError:
+            return False
+        return bool(carried) and carried[0][0] == slot and digest in (None, carried[0][1])
