@@ -24,6 +24,8 @@ class Waiting:
     """When it came, in beats."""
     applied: Slot
     """What was executed when it came."""
+    ahead: tuple[int, int] = (0, 0)
+    """What waited before it: so many requests, and bytes."""
     in_flight: bool = False
     """Proposed by this member in its present leadership, and not decided yet."""
 
@@ -37,6 +39,8 @@ class Pool:
     entries: dict[tuple[bytes, int, int], Waiting] = attrs.field(factory=dict[tuple[bytes, int, int], Waiting])
     fresh: dict[tuple[bytes, int, int], None] = attrs.field(factory=dict[tuple[bytes, int, int], None])
     """Keys of entries that are not in flight, oldest first."""
+    requests: int = 0
+    """In all bundles."""
     fresh_requests: int = 0
     size: int = 0
     removed: int = 0
@@ -59,7 +63,8 @@ class Pool:
         """Take a bundle in; the caller has checked `fits` and its signature."""
         key = (bundle.client, bundle.session, bundle.first)
         assert key not in self.entries
-        self.entries[key] = Waiting(bundle, beat, applied)
+        self.entries[key] = Waiting(bundle, beat, applied, (self.requests, self.size))
+        self.requests += bundle.count
         self.fresh[key] = None
         self.fresh_requests += bundle.count
         self.size += len(bundle.raw)
@@ -71,6 +76,7 @@ class Pool:
         if entry is None:
             return None
         self.removed += 1
+        self.requests -= entry.bundle.count
         if key in self.fresh:
             del self.fresh[key]
             self.fresh_requests -= entry.bundle.count

@@ -91,6 +91,8 @@ class PbftMachine(Forkable):
     """The highest slot with a header in this view."""
     voted: Slot = 0
     """The highest slot voted for that may have been decided by that vote."""
+    view_began: Slot = 0
+    """What was delivered when this view was entered."""
     stop: Slot | None = None
     slots: dict[Slot, SlotState] = attrs.field(factory=dict[Slot, SlotState])
     decided: dict[Slot, Digest] = attrs.field(factory=dict[Slot, Digest])
@@ -244,7 +246,7 @@ class PbftMachine(Forkable):
         elif key == NEW_VIEW:
             self.new_view_timer = False
             if not self.active:
-                views.leave_view(self, self.view + 1, out)
+                views.leave_view(self, self.view + 1, out, timed_out=True)
         elif key == STATUS:
             exchange.status_due(self, out)
         elif key == PACE:

@@ -76,7 +76,7 @@ def request_timer_due(machine: PbftMachine, out: Out) -> None:
     if not machine.active or not demand(machine):
         return
     if machine.patience.quarter_passed() and not others_go_on(machine):
-        leave_view(machine, machine.view + 1, out)
+        leave_view(machine, machine.view + 1, out, timed_out=True)
     else:
         machine.request_timer = True
         out.set_timer(REQUEST, machine.patience.quarter)
@@ -99,10 +99,15 @@ def others_go_on(machine: PbftMachine) -> bool:
     return True
 
 
-def leave_view(machine: PbftMachine, view: int, out: Out) -> None:
-    """Accept no more in views below `view`, durably, and say what may have been decided. (Section 2.3.5)"""
+def leave_view(machine: PbftMachine, view: int, out: Out, *, timed_out: bool = False) -> None:
+    """Accept no more in views below `view`, durably, and say what may have been decided. (Section 2.3.5)
+
+    The timeout grows if it was over, or if the view brought nothing. A leader that decided and had to go for another
+    reason, because it was unfair or slow, says nothing about the timeout.
+    """
     assert view > machine.view
-    machine.patience.failed()
+    if timed_out or not machine.active or machine.delivered <= machine.view_began:
+        machine.patience.failed()
     forget_view(machine)
     machine.view, machine.active = view, False
     out.persist(m.RECORDS.encode(m.Entered(view)), STANDING)
@@ -290,6 +295,7 @@ def enter(machine: PbftMachine, new_view: m.NewView, view: int, opening: Opening
     # nothing and never will: strong reads need not wait for its slot (SAFETY rule 13).
     machine.voted = max(opening.high, machine.delivered)
     machine.patience.quiet = 0
+    machine.view_began = machine.delivered
 
 
 def take_choices(machine: PbftMachine, out: Out) -> None:
