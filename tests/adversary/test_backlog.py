@@ -1,15 +1,14 @@
-"""An honest leader that has more to do than it can is neither slow nor unfair, and a change of view costs no patience."""
+"""An honest leader with a backlog is neither slow nor unfair, and a change of view need not make the timeout grow."""
 
 from __future__ import annotations
-
-from bftkit_pbft.machine import PbftMachine
-from bftkit_pbft.pace import Patience
 
 from bftkit.channel.interface import Limits
 from bftkit.core.machine import Out
 from bftkit.core.ordering import Neglected
 from bftkit.sim.links import Network
 from bftkit.sim.world import World
+from bftkit_pbft.machine import PbftMachine
+from bftkit_pbft.pace import Patience
 
 
 def test_a_backlog_in_small_batches_deposes_nobody() -> None:
