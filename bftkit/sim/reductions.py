@@ -35,8 +35,8 @@ def _changed(value: Changed, **parts: Any) -> Changed:
 def _smaller(value: int, least: int) -> Iterator[int]:
     """Smaller numbers, the least first, then ever nearer."""
     last = None
-    near = value - 1 if value <= _SMALL else value * 7 // 8
-    for candidate in (least, value // 8, value // 4, value // 2, value * 3 // 4, near):
+    near = (value - 1,) if value <= _SMALL else ()
+    for candidate in (least, value // 8, value // 4, value // 2, value * 3 // 4, *near):
         if least <= candidate < value and candidate != last:
             last = candidate
             yield candidate
@@ -274,4 +274,5 @@ def settings(plan: Plan) -> Iterator[Step]:
         yield "a larger window", attrs.evolve(plan, window=4 * plan.interval)
 
 
-REDUCTIONS: Final[tuple[Reduction, ...]] = (load, members, settings, network, time, faults, cuts_for_loss)
+DETAILS: Final[tuple[Reduction, ...]] = (load, settings, network, time, faults, cuts_for_loss)
+"""Everything but who takes part and what goes wrong."""

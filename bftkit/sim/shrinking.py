@@ -6,8 +6,8 @@ taken away. A step is kept if the run that it leaves fails in the same way: the 
 same kind of exception. So what comes out is always a plan that was seen to fail.
 
 Most failures need some luck besides: the frame that is late, the sync that a crash cuts in two. A plan with one fault
-less is another run, in which the luck is another, too. So when nothing can be taken away under one seed, each step is
-tried under a few neighbouring seeds before it is given up.
+less is another run, in which the luck is another, too. So when no fault and no member can be taken away under one seed,
+those steps are tried under some neighbouring seeds before they are given up.
 
     shrunk = shrink(plan, budget_runs=300)
     print(shrunk.plan.to_json(), shrunk.result.violation)
@@ -17,7 +17,7 @@ The same plan and the same budget of runs give the same minimal plan. (A budget 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Final
 
@@ -31,11 +31,11 @@ from bftkit.sim.world import World
 
 BUDGET_SECONDS: Final = 120.0
 BUDGET_RUNS: Final = 600
-PATIENCE: Final = (1, 3, 8)
-"""Under so many seeds each step is tried; the next number comes when the one before leads nowhere."""
+PATIENCE: Final = (1, 4, 16)
+"""Under so many seeds the steps that matter most are tried; the next number when the one before leads nowhere."""
 LONGER: Final = 4
-"""A run that takes more than so many times the work of the failing one is given up: it counts as one that holds."""
-ROUNDS_LEAST: Final = 3_000
+"""A run that takes more than so many times the work of the smallest that fails is given up, as one that holds."""
+ROUNDS_LEAST: Final = 500
 """But not before so many rounds of all members together."""
 
 
@@ -162,25 +162,32 @@ class _Shrinking:
             result, world = run_world(plan, kind=_hurried(self._rounds or 1 << 60))
         except _TooLong:
             return Result(plan=plan, digest="")
-        self._rounds = self._rounds or max(ROUNDS_LEAST, LONGER * world.counters.rounds)
+        if not result.ok:
+            rounds = max(ROUNDS_LEAST, LONGER * world.counters.rounds)
+            self._rounds = min(self._rounds or rounds, rounds)
         return result
 
     def _reduce(self) -> None:
         self._after_the_end()
         # Every run costs what its load costs: the less of it, the more can be tried.
-        self._first(lambda: reductions.operations(self._plan))
+        self._repeat(reductions.operations)
         for seeds in PATIENCE:
-            self._seeds = seeds
-            while self._all_passes():
-                # What could be left out after this can be found with one seed again, most of the time.
+            smaller = True
+            while smaller:
+                # What goes wrong and who takes part, with patience: what is gone needs no finer detail.
+                self._seeds = seeds
+                while self._without_faults() or self._repeat(reductions.members):
+                    pass
                 self._seeds = 1
+                smaller = False
+                for reduction in reductions.DETAILS:
+                    smaller = self._repeat(reduction) or smaller
 
-    def _all_passes(self) -> bool:
-        """Every way to make it smaller, once. Whether any did."""
-        smaller = self._without_faults()
-        for reduction in reductions.REDUCTIONS:
-            while self._first(lambda reduction=reduction: reduction(self._plan)):  # type: ignore[misc]
-                smaller = True
+    def _repeat(self, reduction: reductions.Reduction) -> bool:
+        """Make it smaller in this way, as often as it goes. Whether it did."""
+        smaller = False
+        while self._first(reduction(self._plan)):
+            smaller = True
         return smaller
 
     def _after_the_end(self) -> None:
@@ -214,9 +221,9 @@ class _Shrinking:
             size = min(size // 2, max(1, len(self._plan.faults))) if size > 1 else 0
         return smaller
 
-    def _first(self, candidates: Callable[[], Iterator[tuple[str, Plan]]]) -> bool:
+    def _first(self, candidates: Iterable[tuple[str, Plan]]) -> bool:
         """Keep the first that fails."""
-        return any(self._try(words, plan) for words, plan in candidates())
+        return any(self._try(words, plan) for words, plan in candidates)
 
     def _try(self, words: str, plan: Plan) -> bool:
         """Whether this smaller plan fails as well; then it is kept."""

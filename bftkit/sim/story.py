@@ -21,7 +21,7 @@ from bftkit.core.plugin import load_protocol
 from bftkit.sim.faults import ClientDies, LyingClient, Partition, Twin
 from bftkit.sim.plan import Plan
 from bftkit.sim.running import Result, run_world
-from bftkit.sim.watching import ASKED, CRASH, DECIDED, NOTE, RETURN, TOLD, VIEW, Happened, Said, WatchedWorld
+from bftkit.sim.watching import ANSWERED, ASKED, CRASH, DECIDED, NOTE, RETURN, TOLD, VIEW, Happened, Said, WatchedWorld
 from bftkit.sim.wording import operation_words, short
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ _TOGETHER: Final = 24
 LAST_US: Final = 1_000_000
 """Of a run without progress, so much of the end is summed up."""
 FINDING_MAX: Final = 240
+FINDING_LINES: Final = 10
+BEFORE: Final = 12
+"""So many of the last messages are told where nothing says which ones matter."""
+CONTRADICTION: Final = "a correct member said two things that cannot both be true"
 IN_WORDS: Final = {
     "agreement": "correct members disagree about what stands at one place of the order",
     "durability": "a client was told something that the group does not remember",
@@ -74,7 +78,10 @@ class _Line:
     """Those to whom it happened, if these stand before the text."""
 
     def __str__(self) -> str:
-        return f"{self.at_us / 1000:>9.1f}  {', '.join(self.who)}{' ' if self.who else ''}{self.text}"
+        verb, space, rest = self.text.partition(" ")
+        if len(self.who) > 1:
+            verb = {"is": "are", "EXECUTES": "EXECUTE"}.get(verb, verb.removesuffix("s"))
+        return f"{self.at_us / 1000:>9.1f}  {', '.join(self.who)}{' ' if self.who else ''}{verb}{space}{rest}"
 
 
 @attrs.frozen
@@ -111,7 +118,8 @@ def story_of(
 
 def concerned_slots(violation: str) -> tuple[int, ...]:
     """The slots that a violation speaks of, in order, each once."""
-    found = re.findall(r"\bslot (\d+)|\((\d+), \d+\)|\b[Ss]lots? (\d+)", violation)
+    # "slot 7", a place "(7, 0)", and "m1 contradicts itself: Prepare 2 7 was ...": view and slot.
+    found = re.findall(r"\bslots? (\d+)|\((\d+), \d+\)|itself: \w+ \d+ (\d+) was", violation)
     numbers = [int(part) for parts in found for part in parts if part]
     return tuple(dict.fromkeys(number for number in numbers if number))
 
@@ -128,7 +136,8 @@ class _Teller:
         self.digests = self._digests()
         self.operations = self._operations()
         inside = {operation for name in self.digests for _, operation in self.wording.operations(name)}
-        self._concerned = self.operations or inside
+        self._keys = {name.encode() for name in re.findall(r"\bkey b'([^']*)'", result.violation)}
+        self._concerned = self._keys or self.operations or inside
         self._lines: list[_Line] = []
 
     # ------------------------------------------------------------------------------------------ what it is about
@@ -167,7 +176,7 @@ class _Teller:
         group = plan.group
         record = load_protocol(plan.protocol).record
         head = [
-            f"{record.title}: {group.members} members ({', '.join(group.names)}), f = {group.f}"
+            f"{record.title}: {_count(group.members, 'member')} ({', '.join(group.names)}), f = {group.f}"
             + (f", c = {group.c}" if group.c else "")
             + f"; {_count(load.clients, 'client')} with {_count(load.operations, 'operation')} together; "
             f"seed {plan.seed}."
@@ -232,16 +241,21 @@ class _Teller:
             return 1
         if one.kind == VIEW:
             return 4 if one.who.rstrip("'") in liars else 2
+        concerned = any(part in one.operation for part in self._concerned)
         if one.kind == TOLD:
-            return 1 if one.slot in self.slots or one.operation in self.operations else None
+            return 1 if concerned or one.slot in self.slots else None
         if one.kind == ASKED:
-            concerned = any(operation in one.operation for operation in self._concerned)
             return 3 if concerned else None
+        if one.kind == ANSWERED:
+            # The answers to what is in doubt: all of them where the violation is what clients saw.
+            return 4 if self.result.oracle in ("linearizability", "durability") and (self._keys or concerned) else None
         return None if one.kind == NOTE and one.text.startswith(REPEATED_IN_FAULTS) else 1
 
     def _messages(self) -> None:
         """Everything that was said of the slots that this is about, equal words together."""
         wanted = set(self.slots)
+        if not wanted and self.result.oracle not in ("", "progress", "linearizability"):
+            self._last_messages()
         spoken: dict[tuple[str, str], list[Said]] = {}
         for said in self.world.said:
             read = self.wording.read(said.frame)
@@ -255,6 +269,18 @@ class _Teller:
         for (sender, text), times in spoken.items():
             self._spoken(sender, text, times)
 
+    def _last_messages(self) -> None:
+        """Nothing says what matters: the last that members said, to those whom the violation names if it does."""
+        named = [name for name in self.world.members if re.search(rf"\b{name}\b", self.result.violation)]
+        last: list[Said] = []
+        for said in reversed(self.world.said):
+            if not named or said.sender in named or any(name in said.receivers for name in named):
+                last.append(said)
+                if len(last) == BEFORE:
+                    break
+        for said in reversed(last):
+            self._spoken(said.sender, self._cut_down(self.wording.read(said.frame).text), [said])
+
     def _spoken(self, sender: str, text: str, times: list[Said]) -> None:
         first = times[0]
         near = [said for said in times if said.at_us - first.at_us < QUIET_US]
@@ -266,8 +292,8 @@ class _Teller:
                 heard.setdefault(member, at)
         reached = [f"{name} at {at / 1000:.1f}" for name, at in sorted(heard.items(), key=lambda pair: pair[1])]
         missed = [name for name in receivers if name not in heard]
-        line = f"{sender} → {', '.join(receivers)}: {text}"
-        line += f"; heard by {', '.join(reached)}" if reached else "; heard by nobody"
+        line = f"{sender} → {', '.join(receivers) or 'nobody'}: {text}"
+        line += f"; heard by {', '.join(reached)}" if reached else "; heard by nobody" if receivers else ""
         if missed and reached:
             line += f", not by {', '.join(missed)}"
         rest = len(times) - len(near)
@@ -324,20 +350,30 @@ class _Teller:
         told = self._lies()
         if self.result.ok:
             return [*told, f"The run ends well after {self.result.ticks} ms: no checker has anything to say."]
-        words = IN_WORDS.get(self.result.oracle, "something that must always hold does not hold")
+        words = (
+            CONTRADICTION
+            if "contradicts itself" in self.result.violation
+            else IN_WORDS.get(self.result.oracle, "something that must always hold does not hold")
+        )
         about = f" (slot {', slot '.join(map(str, self.slots))})" if self.slots else ""
         told.append(f"VIOLATION of {self.result.oracle} at {self.world.now_us / 1000:.1f} ms: {words}{about}.")
-        told.append(f"  The checker says: {self._finding()}")
+        first, *more = self._finding()
+        told += [f"  The checker says: {first}", *(f"  {line}" for line in more)]
         if self.slots:
             told += self._facts()
         if not self.slots or self.result.oracle == "progress":
             told += self._waiting()
+        if self.result.oracle == "progress":
+            told += self._lately()
         return told
 
-    def _finding(self) -> str:
-        """The first finding that is short enough to be read."""
-        findings = self.result.violation.split("; ")
-        return min(findings, key=lambda text: (len(text) > FINDING_MAX, findings.index(text)))[:FINDING_MAX]
+    def _finding(self) -> list[str]:
+        """What the checker said: all lines of one finding, or of several the first that is short enough to be read."""
+        first, *more = self.result.violation.splitlines() or [""]
+        if more:
+            return [first, *(f"  {line}" for line in more[:FINDING_LINES])]
+        findings = first.split("; ")
+        return [min(findings, key=lambda text: (len(text) > FINDING_MAX, findings.index(text)))[:FINDING_MAX]]
 
     def _lies(self) -> list[str]:
         told: list[str] = []
@@ -365,6 +401,7 @@ class _Teller:
             for one in self.world.happened:
                 if one.kind == DECIDED and one.slot == slot:
                     by_batch.setdefault(one.digest, {}).setdefault(one.who, one.at_us)
+            told += self._contradictions(slot)
             if not by_batch:
                 told.append(f"  slot {slot}: executed by nobody")
             for name, who in by_batch.items():
@@ -372,6 +409,21 @@ class _Teller:
                 told.append(f"  slot {slot} is {short(name)} [{self.wording.batch(name)}] for {members}")
                 member, at = min(who.items(), key=lambda pair: pair[1])
                 told.append(f"      {member} had heard: {self._heard(member, slot, name, at)}")
+        return told
+
+    def _contradictions(self, slot: int) -> list[str]:
+        """Whoever said the same of two batches."""
+        spoken: dict[tuple[str, str], dict[bytes, int]] = {}
+        for said in self.world.said:
+            read = self.wording.read(said.frame)
+            if read.digest is not None and tuple(read.slots) == (slot,):
+                statement = read.text.replace(short(read.digest), "…").removesuffix(" + batch")
+                spoken.setdefault((said.sender, statement), {}).setdefault(read.digest, said.at_us)
+        told: list[str] = []
+        for (sender, statement), names in spoken.items():
+            if len(names) > 1:
+                both = " and ".join(f"{short(name)} at {at / 1000:.1f}" for name, at in names.items())
+                told.append(f"  {sender} said {statement} = {both}")
         return told
 
     def _heard(self, member: str, slot: int, name: bytes, until: int) -> str:
@@ -423,6 +475,12 @@ class _Teller:
                 told.append(f"  {name} waits for {_count(actor.outstanding, 'answer')}: {'; '.join(asked[:3])}")
         if cut:
             told.append(f"  cut: {', '.join(sorted(cut))}")
+        return told
+
+    def _lately(self) -> list[str]:
+        """What was said in the end, and was of no use."""
+        world = self.world
+        told: list[str] = []
         since = world.now_us - LAST_US
         counts: Counter[tuple[str, str]] = Counter()
         lately: dict[tuple[str, str], str] = {}

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import attrs
 
-from bftkit.channel.frames import BUNDLE
+from bftkit.channel.frames import ANSWER, ASK, BUNDLE, REPLY
 from bftkit.core.machine import MemberId
 from bftkit.sim.actors import Actor
 from bftkit.sim.host import Event, FromMember, Host
@@ -24,6 +24,9 @@ VIEW: Final = "view"
 DECIDED: Final = "decided"
 ASKED: Final = "asked"
 TOLD: Final = "told"
+ANSWERED: Final = "answered"
+_ASKED: Final = (bytes((BUNDLE,)), bytes((ASK,)))
+_ANSWERED: Final = (bytes((REPLY,)), bytes((ANSWER,)))
 
 
 @attrs.define(eq=False)
@@ -138,11 +141,21 @@ class WatchedWorld(World):
 
     def carry_from_client(self, actor: Actor, member: MemberId, frame: bytes) -> None:
         """Remembers what a client asks for, the first time."""
-        if frame[:1] == bytes((BUNDLE,)) and frame not in self._asked:
+        if frame[:1] in _ASKED and frame not in self._asked:
             self._asked.add(frame)
             read = self.wording.read(frame)
             self.happened.append(Happened(self.now_us, ASKED, actor.name, read.text, operation=frame))
         super().carry_from_client(actor, member, frame)
+
+    def carry_to_client(self, host: Host, client: bytes, frame: bytes) -> None:
+        """Remembers what the member answers."""
+        if frame[:1] in _ANSWERED:
+            read = self.wording.read(frame)
+            if read.name != "LinkProof":
+                text = f"answers {self.wording.client(client)}: {read.text}"
+                slot = min(read.slots, default=0)
+                self.happened.append(Happened(self.now_us, ANSWERED, self.name_of(host), text, slot, operation=frame))
+        super().carry_to_client(host, client, frame)
 
     def _arrive_at_client(
         self, pair: tuple[str, MemberId], connection: int, actor: Actor, packet: int, frame: bytes

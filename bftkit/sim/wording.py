@@ -197,6 +197,10 @@ class Wording:
                 return ""
             case bool():
                 return name if value else f"not {name}"
+            case bytes() if name == "operation":
+                return operation_words(value)
+            case bytes() if name == "result":
+                return f"result {_text(value)}"
             case bytes() if len(value) == _SIGNATURE:
                 return ""
             case bytes() if len(value) == 32:
@@ -217,8 +221,8 @@ class Wording:
         if not values:
             return f"no {name}"
         more = f" and {len(values) - 4} more" if len(values) > 4 else ""
-        if isinstance(values[0], bytes):
-            names = [value for value in values[:4] if isinstance(value, bytes)]
+        names = [value for value in values[:4] if isinstance(value, bytes)]
+        if names:
             return f"{name} {', '.join(short(one) if len(one) == 32 else describe(one) for one in names)}{more}"
         told: list[str] = []
         for value in values[:4]:
