@@ -47,7 +47,7 @@ BEFORE: Final = 12
 CONTRADICTION: Final = "a correct member said two things that cannot both be true"
 IN_WORDS: Final = {
     "agreement": "correct members disagree about what stands at one place of the order",
-    "durability": "a client was told something that the group does not remember",
+    "durability": "a client was told something that the group does not hold for ever",
     "exactly-once": "an operation was executed more often than it was asked for",
     "linearizability": "no single order of the operations explains what the clients saw",
     "progress": "what waits is not answered, although everything has healed",
@@ -247,8 +247,9 @@ class _Teller:
         if one.kind == ASKED:
             return 3 if concerned else None
         if one.kind == ANSWERED:
-            # The answers to what is in doubt: all of them where the violation is what clients saw.
-            return 4 if self.result.oracle in ("linearizability", "durability") and (self._keys or concerned) else None
+            # The answers to what is in doubt, where the violation is what clients were told.
+            matters = bool(self._keys) or concerned or one.slot in self.slots
+            return 4 if matters and self.result.oracle in ("linearizability", "durability") else None
         return None if one.kind == NOTE and one.text.startswith(REPEATED_IN_FAULTS) else 1
 
     def _messages(self) -> None:
@@ -372,7 +373,7 @@ class _Teller:
         first, *more = self.result.violation.splitlines() or [""]
         if more:
             return [first, *(f"  {line}" for line in more[:FINDING_LINES])]
-        findings = first.split("; ")
+        findings = re.split(r"; (?=[a-z-]+: )", first)
         return [min(findings, key=lambda text: (len(text) > FINDING_MAX, findings.index(text)))[:FINDING_MAX]]
 
     def _lies(self) -> list[str]:
