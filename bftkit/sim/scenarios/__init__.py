@@ -188,6 +188,17 @@ def must_go_on(world: World, at: int, ticks: int, what: str) -> None:
     world.after(at, begin)
 
 
+def must_replace(world: World, plan: Plan) -> None:
+    """For `watch`: a first leader that lies leads no more when the plan's ticks are over, while there is load yet."""
+
+    def look() -> None:
+        if world.view_changes == 0:
+            missed(world, "the leader stays")
+
+    if any(isinstance(fault, Lie) for fault in plan.faults):
+        world.after(plan.ticks - 1, look)
+
+
 def missed(world: World, what: str) -> NoReturn:
     """For `watch`: this run misses what the scenario demands."""
     world.fail(what, oracle="figure")
