@@ -249,7 +249,7 @@ class ClientDesk:
                 session = replica.state.sessions.get(bundle.client, bundle.session)
                 over = session is None or session.is_done(bundle.first, bundle.count)
             if over:
-                replica.pool.remove((bundle.client, bundle.session, bundle.first))
+                replica.pool.remove((bundle.client, bundle.session, bundle.first), replica.beat, replica.applied)
 
     def forward(self, out: ReplicaOut) -> None:
         """A request may have been lost on its way to the leader: forward what has waited, some at a time."""

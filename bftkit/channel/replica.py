@@ -511,7 +511,7 @@ class Replica:
         entries = self.state.execute(slot, stored.name, stored.time_ms, stored.bundles)
         answer = not (replay or self.silent)
         for bundle, reply in entries:
-            self.pool.remove((bundle.client, bundle.session, bundle.first))
+            self.pool.remove((bundle.client, bundle.session, bundle.first), self.beat, self.applied)
             if answer and reply is not None:
                 self.clients.reply(bundle, reply, out)
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from bftkit.channel.bundles import CLOCK, Bundle, make_bundle, parse_bundle
 from bftkit.channel.interface import ReplicaOut
-from bftkit.channel.pool import Waiting
 from bftkit.core.machine import MemberId
 from bftkit.core.ordering import Neglected
 from bftkit.core.wire import WireError
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 CLOCK_BEATS: Final = 5
 """A clock report every D/2 = 500 ticks."""
 PATIENCE_BEATS: Final = 20
-"""A leader that passes over a request for so long, and for two windows of slots more than what came before the request
-can fill, is unfair."""
+"""A leader that passes over a client for so long, and for two windows of slots and one for each client that waits, is
+unfair: an honest one gives everybody a turn meanwhile."""
 FRUITLESS_SLOTS: Final = 32
 """So is one that orders so many slots in that time without a single request of those that wait here.
 
@@ -62,12 +61,12 @@ class LeaderWatch:
             self._fruitful, self._removed = now, replica.pool.removed
         if leader is None or leader == replica.me:
             return
-        oldest = next(replica.pool.oldest(), None)
-        passed_over = oldest is not None and (
+        waits_since = replica.pool.longest_wait()
+        passed_over = waits_since is not None and (
             self._longer(
-                max((oldest.beat, oldest.applied), self._since),
+                max(waits_since, self._since),
                 PATIENCE_BEATS,
-                2 * replica.settings.window + self._slots_before(oldest),
+                2 * replica.settings.window + len(replica.pool.turns),
             )
             or self._longer(self._fruitful, PATIENCE_BEATS, FRUITLESS_SLOTS)
         )
@@ -84,12 +83,6 @@ class LeaderWatch:
             self._since = self._fruitful = now
             self._report_beat, self._report_slot = now
             replica.give(Neglected(leader), out)
-
-    def _slots_before(self, entry: Waiting) -> int:
-        """How many slots an honest leader may need for what had come before: its batches are half full at least."""
-        limits = self._replica.settings.limits
-        requests, size = entry.ahead
-        return 2 * max(requests // limits.batch_requests, size // limits.batch_bytes)
 
     def _longer(self, since: tuple[int, int], beats: int, slots: int) -> bool:
         """Whether so many beats and slots have passed since this beat and slot."""

@@ -34,7 +34,7 @@ def test_there_is_room_for_each_client_and_for_all() -> None:
     pool.add(bundle(2, 1, 500), 0, 0)
     assert pool.fits(bundle(3, 1, 100))
     assert not pool.fits(bundle(3, 1, 101))
-    pool.remove(key(bundle(1, 1)))
+    pool.remove(key(bundle(1, 1)), 0, 0)
     assert pool.fits(bundle(3, 1, 500))
 
 
@@ -45,6 +45,26 @@ def test_bundles_are_taken_in_order_and_once() -> None:
     assert pool.take(250, 100) == items[2:]
     assert pool.take(250, 100) == []
     assert len(pool) == 3, "they wait until they are executed"
+
+
+def test_clients_take_turns_and_whoever_floods_waits_for_itself() -> None:
+    flood = [bundle(1, number) for number in range(1, 6)]
+    others = [bundle(2, 1), bundle(3, 1), bundle(2, 2)]
+    pool = filled(*flood, *others)
+    assert pool.take(300, 100) == [flood[0], others[0], others[1]]
+    assert pool.take(200, 100) == [flood[1], others[2]]
+    assert pool.take(300, 100) == flood[2:]
+
+
+def test_a_client_waits_since_its_last_turn() -> None:
+    pool = filled(bundle(1, 1), bundle(2, 1), bundle(1, 2))
+    assert pool.longest_wait() == (0, 0)
+    pool.remove(key(bundle(1, 1)), 7, 70)
+    assert pool.longest_wait() == (1, 0), "the second client, since its bundle came"
+    pool.remove(key(bundle(2, 1)), 8, 80)
+    assert pool.longest_wait() == (7, 70), "the first one, since it had its turn"
+    pool.remove(key(bundle(1, 2)), 9, 90)
+    assert pool.longest_wait() is None
 
 
 def test_bounds_of_a_batch_never_leave_a_large_bundle_behind() -> None:
@@ -58,7 +78,7 @@ def test_after_a_change_of_leader_everything_may_be_proposed_again_in_order() ->
     items = [bundle(1, number) for number in range(1, 5)]
     pool = filled(*items)
     pool.take(250, 100)
-    pool.remove(key(items[0]))
+    pool.remove(key(items[0]), 0, 0)
     pool.land()
     assert pool.take(10_000, 100) == items[1:]
 
@@ -69,7 +89,7 @@ def test_the_sums_are_right(steps: list[tuple[int, int, int, int]]) -> None:
     for action, client, first, size in steps:
         item = bundle(client, first, size, count=first)
         if action == 0:
-            pool.remove(key(item))
+            pool.remove(key(item), 0, 0)
         elif action == 1:
             pool.take(size, 5)
         elif action == 2 and size > 600:
@@ -78,7 +98,9 @@ def test_the_sums_are_right(steps: list[tuple[int, int, int, int]]) -> None:
             pool.add(item, 0, 0)
         waiting = list(all_of(pool))
         assert pool.size == sum(len(one.raw) for one in waiting) <= 3000
-        assert pool.fresh_requests == sum(pool.entries[name].bundle.count for name in pool.fresh)
+        assert pool.fresh_requests == sum(
+            pool.entries[name].bundle.count for queue in pool.fresh.values() for name in queue
+        )
         for one in waiting:
             of_client = [other for other in waiting if other.client == one.client]
             assert pool.client_sizes[one.client] == sum(len(other.raw) for other in of_client) <= 1500
