@@ -44,6 +44,8 @@ _NUMBERS: Final = ("view", "ballot", "round", "slot")
 _CHECKPOINT_VOTE: Final = next(
     tag for tag, message in frames.CONTROL_CODEC.messages.items() if message is frames.CheckpointVote
 )
+_PLAIN: Final = frozenset({"U8", "U16", "U32", "U64", "Bool", "Digest32", "Signature64", "Key32", "Member"})
+"""Kinds of fields (`bftkit.core.wire`) that hold no other message."""
 _BUNDLE_KIND_AT: Final = 1
 """Behind the frame's kind."""
 
@@ -88,6 +90,26 @@ class Guards:
             self.outcomes.not_executed(actor, what, number)
 
 
+@attrs.frozen
+class _Shape:
+    """What a class of messages has that may bind its sender."""
+
+    numbers: tuple[str, ...]
+    """The fields that say what of; empty: it names no slot and digest itself."""
+    inner: tuple[str, ...]
+    """The fields in which there may be more."""
+
+    @classmethod
+    def of(cls, kind: type[Any]) -> _Shape:
+        """See the fields. What is written in bytes or numbers has nothing inside."""
+        fields = {field.name: str(field.type) for field in attrs.fields(kind)}
+        binding = "slot" in fields and "digest" in fields
+        return cls(
+            tuple(name for name in _NUMBERS if name in fields) if binding else (),
+            tuple(name for name, text in fields.items() if text not in _PLAIN),
+        )
+
+
 class Speech:
     """What leaves correct members, over all of their lives.
 
@@ -113,8 +135,7 @@ class Speech:
         self._codec: Codec[Any] = world.hosts[world.members[0]].settings.plugin.codec
         self._bound: dict[tuple[object, ...], Digest] = {}
         self._forgot: set[MemberId] = set()
-        self._mute: set[type[Any]] = set()
-        """Messages without a slot, a digest, or anything that could hold one."""
+        self._shapes: dict[type, _Shape] = {}
 
     def wiped(self, member: MemberId) -> None:
         """See `Guards`."""
@@ -131,8 +152,7 @@ class Speech:
                 message = self._codec.decode(packed)
             except WireError:
                 return
-            if type(message) not in self._mute:
-                self._walk(member, message)
+            self._walk(member, message)
         elif kind == frames.CONTROL:
             if frame[1] == _CHECKPOINT_VOTE:
                 self._voted(member, frame)
@@ -149,36 +169,26 @@ class Speech:
         assert isinstance(vote, frames.CheckpointVote)
         self._bind((member, "checkpoint", vote.slot), vote.root)
 
-    def _walk(self, member: MemberId, message: object) -> bool:
-        """Bind the sender to whatever the message says; whether it can say anything."""
+    def _walk(self, member: MemberId, message: object) -> None:
+        """Bind the sender to whatever the message says."""
         kind = type(message)
-        names = [field.name for field in attrs.fields(cast("type[Any]", kind))] if attrs.has(kind) else []
-        slot, digest = getattr(message, "slot", None), getattr(message, "digest", None)
-        binding = isinstance(slot, int) and isinstance(digest, bytes)
-        if binding:
-            assert isinstance(digest, bytes)
-            numbers = [value for name in _NUMBERS if isinstance(value := getattr(message, name, None), int)]
-            self._bind((member, kind.__name__, *numbers), digest)
-        speaks = binding
-        for name in names:
+        shape = self._shapes.get(kind)
+        if shape is None:
+            shape = self._shapes[kind] = _Shape.of(kind)
+        if shape.numbers:
+            digest = getattr(message, "digest", None)
+            if type(digest) is bytes:
+                self._bind((member, kind, *[getattr(message, name) for name in shape.numbers]), digest)
+        for name in shape.inner:
             value = getattr(message, name)
-            if isinstance(value, tuple):
-                speaks = True  # it may be empty this time only
-                for item in cast("tuple[object, ...]", value):
-                    if attrs.has(type(item)):
-                        self._walk(member, item)
-            elif attrs.has(type(value)):
-                speaks = self._walk(member, value) or speaks
-            elif value is None:
-                speaks = True
-        if not speaks:
-            self._mute.add(kind)
-        return speaks
+            for item in cast("tuple[Any, ...]", value) if isinstance(value, tuple) else (value,):
+                if attrs.has(cast("type[Any]", type(item))):
+                    self._walk(member, item)
 
     def _bind(self, place: tuple[object, ...], digest: Digest) -> None:
         known = self._bound.setdefault(place, digest)
         if known != digest:
-            member, *rest = place
+            member, *rest = (part.__name__ if isinstance(part, type) else part for part in place)
             self._recorder.fail(
                 "agreement",
                 f"{member} contradicts itself: {' '.join(map(str, rest))} was {known.hex()[:12]} and is "

@@ -125,7 +125,7 @@ class Holding:
         self._needed = quorum.certificate if self._plugin.record.byzantine else quorum.durable
         self.active = _POWER_CUT in self._plugin.record.survives
         """False: this protocol promises nothing of the kind."""
-        self._readers: dict[MemberId, _Reader] = {}
+        self._readers = {member: _Reader(host.disk) for member, host in world.hosts.items()}
         self._done: set[Slot] = set()
 
     def told(self, slot: Slot) -> None:
@@ -141,13 +141,14 @@ class Holding:
         digest = None if known is None else known[0]
         holders: list[MemberId] = []
         for member in world.members:
+            if member in exempt:
+                continue
             reader = self._reader(member)
             reader.go_on(self._done)
-            records = reader.records.pop(slot, [])
-            if member in exempt or len(holders) >= needed:
-                continue
-            if reader.excused or self._holds(records, slot, digest) or reader.covers(slot):
+            if reader.excused or self._holds(reader.records.pop(slot, []), slot, digest) or reader.covers(slot):
                 holders.append(member)
+                if len(holders) == needed:
+                    break
         self._done.add(slot)
         if len(holders) < needed:
             world.recorder.fail(
@@ -157,11 +158,8 @@ class Holding:
             )
 
     def _reader(self, member: MemberId) -> _Reader:
-        disk = self._world.hosts[member].disk
-        reader = self._readers.get(member)
-        if reader is None:
-            reader = self._readers[member] = _Reader(disk)
-        if reader.disk is not disk:
+        reader = self._readers[member]
+        if reader.disk is not self._world.hosts[member].disk:
             reader.excused = True
         return reader
 

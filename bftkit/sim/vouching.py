@@ -22,13 +22,15 @@ clocks than f nothing is said any more, since what they moved stays moved.
 from __future__ import annotations
 
 import struct
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from bftkit.channel.batches import StoredBatch
 from bftkit.channel.bundles import CLOCK
 from bftkit.channel.checkpoints import Stable
 from bftkit.channel.replica import Replica
 from bftkit.core.digest import NO_DIGEST
-from bftkit.core.machine import Digest, MemberId, Slot
+from bftkit.core.machine import MemberId, Slot
 
 if TYPE_CHECKING:
     from bftkit.sim.host import Host
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 SPREAD_MS: Final = 1000
 """D of rule 11."""
+_Batches = list[tuple[Slot, StoredBatch | None]]
 _STATEMENT: Final = struct.Struct(">Q32s")
 _PURPOSE: Final = "checkpoint"
 _RATE: Final = 1_000_000
@@ -110,34 +113,45 @@ class AgreedTimes:
         if self._compared.get(me) == applied:
             return
         self._compared[me] = applied
-        if applied > self._worked:
-            self._work_out(replica, applied)
-        now, expected = replica.state.clock.now_ms, self._times.get(applied)
+        assert host.watched is not None
+        # A crash before the next sync may take back what was executed, and another batch may come in its place.
+        batches = self._batches(replica, applied) if applied > self._worked else []
+        host.watched.pending.append(partial(self._compare, me, applied, replica.state.clock.now_ms, batches))
+
+    def _batches(self, replica: Replica, last: Slot) -> _Batches:
+        """What was executed in each slot that is not worked out yet, as far as this member has the batches."""
+        batches: _Batches = []
+        for slot in range(self._worked + 1, last + 1):
+            name = replica.history.get(slot, b"")
+            batch = replica.batches.get(name)
+            if batch is None and name != NO_DIGEST:
+                break
+            batches.append((slot, batch))
+        return batches
+
+    def _compare(self, member: MemberId, applied: Slot, now: int, batches: _Batches) -> None:
+        """What this member executed can be seen by others from now on."""
+        for slot, batch in batches:
+            if slot == self._worked + 1:
+                self._work_out(slot, batch)
+        expected = self._times.get(applied)
         if expected is not None and now != expected:
             self._world.recorder.fail(
                 "agreed-time",
-                f"slot {applied} is at {now} ms at {me}; by proposals and reports it is at {expected} ms "
+                f"slot {applied} is at {now} ms at {member}; by proposals and reports it is at {expected} ms "
                 "(SAFETY rule 11)",
             )
-        self._bound(me, applied, now)
+        self._bound(member, applied, now)
 
-    def _work_out(self, replica: Replica, last: Slot) -> None:
-        """Go on as far as this member has the batches."""
-        for slot in range(self._worked + 1, last + 1):
-            name: Digest | None = replica.history.get(slot)
-            if name is None:
-                return
-            time = self._times[slot - 1]
-            if name != NO_DIGEST:
-                batch = replica.batches.get(name)
-                if batch is None:
-                    return
-                for bundle in batch.bundles:
-                    if bundle.kind == CLOCK:
-                        self._report(bundle.client, bundle.session, bundle.first)
-                time = max(time, self._proposal(batch.time_ms))
-            self._times[slot] = time
-            self._worked = slot
+    def _work_out(self, slot: Slot, batch: StoredBatch | None) -> None:
+        time = self._times[slot - 1]
+        if batch is not None:
+            for bundle in batch.bundles:
+                if bundle.kind == CLOCK:
+                    self._report(bundle.client, bundle.session, bundle.first)
+            time = max(time, self._proposal(batch.time_ms))
+        self._times[slot] = time
+        self._worked = slot
 
     def _report(self, key: bytes, counter: int, time_ms: int) -> None:
         member = self._keys.get(key)

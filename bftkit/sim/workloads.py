@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import attrs
 
-from bftkit.channel.application import Application
+from bftkit.channel.application import Application, Context
 from bftkit.channel.bundles import OK
 from bftkit.core.machine import MemberId
 from bftkit.service import keyvalue
@@ -48,6 +48,7 @@ THINK_TICKS_MAX: Final = 40
 READ_SHARE: Final = 0.2
 """So many of a service's operations are strong reads, if it answers any."""
 KEY_VALUE: Final = "bftkit.service.keyvalue:KeyValueStore"
+POISON: Final = b"X"
 NULL: Final = "bftkit.service.null:NullService"
 
 
@@ -81,6 +82,27 @@ WorkloadFactory = Callable[[str], Workload]
 # ------------------------------------------------------------------------------------------ the key-value store
 
 
+class PoisonedStore(KeyValueStore):
+    """The key-value store as simulations run it: with an operation that stores a value and raises then.
+
+    If what it stored is not taken back, by all members alike (SAFETY rule 10), somebody reads a value that nobody put
+    there, and the replay of the order (`bftkit.sim.witness`) ends in another state. To a real store it is an operation
+    that it does not know.
+    """
+
+    def apply(self, operation: bytes, context: Context) -> bytes:
+        """As the store, but for poison. Raises `ValueError` for it."""
+        if operation[:1] == POISON:
+            super().apply(b"P" + operation[1:], context)
+            raise ValueError("poison")
+        return super().apply(operation, context)
+
+
+def poison(key: bytes, value: bytes) -> bytes:
+    """The operation that stores a value and raises."""
+    return POISON + keyvalue.put(key, value)[1:]
+
+
 def encode(model: RegisterOperation) -> bytes:
     """The operation's bytes for the key-value store. Keys and values of the model are bytes."""
     key = model.key
@@ -108,7 +130,7 @@ class KeyValueLoad:
     def __init__(self, client: str, keys: tuple[bytes, ...] = (), poison: float = 0.0) -> None:
         self.keys = keys
         self.poison = poison
-        """This share of the operations is none that the store knows: they fail."""
+        """This share of the operations fails, after it has changed something."""
         self._client = client.encode()
         self._values = 0
         self._last: dict[bytes, bytes] = {}
@@ -118,8 +140,7 @@ class KeyValueLoad:
         key = random.choice(self.keys)
         draw = random.random()
         if draw < self.poison:
-            self._values += 1
-            return Ask(b"X poison %d of %s" % (self._values, self._client))
+            return Ask(poison(key, b"poison of " + self.new_value()))
         if draw < 0.4:
             return _ask(Put(key, self.new_value()))
         if draw < 0.6:
@@ -236,6 +257,8 @@ def application_of(service: type[Any] | str) -> Callable[[MemberId], Application
     """What `World` takes as its `application`: a new instance for each member's process. Raises `ServiceError`."""
     kind = service_class(service) if isinstance(service, str) else service
     checked_service(kind, kind.__qualname__)
+    if kind is KeyValueStore:
+        kind = PoisonedStore
     return lambda member: cast(Application, kind())
 
 

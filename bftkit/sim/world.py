@@ -45,7 +45,6 @@ from bftkit.core.machine import MemberId
 from bftkit.core.plugin import load_protocol
 from bftkit.core.quorum import Quorum
 from bftkit.crypto.keys import SigningKey
-from bftkit.service.keyvalue import KeyValueStore
 from bftkit.sim.actors import Actor, Latency
 from bftkit.sim.adversaries import Honest
 from bftkit.sim.bounds import Bounds, await_answers, healing_ticks
@@ -63,7 +62,7 @@ from bftkit.sim.memory import RememberingCodec, RememberingUnpacker
 from bftkit.sim.register import Get, RegisterModel, RegisterOperation
 from bftkit.sim.scheduler import US
 from bftkit.sim.witness import Held, check_order, check_states, leaves_of
-from bftkit.sim.workloads import Closed, KeyValueLoad, Open, WorkloadFactory, key_names
+from bftkit.sim.workloads import Closed, KeyValueLoad, Open, PoisonedStore, WorkloadFactory, key_names
 
 __all__ = ["Network", "Violation", "World"]
 
@@ -443,4 +442,4 @@ class World(Controls):
 
 
 def _key_value_store(member: MemberId) -> Application:
-    return KeyValueStore()
+    return PoisonedStore()
