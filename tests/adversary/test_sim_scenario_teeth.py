@@ -26,6 +26,20 @@ IMPATIENT = {"pace_gap": 0, "view_timeout": 60_000}
 FEW = attrs.evolve(STEADY, operations=160)
 
 
+def nothing(*rest: Any) -> None:
+    """In the place of a method: it is not done."""
+
+
+def cut_nothing(*rest: Any) -> int:
+    """In the place of `Log.cut`."""
+    return 0
+
+
+def never_longer(*rest: Any) -> bool:
+    """In the place of `LeaderWatch._longer`."""
+    return False
+
+
 def judged(name: str, change: Callable[[Plan], Plan] = lambda plan: plan, seed: int = 0) -> Result:
     """The scenario's verdict on its own plan, changed."""
     scenario = load_scenario(name)
@@ -47,7 +61,7 @@ def test_a_slow_leader_that_may_stay_is_seen() -> None:
 
 
 def test_an_unfair_leader_that_may_stay_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LeaderWatch, "_longer", lambda self, since, beats, slots: False)
+    monkeypatch.setattr(LeaderWatch, "_longer", never_longer)
     result = judged("unfair-leader", lambda plan: attrs.evolve(plan, ticks=2500))
     assert misses(result, "the leader stays")
 
@@ -68,12 +82,12 @@ def test_views_whose_timeout_does_not_grow_come_in_a_storm() -> None:
 
 
 def test_answers_on_the_smaller_side_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faults.Partition, "inject", lambda self, world: None)
+    monkeypatch.setattr(faults.Partition, "inject", nothing)
     assert misses(judged("partition"), "on the smaller side")
 
 
 def test_acknowledgements_without_space_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faults.DiskFull, "inject", lambda self, world: None)
+    monkeypatch.setattr(faults.DiskFull, "inject", nothing)
     assert misses(judged("full-disks"), "while every disk was full")
 
 
@@ -87,16 +101,13 @@ def test_a_member_that_runs_on_after_a_failed_sync_is_seen(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("name", ["trap-idle-laggard", "trap-transfer-under-load"])
 def test_without_state_transfer_a_laggard_is_seen(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    def never(self: CatchUp, *rest: Any) -> None:
-        return None
-
-    monkeypatch.setattr(CatchUp, "_begin", never)
+    monkeypatch.setattr(CatchUp, "_begin", nothing)
     result = judged(name)
     assert misses(result, "stranded") or misses(result, "did not catch up")
 
 
 def test_a_log_that_is_never_cut_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Log, "cut", lambda self, slot: 0)
+    monkeypatch.setattr(Log, "cut", cut_nothing)
     assert not judged("trap-long-replay").ok
 
 
