@@ -12,6 +12,7 @@ from bftkit.channel.checkpoints import Stable
 from bftkit.core.machine import MemberId, Out, Slot
 from bftkit.core.ordering import Plugin, SignerProtocol
 from bftkit.core.quorum import Quorum
+from bftkit.core.wire import Codec
 from bftkit.crypto.keys import SigningKey, verify_signature
 
 # ---------------------------------------------------------------------------------------------- inputs
@@ -172,6 +173,8 @@ class ReplicaSettings:
         default=frames.unpack_protocol, repr=False
     )
     """What is in a PROTOCOL frame; a simulated world takes a broadcast apart once only."""
+    control: Codec[frames.Control] = attrs.field(default=frames.CONTROL_CODEC, repr=False)
+    """Decodes what members say to each other; the same."""
 
 
 @attrs.frozen(eq=False)

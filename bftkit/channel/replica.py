@@ -283,7 +283,7 @@ class Replica:
             elif kind == frames.BUNDLE:
                 self.clients.on_bundle(message[1:], sender, None, out)
             elif kind == frames.CONTROL:
-                self._on_control(sender, frames.CONTROL_CODEC.decode(message[1:]), out)
+                self._on_control(sender, self.settings.control.decode(message[1:]), out)
             else:
                 raise WireError(f"unknown kind of frame {kind}")
         except WireError as error:

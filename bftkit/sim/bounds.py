@@ -23,7 +23,7 @@ the client's own patience: a bundle that was lost before waits until the client 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
@@ -77,39 +77,55 @@ def survey(roots: Mapping[str, object], skip: tuple[type, ...] = ()) -> Survey:
     """Walk through everything that can be reached from these objects, but not through those of the types in `skip`."""
     found = Survey()
     seen: set[int] = set()
+    stop: tuple[type, ...] = (*_STOP, *skip)
     stack: list[tuple[str, object]] = list(roots.items())
+
+    def note(path: str, inner: Iterable[object]) -> None:
+        # Most of what is met is plain: it is not worth a place on the stack.
+        for value in inner:
+            kind = type(value)
+            if kind is bytes:
+                found.bytes += len(cast(bytes, value))
+            elif kind not in _PLAIN:
+                stack.append((path, value))
+
     while stack:
         path, value = stack.pop()
         if isinstance(value, bytes | bytearray):
             found.bytes += len(value)
             continue
-        if isinstance(value, (*_STOP, *skip)) or id(value) in seen:
+        if isinstance(value, stop) or id(value) in seen:
             continue
         seen.add(id(value))
         found.items += 1
         if isinstance(value, dict):
             table = cast("dict[Any, Any]", value)
             found.sizes[path] = max(found.sizes.get(path, 0), len(table))
-            for key, inner in table.items():
-                stack.append((path + "[]", inner))
-                if not isinstance(key, _STOP):
-                    stack.append((path + "[]", key))
+            note(path + "[]", table.values())
+            stack.extend((path + "[]", key) for key in table if type(key) not in _KEYS and not isinstance(key, _STOP))
         elif isinstance(value, list | tuple | set | frozenset | deque):
             row = cast("list[Any]", value)
             found.sizes[path] = max(found.sizes.get(path, 0), len(row))
-            stack.extend((path + "[]", inner) for inner in row)
+            note(path + "[]", row)
         elif not callable(value):
-            stack.extend((f"{path}.{name}", inner) for name, inner in _attributes(value))
+            for name, inner in _attributes(value):
+                note(f"{path}.{name}", (inner,))
     return found
 
 
-def _attributes(value: object) -> Iterator[tuple[str, object]]:
+def _attributes(value: object) -> Iterable[tuple[str, object]]:
     kind = type(value)
-    if attrs.has(kind):
-        for field in attrs.fields(kind):
-            yield field.name, getattr(value, field.name, None)
-        return
-    yield from cast("dict[str, object]", getattr(value, "__dict__", {})).items()
+    names = _NAMES.get(kind)
+    if names is None:
+        names = _NAMES[kind] = tuple(field.name for field in attrs.fields(kind)) if attrs.has(kind) else ()
+    if names:
+        return [(name, getattr(value, name, None)) for name in names]
+    return cast("dict[str, object]", getattr(value, "__dict__", {})).items()
+
+
+_NAMES: Final[dict[type, tuple[str, ...]]] = {}
+_PLAIN: Final = frozenset((str, int, float, bool, type(None)))
+_KEYS: Final = frozenset((str, int, bytes))
 
 
 # ------------------------------------------------------------------------------------------------ caps

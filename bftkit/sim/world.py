@@ -38,6 +38,7 @@ import attrs
 
 from bftkit.channel.application import Application
 from bftkit.channel.client import ClientSettings
+from bftkit.channel.frames import CONTROL_CODEC
 from bftkit.channel.interface import Limits, ReplicaSettings
 from bftkit.channel.replica import Replica
 from bftkit.core.digest import digest
@@ -151,6 +152,7 @@ class World(Controls):
             quorum=self.quorum,
             plugin=attrs.evolve(plugin, codec=RememberingCodec(plugin.codec)),
             unpack=RememberingUnpacker(),
+            control=RememberingCodec(CONTROL_CODEC),
             keyring=self.notary.keyring(self.members[0]),
             clock_key=self.notary.member_keys[self.members[0]],
             member_keys={key.public: owner for owner, key in self.notary.member_keys.items()},
