@@ -42,12 +42,11 @@ if TYPE_CHECKING:
 
 _NUMBERS: Final = ("view", "ballot", "round", "slot")
 _CHECKPOINT_VOTE: Final = next(
-    tag for tag, message in frames.CONTROL_CODEC.messages.items() if message is frames.CheckpointVote
+    bytes((tag,)) for tag, message in frames.CONTROL_CODEC.messages.items() if message is frames.CheckpointVote
 )
 _PLAIN: Final = frozenset({"U8", "U16", "U32", "U64", "Bool", "Digest32", "Signature64", "Key32", "Member"})
 """Kinds of fields (`bftkit.core.wire`) that hold no other message."""
-_BUNDLE_KIND_AT: Final = 1
-"""Behind the frame's kind."""
+_CLOCK: Final = bytes((CLOCK,))
 
 
 class Guards:
@@ -154,9 +153,9 @@ class Speech:
                 return
             self._walk(member, message)
         elif kind == frames.CONTROL:
-            if frame[1] == _CHECKPOINT_VOTE:
+            if frame[1:2] == _CHECKPOINT_VOTE:
                 self._voted(member, frame)
-        elif member in self._forgot and kind == frames.BUNDLE and frame[_BUNDLE_KIND_AT] == CLOCK:
+        elif member in self._forgot and kind == frames.BUNDLE and frame[1:2] == _CLOCK:
             self._broke_silence(member, "a clock report")
 
     def _broke_silence(self, member: MemberId, what: str) -> None:
@@ -165,7 +164,10 @@ class Speech:
     def _voted(self, member: MemberId, frame: bytes) -> None:
         if member in self._forgot:
             self._broke_silence(member, "a checkpoint vote")
-        vote = frames.CONTROL_CODEC.decode(frame[1:])
+        try:
+            vote = frames.CONTROL_CODEC.decode(frame[1:])
+        except WireError:
+            return  # nobody can take it for anything
         assert isinstance(vote, frames.CheckpointVote)
         self._bind((member, "checkpoint", vote.slot), vote.root)
 

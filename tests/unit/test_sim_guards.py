@@ -1,0 +1,322 @@
+"""Each guard sees the bug that it is there for, planted into the real code; and a sound group alarms none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import pytest
+
+from bftkit.channel import frames
+from bftkit.channel.agreed_time import AgreedClock, Report
+from bftkit.channel.application import Context
+from bftkit.channel.batches import StoredBatch
+from bftkit.channel.checkpoints import Checkpoints
+from bftkit.channel.interface import ReplicaOut, Restored
+from bftkit.channel.replica import Replica
+from bftkit.channel.sessions import Session
+from bftkit.core.machine import Digest, MemberId, Record, Slot
+from bftkit.core.ordering import Decided
+from bftkit.crypto.signed import Certificate
+from bftkit.service.keyvalue import KeyValueStore, get
+from bftkit.sim.checkers import Violation, Watched
+from bftkit.sim.host import Host
+from bftkit.sim.workloads import PoisonedStore, poison
+from bftkit.sim.world import World
+from bftkit_coordinator.machine import Coordinator
+from bftkit_pbft import messages, restart
+
+
+def found(world: World, oracle: str, text: str, before: Callable[[], None] | None = None) -> None:
+    """The world finds this, and nothing else first."""
+
+    def to_the_end() -> None:
+        if before is not None:
+            before()
+        world.run(4000)
+        world.finish()
+
+    with pytest.raises(Violation) as caught:
+        to_the_end()
+    assert (caught.value.oracle, text in caught.value.short) == (oracle, True), caught.value.short
+
+
+# ------------------------------------------------------------------------------------------ durability
+
+
+def test_a_coordinator_that_answers_for_one_disk_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: c members hold what is acknowledged, and not c + 1 (SAFETY rule 24)."""
+
+    def decide(self: Coordinator, out: Any) -> None:
+        self.log.committed = max(self.log.committed, self.log.held)
+        for slot, digest in self.log.deliverable(None):
+            out.deliver(Decided(slot, digest))
+
+    monkeypatch.setattr(Coordinator, "_decide", decide)
+    world = World(1, "coordinator", members=3)
+    world.run(200)
+    world.partition(("m0", "c0", "c1", "c2"), ("m1", "m2"))
+    world.load(20)
+    found(world, "durability", "2 correct members must hold durably; m0 does")
+
+
+class NeverSyncs(Host):
+    """Lets frames go before their records are on the disk."""
+
+    def must_sync(self, gated: bool) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("protocol", ["pbft", "coordinator"])
+def test_members_that_speak_before_they_write(protocol: str) -> None:
+    """Planted: no sync in front of what is sent (SAFETY rule 5)."""
+    world = World(1, protocol, host=NeverSyncs)
+    world.load(20)
+    found(world, "durability", "must hold durably; nobody does")
+
+
+def test_certificates_that_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: PBFT commits without a durable prepared certificate."""
+    encode = messages.RECORDS.encode
+
+    def forget(message: Any) -> bytes:
+        if isinstance(message, messages.Prepared):
+            message = messages.Settled(0)
+        return encode(message)
+
+    monkeypatch.setattr(messages.RECORDS, "encode", forget)
+    world = World(1)
+    world.load(20)
+    found(world, "durability", "must hold durably; nobody does")
+
+
+# ------------------------------------------------------------------------------------------ checkpoints and time
+
+
+def test_checkpoints_that_too_few_signed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: f + 1 votes make a checkpoint stable, for everybody (SAFETY rule 1)."""
+    sizes: list[int] = []
+
+    def certificate(self: Checkpoints, slot: int) -> tuple[Digest, Certificate] | None:
+        votes = self.votes.get(slot, {})
+        sizes.append(len(votes))
+        if len(votes) < self.quorum.weak:
+            return None
+        root = next(iter(votes.values()))[0]
+        return root, Certificate.of(
+            frames.checkpoint_body(slot, root), {member: vote[1] for member, vote in votes.items()}
+        )
+
+    monkeypatch.setattr(Checkpoints, "certificate", certificate)
+    world = World(1, interval=2, window=8)
+    world.load(60)
+    found(world, "checkpoints", "signed it: 3 must")
+
+
+def test_a_signature_that_nobody_made_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: votes for checkpoints are taken unread, and one member's are no signatures."""
+
+    def unread(self: Any, sender: MemberId, vote: frames.CheckpointVote, out: ReplicaOut) -> None:
+        signature = bytes(64) if sender == "m2" else vote.signature
+        if self._replica.checkpoints.add_vote(sender, vote.slot, vote.root, signature):
+            self._try_stable(vote.slot, out)
+
+    monkeypatch.setattr("bftkit.channel.settling.Settling.on_vote", unread)
+    world = World(1, interval=2, window=8)
+    world.load(60)
+    found(world, "checkpoints", "signed it: 3 must")
+
+
+@pytest.mark.parametrize("protocol", ["pbft", "coordinator"])
+def test_a_leader_that_sets_the_time_alone(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: a slot's time is its proposal (SAFETY rule 11)."""
+
+    def settle(self: AgreedClock, proposal_ms: int) -> int:
+        self.now_ms = max(self.now_ms, proposal_ms)
+        return self.now_ms
+
+    monkeypatch.setattr(AgreedClock, "settle", settle)
+    world = World(1, protocol)
+    world.load(60)
+    found(world, "agreed-time", "by proposals and reports it is at")
+
+
+def test_reports_of_a_clock_that_is_not_the_members_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: all members report a time that no clock shows; the arithmetic alone is content with that."""
+    monkeypatch.setattr(AgreedClock, "report", _report_ahead)
+    world = World(1)
+
+    def work_out(slot: Slot, batch: StoredBatch | None) -> None:
+        """No arithmetic."""
+
+    monkeypatch.setattr(world.guards.times, "_work_out", work_out)
+    world.load(60)
+    found(world, "agreed-time", "no right clock is beyond")
+
+
+def _report_ahead(self: AgreedClock, member: MemberId, counter: int, time_ms: int) -> bool:
+    self.reports[member] = Report(counter, time_ms + 5000)
+    return True
+
+
+# ------------------------------------------------------------------------------------------ what members say
+
+
+@pytest.mark.parametrize("protocol", ["pbft", "coordinator"])
+def test_a_member_that_takes_part_although_it_forgot(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: an empty disk is taken for a new member's (SAFETY rule 16)."""
+    on_restore = Replica.on_restore
+
+    def careless(self: Replica, restored: Restored, out: ReplicaOut) -> None:
+        on_restore(self, attrs.evolve(restored, amnesic=False), out)
+        self.silent = False
+
+    monkeypatch.setattr(Replica, "on_restore", careless)
+    world = World(1, protocol)
+    world.load(30)
+    world.run(300)
+    world.crash("m1")
+    world.wipe("m1")
+    world.restart("m1")
+    world.load(30)
+    found(world, "durability", "m1 lost its disk in this epoch and sends")
+
+
+def test_a_member_that_forgets_that_it_forgot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: the remark in the new log is not read at the second start."""
+    on_restore = Replica.on_restore
+
+    def careless(self: Replica, restored: Restored, out: ReplicaOut) -> None:
+        on_restore(self, restored, out)
+        self.silent = restored.amnesic
+
+    monkeypatch.setattr(Replica, "on_restore", careless)
+    world = World(1)
+    world.load(30)
+    world.run(300)
+    world.crash("m1")
+    world.wipe("m1")
+    world.restart("m1")
+    world.run(500)
+    world.crash("m1")
+    world.restart("m1")
+    world.load(30)
+    found(world, "durability", "m1 lost its disk in this epoch and sends")
+
+
+def test_a_leader_that_forgets_its_votes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: PBFT restores nothing but the view after a restart (SAFETY rule 5)."""
+    restore = restart.restore
+
+    def forget(machine: Any, records: Sequence[Record]) -> None:
+        kept = [record for record in records if not isinstance(messages.RECORDS.decode(record), _VOTES)]
+        restore(machine, kept)
+
+    monkeypatch.setattr(restart, "restore", forget)
+    world = World(1)
+
+    def cuts() -> None:
+        for _ in range(20):
+            world.load(10)
+            world.run(30)
+            world.power_cut()
+            world.restart(*world.members)
+
+    found(world, "agreement", "contradicts itself: PrePrepare", cuts)
+
+
+_VOTES = (messages.Voted, messages.Prepared, messages.Settled)
+
+
+def test_a_checkpoint_vote_that_is_taken_back() -> None:
+    """Two votes for one slot, in two lives."""
+    world = World(1)
+    for root in (b"a" * 32, b"b" * 32):
+        vote = frames.CheckpointVote(0, 8, root, bytes(64))
+        world.send(world.hosts["m1"], ("m2",), frames.pack_control(vote))
+    assert [str(finding).partition(":")[0] for finding in world.recorder.violations] == ["agreement"]
+
+
+def test_nothing_is_said_of_members_that_lie() -> None:
+    """The same of a liar is none of the guard's business."""
+    world = World(1)
+    world.exempt("m1")
+    for root in (b"a" * 32, b"b" * 32):
+        vote = frames.CheckpointVote(0, 8, root, bytes(64))
+        world.send(world.hosts["m1"], ("m2",), frames.pack_control(vote))
+    assert world.recorder.violations == []
+
+
+# ------------------------------------------------------------------------------------------ outcomes, poison
+
+
+def test_requests_that_are_given_up_without_a_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: a session's window ends too early (SAFETY rule 9)."""
+
+    def in_window(self: Session, low: int, end: int, window: int) -> bool:
+        return end <= 9
+
+    monkeypatch.setattr(Session, "in_window", in_window)
+    world = World(1)
+    world.load(60)
+    found(world, "exactly-once", "and there is no cause for it")
+
+
+def test_poison_changes_something_and_raises() -> None:
+    """What stands under the key is gone unless somebody takes it back."""
+    store = PoisonedStore()
+    store.mark()
+    with pytest.raises(ValueError, match="poison"):
+        store.apply(poison(b"k", b"v"), Context(b""))
+    assert store.read(get(b"k")) == b"+v"
+    store.undo(None)
+    assert store.read(get(b"k")) == b"-"
+    with pytest.raises(ValueError, match="no operation"):
+        KeyValueStore().apply(poison(b"k", b"v"), Context(b""))
+
+
+def test_partial_changes_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: no member takes back what a failed operation changed (SAFETY rule 10)."""
+
+    def undo(self: Watched, mark: object) -> None:
+        """Leave it all there."""
+
+    monkeypatch.setattr(Watched, "undo", undo)
+    world = World(1)
+    world.load(80, keys=2, poison=0.3)
+    found(world, "linearizability", "")
+
+
+# ------------------------------------------------------------------------------------------ no false alarms
+
+
+@pytest.mark.parametrize("protocol", ["pbft", "coordinator"])
+def test_a_group_that_is_sound_alarms_nobody(protocol: str) -> None:
+    """Crashes of all kinds, an empty disk, clocks that are wrong."""
+    world = World(3, protocol, members=4, interval=4, window=16, segment_bytes=4096)
+    for step in range(6):
+        world.load(30)
+        world.run(150)
+        world.crash(f"m{step % 4}", power=step % 2 == 0)
+        world.jump_clock(f"m{step % 4}", 60_000 * (-1) ** step)
+        world.run(200)
+        world.restart(f"m{step % 4}")
+    world.power_cut()
+    world.restart(*world.members)
+    world.crash("m3")
+    world.wipe("m3")
+    world.restart("m3")
+    world.load(30)
+    world.finish()
+    assert world.recorder.acknowledged_up_to > 10
+    assert world.guards.holding.active
+
+
+def test_a_frame_that_says_nothing_is_passed_over() -> None:
+    """Guards raise nothing themselves, whatever leaves a member."""
+    world = World(1)
+    host = world.hosts["m1"]
+    for frame in (b"", b"\x01", b"\x01" + bytes(9) + b"\xff", b"\x03\x02"):
+        world.guards.said(host, frame)
+    assert world.recorder.violations == []
