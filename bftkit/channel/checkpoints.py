@@ -42,13 +42,11 @@ class Hashing:
 
     def step(self) -> Digest | None:
         """Hash some more; the root, once all is done."""
-        budget = HASH_BYTES_PER_STEP
-        while len(self.leaves) < self.view.count:
-            if budget <= 0:
-                return None
-            self.leaves.append(self.view.leaf(len(self.leaves)))
-            budget -= CHUNK_BYTES_USUAL
-        return merkle_root(self.leaves)
+        view, leaves = self.view, self.leaves
+        count = view.count
+        end = min(count, len(leaves) + HASH_BYTES_PER_STEP // CHUNK_BYTES_USUAL)
+        leaves += [view.leaf(index) for index in range(len(leaves), end)]
+        return merkle_root(leaves) if end == count else None
 
 
 @attrs.frozen(eq=False)

@@ -15,6 +15,7 @@ It names the state of a checkpoint by its chunks, and a member's future epoch ke
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Final
 
 from bftkit.core.digest import DIGEST_SIZE, NO_DIGEST, digest
@@ -38,10 +39,13 @@ class Tree:
             if len(leaf) != DIGEST_SIZE:
                 raise ValueError(f"leaf {index} has {len(leaf)} bytes; a digest has {DIGEST_SIZE}")
         self.count: Final = len(leaves)
-        level = [digest(_LEAF, leaf) for leaf in leaves]
+        level = [blake2b(_LEAF + leaf, digest_size=DIGEST_SIZE).digest() for leaf in leaves]
         self._levels = [level]
         while len(level) > 1:
-            above = [digest(_NODE, left, right) for left, right in zip(level[::2], level[1::2], strict=False)]
+            above = [
+                blake2b(_NODE + left + right, digest_size=DIGEST_SIZE).digest()
+                for left, right in zip(level[::2], level[1::2], strict=False)
+            ]
             if len(level) % 2:
                 above.append(level[-1])
             level = above
