@@ -98,25 +98,38 @@ class Controls(Traffic):
 
     def cut_power_before(self, member: MemberId, operation: int) -> None:
         """Cut everybody's power right before the so-and-so-many-th operation on this member's disk from now."""
-        left = operation
+        self._plan_end(member, operation, "power cut")
+
+    def kill_before(self, member: MemberId, operation: int) -> None:
+        """Kill the member's process, and nothing else, right before such an operation: what was written stays."""
+        self._plan_end(member, operation, "kill")
+
+    def _plan_end(self, member: MemberId, operation: int, what: str) -> None:
+        host, left = self.hosts[member], operation
 
         def before(name: str) -> None:
             nonlocal left
             left -= 1
             if left == 0:
-                self.note(member, f"power cut before {name}")
+                self.note(member, f"{what} before {name}")
                 self.inject(_AT_THE_DISK)
+                host.killed_at_disk = what == "kill"
                 raise PowerCut
 
-        self.hosts[member].disk.plan(before)
+        host.disk.plan(before)
 
     def forget_planned_cut(self, member: MemberId) -> None:
-        """Undo `cut_power_before`."""
+        """Undo `cut_power_before` and `kill_before`."""
         self.hosts[member].disk.plan(None)
 
     def on_power_cut(self, host: Host) -> None:
-        """A hook below the disk cut the power, in the middle of an operation: all members lose it."""
-        self.power_cut()
+        """A hook below the disk ended this in the middle of an operation: all members lose power, or one is killed."""
+        if not host.killed_at_disk:
+            self.power_cut()
+            return
+        host.killed_at_disk = False
+        if host.up:
+            self.stop_host(host, power=False)
 
     # ------------------------------------------------------------------------------------------ disks
 

@@ -114,7 +114,10 @@ class Host(Interpreter):
             self.disk.directory.restart_process()
             return
         except PowerCut:
-            self.disk.directory.crash(self.world.random.randrange)
+            if self.killed_at_disk:
+                self.disk.directory.restart_process()
+            else:
+                self.disk.directory.crash(self.world.random.randrange)
             self.world.on_power_cut(self)
             return
         self.watched = self.world.make_application(self.me)

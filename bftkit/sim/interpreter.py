@@ -123,6 +123,8 @@ class Interpreter:
         self.clients: set[bytes] = set()
         self.blamed: dict[tuple[MemberId, str], int] = {}
         self.waits_for_space = False
+        self.killed_at_disk = False
+        """A planned end in the middle of a disk operation is that of the process only."""
         self.paused = False
         self.rounds: int = 0
         self.syncs: int = 0

@@ -93,6 +93,22 @@ def test_a_planned_power_cut_counts_and_may_tear_a_record() -> None:
     assert torn > 0
 
 
+@pytest.mark.parametrize("operation", range(1, 30, 3))
+def test_a_process_can_be_killed_before_any_operation_of_its_disk(operation: int) -> None:
+    """FAULTS 12: at every write and every sync, those of starting again included."""
+    world = loaded(World(operation), 5)
+    world.kill_before("m1", operation)
+    world.load(40, keys=2)
+    world.run(3_000)
+    assert world.injected[12] == 1
+    assert [member for member in world.members if not world.hosts[member].up] == ["m1"]
+    world.kill_before("m1", 1 + operation % 3)
+    world.restart("m1")
+    assert world.injected[12] == 2
+    assert not world.hosts["m1"].up
+    world.finish()
+
+
 # ------------------------------------------------------------------------------------------------- disks
 
 
