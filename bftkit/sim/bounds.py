@@ -199,13 +199,12 @@ class Bounds:
             self._walk(host, replica, caps)
             # A batch is written when it is voted for, and again if a later view carries it to a later slot; and it
             # stays until its whole segment may go. So what counts is the most that was ever stored at once.
-            # Each segment begins with the standing records. Where these alone fill a segment (of a few kilobytes, in
-            # worlds that want many), every round begins another one: how many there are no setting says.
+            # Each segment begins with the standing records, and is at least twice as large as they were: so they take
+            # no more than all else does, and the newest segments may hold nothing but them.
             standing = sum(map(len, replica.standing()))
             self._standing[host.me] = max(self._standing.get(host.me, 0), standing)
-            if 2 * self._standing[host.me] < self._world.segment_bytes:
-                disk_bytes = caps.disk_bytes + 2 * BATCH_COPIES * self._stored[host.me]
-                self._within(host, "the log", host.log.bytes_on_disk, disk_bytes, "bytes")
+            disk_bytes = 2 * (caps.disk_bytes + 2 * BATCH_COPIES * self._stored[host.me]) + 4 * self._standing[host.me]
+            self._within(host, "the log", host.log.bytes_on_disk, disk_bytes, "bytes")
 
     def _within(self, host: Host, what: str, size: int, cap: int, unit: str) -> None:
         if size > cap:

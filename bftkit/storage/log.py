@@ -77,6 +77,8 @@ class _Segment:
     number: int
     size: int
     slot_max: int
+    opening: int = 0
+    """Bytes of the standing records that it began with; 0 if it was there before this process."""
 
 
 class Log(RecordLog):
@@ -205,8 +207,12 @@ class Log(RecordLog):
 
     @property
     def full(self) -> bool:
-        """See `RecordLog`."""
-        return self._current.size >= self._segment_bytes
+        """See `RecordLog`.
+
+        A segment whose standing records alone have that size must double first. Else each round would begin another
+        segment, and write them all again.
+        """
+        return self._current.size >= max(self._segment_bytes, 2 * self._current.opening)
 
     @property
     def bytes_on_disk(self) -> int:
@@ -321,7 +327,7 @@ class Log(RecordLog):
             raise
         self._file.close()
         self._file = file
-        self._current = _Segment(number, len(data), 0)
+        self._current = _Segment(number, len(data), 0, len(data))
         self._segments.append(self._current)
         self._check = check
         self._durable = len(data)

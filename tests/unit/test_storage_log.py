@@ -454,3 +454,17 @@ def test_any_sync_of_rotate_or_cut_that_fails_stops_the_log() -> None:
         _, recovered = reopen(directory)
         assert recovered.slotted in ((Entry(1, b"a"),), ())
         assert len(syncs) == failing
+
+
+def test_standing_records_larger_than_a_segment_are_not_written_with_each_record() -> None:
+    """Seen failing: without the bound, every record rotates, and a log of 100 small records takes a megabyte."""
+    directory = MemoryDirectory()
+    Log.create(directory, group=GROUP, identity=MEMBER, salt=SALT)
+    log, _ = Log.open(directory, group=GROUP, identity=MEMBER, segment_bytes=4096)
+    standing = [bytes(10_000)]
+    for slot in range(1, 101):
+        log.append(bytes(100), slot)
+        log.sync()
+        if log.full:
+            log.rotate(standing)
+    assert log.bytes_on_disk < 40_000
