@@ -91,14 +91,15 @@ def copy_code(folder: Path, *, everything: bool = False) -> None:
         shutil.copytree(ROOT / name, folder / name, ignore=left_out)
 
 
-def apply(bug: Bug, folder: Path) -> None:
-    """Raises `DoesNotApply`."""
+def apply(bug: Bug, folder: Path, *, dry: bool = False) -> None:
+    """Raises `DoesNotApply`. `dry`: changes nothing, and only says whether it would."""
     if bug.patch is None:
         return
     if shutil.which("patch"):
-        command = ["patch", "-p1", "--batch", "--forward", "--no-backup-if-mismatch", "-i", str(bug.patch)]
+        command = ["patch", "-p1", "--batch", "--forward", "--no-backup-if-mismatch", *(("--dry-run",) if dry else ())]
+        command += ["-i", str(bug.patch)]
     else:
-        command = ["git", "apply", "--recount", str(bug.patch)]
+        command = ["git", "apply", "--recount", *(("--check",) if dry else ()), str(bug.patch)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise DoesNotApply(f"{bug.name} does not apply any more:\n{done.stdout}{done.stderr}")
