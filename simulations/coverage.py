@@ -107,11 +107,12 @@ def catalogue() -> list[Line]:
 def run_scenario(scenario: Scenario, protocol: str, seeds: Sequence[int], jobs: int | None) -> Row:
     """A campaign, in one row."""
     campaign = sweep(scenario.name, protocol, seeds, jobs=jobs)
+    happened = all(campaign.injected[line] for line in campaign.lines)
     return Row(
         scenario,
         protocol,
         len(campaign.outcomes),
-        campaign.ok,
+        campaign.ok and happened,
         tuple(scenario.lines(load_protocol(protocol).record)),
         tell(scenario, campaign),
     )
@@ -131,6 +132,7 @@ def tell(scenario: Scenario, campaign: Campaign) -> str:
             f"{scenario.figure}: {measured[worst]:.2f} at worst, {measured['median']:.2f} in the middle, "
             f"{measured[best]:.2f} at best ({bound})"
         )
+    words += [f"**line {line} never happened**" for line in campaign.lines if not campaign.injected[line]]
     views = sum(outcome.view_changes for outcome in campaign.outcomes)
     operations = sum(outcome.operations for outcome in campaign.outcomes)
     words.append(f"{operations:,} operations, {views} view changes")

@@ -49,7 +49,9 @@ def test_every_line_has_something_and_nothing_failed() -> None:
     done = {int(cells[0]) for cells in rows() if cells[0].isdecimal() and cells[2] != "—"}
     assert done == set(range(1, 49)) - LATER
     assert [cells for cells in rows() if "failed" in cells[-1]] == []
-    assert [cells for cells in rows() if "docs/FAULTS.md happened in" in cells[-1]] == []
+    assert [
+        cells for cells in rows() if "never happened" in cells[-1] or "docs/FAULTS.md happened in" in cells[-1]
+    ] == []
 
 
 def test_the_catalogue_names_the_scenarios_of_each_line() -> None:

@@ -8,5 +8,5 @@ NEEDS = ("liar",)
 
 
 def plan(setting: Setting) -> Plan:
-    kind = setting.random.choice(("stale-reads", "half-silent"))
+    kind = setting.random.choice(("reads-blocker", "reads-blocker", "stale-reads", "half-silent"))
     return setting.plan(load=Load(clients=5, keys=1), faults=(Lie(at=0, who="m0", kind=kind),))
