@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from bftkit.channel.frames import Status, pack_control
-from bftkit.channel.interface import ReplicaOut, ReplicaSettings
+from bftkit.channel.interface import ClientLink, ReplicaOut, ReplicaSettings
 from bftkit.channel.replica import Replica
 from bftkit.core.machine import MemberId
 from bftkit.network.framing import FRAME_BYTES_MAX
@@ -18,10 +18,11 @@ from bftkit.sim.adversaries import Honest
 from bftkit.sim.costs import Costs, Meter
 from bftkit.sim.host import Host
 from bftkit.sim.interpreter import HUB
-from bftkit.sim.journal import HEARD, NOTE, PACKET, Journal
+from bftkit.sim.journal import DUE, HEARD, NOTE, PACKET, Journal
 from bftkit.sim.keyring import KNOWN_MAX, Notary
 from bftkit.sim.memory import RememberingCodec
 from bftkit.sim.world import Network, World
+from bftkit.storage.memory_files import MemoryDirectory
 from bftkit_pbft.messages import CODEC, Prepare
 
 
@@ -161,6 +162,25 @@ def test_a_lying_disk_counts_when_it_lost_something() -> None:
     world.finish()
 
 
+def test_what_a_lying_sync_promised_is_known_when_it_is_lost() -> None:
+    directory = MemoryDirectory()
+    file = directory.create("f")
+    directory.sync()
+    file.append(b"kept")
+    file.sync()
+    directory.lying = True
+    file.append(b", lost")
+    file.sync()
+    directory.crash()
+    assert (directory.read("f"), directory.losses) == (b"kept", 1)
+    directory.crash()
+    assert directory.losses == 1
+    directory.create("g")
+    directory.sync()
+    directory.crash()
+    assert directory.losses == 2, "a file that was never there"
+
+
 def test_a_flipped_bit_counts_when_it_is_found() -> None:
     world = loaded(World(7))
     world.exempt("m1")
@@ -258,9 +278,13 @@ def test_clients_that_suffered_come_back_when_their_cut_ends() -> None:
     world.actors["c0"].put(b"k0")
     world.run(1_000)
     assert world.outstanding == 1
+    linked: list[MemberId] = []
+    world.inputs.append(lambda member, event: linked.append(member) if isinstance(event, ClientLink) else None)
     for cut in cuts:
         cut.end()
     world.run_until(lambda: world.outstanding == 0, 2_000, "the client has its answer")
+    world.run(100)
+    assert sorted(linked) == list(world.members), "a connection that lost frames is made anew"
     world.finish()
 
 
@@ -563,6 +587,16 @@ def test_every_part_of_every_event_counts() -> None:
     known.add(journal([(1, NOTE, 0, 0, b"a no"), (2, PACKET, 1, 3, b"te\x01frame"), events[2]]).fingerprint)
     known.add(journal(events[:2]).fingerprint)
     assert len(known) == 1 + 15 + 2
+
+
+def test_what_lies_in_an_earlier_block_counts() -> None:
+    def digest_of(now: int, kind: int, data: bytes) -> str:
+        return journal([(now, kind, 0, 0, data), *[(9, NOTE, 0, 0, b"later")] * 5_000]).fingerprint
+
+    assert (
+        len({digest_of(1, NOTE, b"a"), digest_of(2, NOTE, b"a"), digest_of(1, DUE, b"a"), digest_of(1, NOTE, b"b")})
+        == 4
+    )
 
 
 def test_asking_for_the_digest_changes_nothing() -> None:
