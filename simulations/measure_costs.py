@@ -19,6 +19,7 @@ from typing import Any, Final
 from bftkit.channel.application import Context
 from bftkit.core.digest import digest
 from bftkit.crypto.keys import SigningKey, verify_signature
+from bftkit.crypto.merkle import root as merkle_root
 from bftkit.network.addresses import Address
 from bftkit.network.hub import Admission
 from bftkit.network.session import Identity
@@ -142,6 +143,10 @@ def main() -> None:
     signature = key.sign(statement)
     chunk = bytes(1 << 16)
     hash_ns = best(lambda: digest(chunk), 200)
+    filled = KeyValueStore()
+    for number in range(200):
+        place = Context(bytes(32), 1, number, 0, bytes(32), bytes(32))
+        filled.apply(keyvalue.put(b"key%d" % number, bytes(100)), place)
     small_send, small_receive = hub_costs(100)
     large_send, large_receive = hub_costs(20_000)
     step_ns, end_ns = steps()
@@ -160,6 +165,12 @@ def main() -> None:
         log.append(record, 1)
         log.flush()
 
+    def checkpoint() -> None:
+        for number in range(10):
+            filled.apply(keyvalue.put(b"key%d" % number, bytes(100)), context)
+        view = filled.snapshot()
+        merkle_root([view.leaf(index) for index in range(view.count)])
+
     table = {
         "round_ns": end_ns + 30_000,  # the end of a round, and a turn of the event loop (select, trio)
         "frame_ns": step_ns + small_receive,
@@ -169,7 +180,7 @@ def main() -> None:
         "sign_ns": best(lambda: key.sign(statement), 2000),
         "verify_ns": best(lambda: verify_signature(key.public, statement, signature), 1000),
         "apply_ns": best(apply, 5000),
-        "chunk_ns": hash_ns,
+        "chunk_ns": best(checkpoint, 50) // filled.snapshot().count,
         "record_ns": best(write, 5000),
         "sync_us": sync_us(),
         "sync_kib_us": 1,

@@ -358,10 +358,11 @@ class Host(Interpreter):
                 add(now_us, OTHER, number, 0, b"saved %d" % one.slot)
                 self._watch(one)
                 replica.on_input(one, out)
-        hashed = replica.checkpoints.hashing
+        hashing = replica.checkpoints.hashing[0] if replica.checkpoints.hashing else None
+        hashed = len(hashing.leaves) if hashing is not None else 0
         replica.on_input(_ROUND_END, out)
-        if hashed and not self._free:
-            self._meter.ns += self._costs.chunk_ns * hashed[0].view.count
+        if hashing is not None:
+            self._meter.ns += self._costs.chunk_ns * (len(hashing.leaves) - hashed)
         adversary = self.adversary
         if adversary is not None:
             out = adversary.outgoing(replica, out)
