@@ -28,18 +28,29 @@ from bftkit.sim.adversaries.shelf import (
     load_adversary,
 )
 from bftkit.sim.adversaries.silence import HalfSilent, Silent, SlowLeader, UnfairLeader, Withhold
+from bftkit.sim.adversaries.view_changes import BadNewLeader, FarViews, ForgetfulChange, RepeatedVotes
+from bftkit.sim.adversaries.votes import BadVotes, Echo, FalseClaims, ForgeRequests, Framer, HighStable
 
 __all__ = [
     "ADVERSARIES",
     "BadChunks",
+    "BadNewLeader",
+    "BadVotes",
     "Collude",
+    "Echo",
     "Equivocate",
+    "FalseClaims",
     "FarFuture",
+    "FarViews",
     "Flood",
+    "ForgeRequests",
     "ForgedCertificates",
     "ForgedCheckpoints",
+    "ForgetfulChange",
+    "Framer",
     "Garbage",
     "HalfSilent",
+    "HighStable",
     "Honest",
     "Liar",
     "LiarCounters",
@@ -48,6 +59,7 @@ __all__ = [
     "OmitPrepared",
     "Postponed",
     "ReadsBlocker",
+    "RepeatedVotes",
     "Replay",
     "Rewriting",
     "Said",

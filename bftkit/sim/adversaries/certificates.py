@@ -8,7 +8,7 @@ adversaries do nothing, and say so in their status.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -23,8 +23,14 @@ VIEW_CHANGE = "ViewChange"
 NEW_VIEW = "NewView"
 
 
-class _Certificates(Rewriting):
-    """What both have in common: changing what stands within a signed body."""
+def statement_of(certificate: Certificate) -> tuple[int, int, bytes]:
+    """(view, slot, digest) that a prepared certificate's votes are for."""
+    body = certificate.body
+    return int.from_bytes(body[:8], "big"), int.from_bytes(body[8:16], "big"), body[16:]
+
+
+class Bodies(Rewriting):
+    """What these have in common: changing what stands within a signed body."""
 
     kind: ClassVar[str]
 
@@ -35,8 +41,6 @@ class _Certificates(Rewriting):
         self.forged = 0
         self.ways: list[str] = []
         """What was forged, in words, the newest last."""
-        self._view = 0
-        self._machine: object = None
 
     def status(self) -> dict[str, Any]:
         """How often it forged what, or that it cannot."""
@@ -60,8 +64,40 @@ class _Certificates(Rewriting):
         self.ways = [*self.ways[-9:], what]
         self.act(line)
 
+    def leads(self, view: int) -> bool:
+        """Whether this member leads that view."""
+        members = self.settings.members
+        return members[view % len(members)] == self.settings.me
 
-class ForgedCertificates(_Certificates):
+    def view_change(self, view: int, low: Sequence[Any], prepared: Sequence[Certificate]) -> Any | None:
+        """This member's own view change, made by hand."""
+        for codec in self.settings.plugin.inside:
+            for cls in codec.messages.values():
+                if {"view", "low", "prepared"} <= {field.name for field in attrs.fields(cls)}:
+                    body = codec.encode(cls(view, tuple(low), tuple(prepared)))
+                    return self.resigned(self.message(VIEW_CHANGE)(self.settings.me, body, bytes(64)))
+        return None
+
+    def with_votes(self, body: Any) -> Any:
+        """A new view's body with this leader's votes for what its view changes yield."""
+        lows, slots = [0], [0]
+        for change in body.changes:
+            within = self.inside(change.body)
+            if within is not None:
+                lows.append(min((vote.slot for vote in within[1].low), default=0))
+                slots += [statement_of(each)[1] for each in within[1].prepared]
+        return self.resigned(attrs.evolve(body, votes=(bytes(64),) * (max(lows + slots) - max(lows))))
+
+    def header(self, view: int, slot: int, name: bytes) -> bytes | None:
+        """This member's signature, as the view's leader, under a batch in a slot."""
+        for cls in self.settings.plugin.codec.messages.values():
+            if {"view", "slot", "digest", "signature"} == {field.name for field in attrs.fields(cls)}:
+                signature: bytes = self.resigned(cls(view, slot, name, bytes(64))).signature
+                return signature
+        return None
+
+
+class ForgedCertificates(Bodies):
     """Its view changes and new views have certificates with votes that are missing, repeated, or from a wrong view.
 
     Whatever needs its own signature has it, so the forgery is behind the signature. Besides, it says forged view
@@ -92,25 +128,14 @@ class ForgedCertificates(_Certificates):
         if not self.able or not self._every or self._rounds % self._every:
             return
         certificates = [held.certificate for _, held in sorted(getattr(machine, "held", {}).items())]
-        body_class = self._body_class()
-        if not certificates or body_class is None:
+        if not certificates:
             return
-        view = machine.view + 1
-        cls = next(each for each in self.settings.plugin.codec.messages.values() if each.__name__ == VIEW_CHANGE)
-        codec = next(each for each in self.settings.plugin.inside if body_class in each.messages.values())
         low: int = getattr(machine, "low", 0)
-        prepared = tuple(each for each in certificates if int.from_bytes(each.body[8:16], "big") > low)
-        body = body_class(view, getattr(machine, "low_votes", ()), prepared)
-        forged = self._forged(self.resigned(cls(self.settings.me, codec.encode(body), bytes(64))))
+        prepared = [each for each in certificates if statement_of(each)[1] > low]
+        change = self.view_change(machine.view + 1, getattr(machine, "low_votes", ()), prepared)
+        forged = None if change is None else self._forged(change)
         if forged is not None:
             yield replica.others, self.packed(forged)
-
-    def _body_class(self) -> Any | None:
-        for codec in self.settings.plugin.inside:
-            for cls in codec.messages.values():
-                if {"view", "low", "prepared"} <= {field.name for field in attrs.fields(cls)}:
-                    return cls
-        return None
 
     def _forged(self, message: Any) -> Any | None:
         name = type(message).__name__
@@ -130,10 +155,7 @@ class ForgedCertificates(_Certificates):
     def _opens(self, message: Any) -> bool:
         """Whether it is this member's own new view, and not one that it passes on."""
         within = self.inside(message.body)
-        return within is not None and self.settings.me == self._leader_of(within[1].view)
-
-    def _leader_of(self, view: int) -> str:
-        return self.settings.members[view % len(self.settings.members)]
+        return within is not None and self.leads(within[1].view)
 
     def _forge_view_change(self, body: Any) -> Any | None:
         prepared: tuple[Certificate, ...] = body.prepared
@@ -184,7 +206,7 @@ class ForgedCertificates(_Certificates):
         return attrs.evolve(body, changes=(*changes[: own[0]], stale, *changes[own[0] + 1 :]))
 
 
-class OmitPrepared(_Certificates):
+class OmitPrepared(Bodies):
     """As the new leader it leaves out what was prepared; in its view changes it claims that it prepared nothing.
 
     FAULTS 24. The defence: everybody computes from the view changes what a new view must begin with, and a new view
@@ -228,25 +250,16 @@ class OmitPrepared(_Certificates):
         return attrs.evolve(body, prepared=())
 
     def _omit(self, body: Any) -> Any | None:
-        members = self.settings.members
-        if members[body.view % len(members)] != self.settings.me or not body.votes:
+        if not self.leads(body.view) or not body.votes:
             return None
         self._turn += 1
         choices = getattr(self._opening, "choices", ())
         full = [index for index, choice in enumerate(choices) if choice.digest != NO_DIGEST]
         if self._turn % 2 and not self._shorten and full and len(choices) == len(body.votes):
             at = full[-1]
-            header = self._header(body.view, choices[at].slot)
+            header = self.header(body.view, choices[at].slot, NO_DIGEST)
             if header is not None:
                 self.lied(24, f"a new view with nothing in slot {choices[at].slot}")
                 return attrs.evolve(body, votes=(*body.votes[:at], header, *body.votes[at + 1 :]))
         self.lied(24, "a new view without its last slot")
         return attrs.evolve(body, votes=body.votes[:-1])
-
-    def _header(self, view: int, slot: int) -> bytes | None:
-        """This leader's signature under the empty batch in this slot."""
-        for cls in self.settings.plugin.codec.messages.values():
-            if {"view", "slot", "digest", "signature"} == {field.name for field in attrs.fields(cls)}:
-                signature: bytes = self.resigned(cls(view, slot, NO_DIGEST, bytes(64))).signature
-                return signature
-        return None

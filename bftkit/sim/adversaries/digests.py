@@ -16,6 +16,7 @@ from bftkit.channel.frames import (
     CheckpointVote,
     Chunk,
     DecidedClaims,
+    Manifest,
     checkpoint_body,
     pack_control,
     pack_reply,
@@ -189,20 +190,24 @@ class ForgedCheckpoints(Rewriting):
 
 
 class BadChunks(Rewriting):
-    """Serves state transfers with chunks in which one bit is wrong; honest in everything else.
+    """Serves state transfers with chunks in which one bit is wrong, if it is told so with wrong lists and batches, too.
 
     FAULTS 26. The defence: a chunk is known by its digest, which the certified root covers; another source is asked.
     """
 
     lines: ClassVar[tuple[int, ...]] = (26,)
 
-    def __init__(self, settings: ReplicaSettings) -> None:
+    def __init__(self, settings: ReplicaSettings, lists: bool = False) -> None:
+        """`lists`: every second list of chunks is wrong as well, and all batches that others ask for."""
         super().__init__(settings)
+        self._lists = lists
+        self._turn = 0
         self.bad_chunks = 0
+        self.bad_lists = 0
 
     def status(self) -> dict[str, Any]:
         """How many bad chunks it sent."""
-        return {"adversary": {"kind": "bad-chunks", "bad_chunks": self.bad_chunks}}
+        return {"adversary": {"kind": "bad-chunks", "bad_chunks": self.bad_chunks, "bad_lists": self.bad_lists}}
 
     def say(self, to: tuple[Any, ...], frame: bytes) -> Iterator[Said]:
         """Flip a bit of every chunk."""
@@ -212,4 +217,14 @@ class BadChunks(Rewriting):
                 self.bad_chunks += 1
                 self.act(26)
                 frame = pack_control(attrs.evolve(message, data=_flipped(message.data)))
+            elif self._lists and isinstance(message, BatchBytes):
+                self.act(26)
+                frame = pack_control(BatchBytes(_flipped(message.batch)))
+            elif self._lists and isinstance(message, Manifest):
+                self._turn += 1
+                if self._turn % 2:
+                    self.bad_lists += 1
+                    self.act(26)
+                    leaves = message.leaves
+                    frame = pack_control(attrs.evolve(message, leaves=(*leaves[:-1], digest(leaves[-1]))))
         yield to, frame

@@ -11,12 +11,8 @@ from bftkit.channel import frames
 from bftkit.channel.bundles import make_batch, parse_batch
 from bftkit.channel.frames import (
     ANSWER_CODEC,
-    CONTROL_CODEC,
-    BatchBytes,
-    BatchRequest,
     ReadAnswer,
     pack_answer,
-    pack_control,
     pack_protocol,
     pack_reply,
     unpack_protocol,
@@ -26,7 +22,7 @@ from bftkit.channel.replica import ReplicaSettings
 from bftkit.core.digest import digest
 from bftkit.core.machine import MemberId
 from bftkit.core.wire import WireError
-from bftkit.sim.adversaries.honest import Rewriting, Said, digests_of, fields_of, replaced
+from bftkit.sim.adversaries.honest import Rewriting, Said, digests_of, fields_of, hand_out, replaced
 
 REMEMBERED: int = 1000
 """So many proposals are remembered."""
@@ -285,16 +281,8 @@ class Collude(Equivocate):
 
     def _serve(self, sender: MemberId, frame: bytes) -> None:
         """Bytes of second versions, which the replica knows nothing of, for whoever asks."""
-        if frame[:1] != b"\x03" or not self._batches:
-            return
-        try:
-            request = CONTROL_CODEC.decode(frame[1:])
-        except WireError:
-            return
-        if isinstance(request, BatchRequest):
-            for name in request.digests:
-                if name in self._batches:
-                    self.later(0, (sender,), pack_control(BatchBytes(self._batches[name])))
+        for answer in hand_out(self._batches, frame):
+            self.later(0, (sender,), answer)
 
 
 def _differences(first: Any, second: Any, changes: dict[bytes, bytes]) -> None:

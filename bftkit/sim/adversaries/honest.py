@@ -8,14 +8,22 @@ left, by the line of docs/FAULTS.md that they are an instance of.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, TypeAlias
 
 import attrs
 
 from bftkit.channel import frames
-from bftkit.channel.frames import CONTROL_CODEC, pack_protocol, unpack_protocol
+from bftkit.channel.frames import (
+    CONTROL_CODEC,
+    BatchBytes,
+    BatchRequest,
+    Control,
+    pack_control,
+    pack_protocol,
+    unpack_protocol,
+)
 from bftkit.channel.replica import Replica, ReplicaOut, ReplicaSettings, ToClient
 from bftkit.core.machine import Broadcast, Deliver, MemberId, Out, Send
 from bftkit.core.ordering import Setup, SignerProtocol
@@ -104,6 +112,10 @@ class Honest:
         resign = self.settings.plugin.resign
         again = resign(self.setup, message) if resign is not None else None
         return message if again is None else again
+
+    def message(self, name: str) -> Any:
+        """The class of the protocol's messages of this name.; None if there is none."""
+        return next((cls for cls in self.settings.plugin.codec.messages.values() if cls.__name__ == name), None)
 
     def inside(self, data: bytes) -> tuple[Codec[Any], Any] | None:
         """What stands in bytes within the protocol's messages, and its codec; None if no codec knows them."""
@@ -200,7 +212,8 @@ class Rewriting(Honest):
         except WireError:
             pass  # another adversary's garbage, within this one: there is nothing to change about it
         for receivers, instead in said:
-            out.send(receivers, instead)
+            if receivers:
+                out.send(receivers, instead)
 
     # ------------------------------------------------------------------------------------------ for subclasses
 
@@ -275,6 +288,25 @@ class Together(Honest):
         """What each of them says."""
         statuses = [part.status().get("adversary", {}) for part in self.parts]
         return {"adversary": {"kind": "together", "parts": statuses}}
+
+
+def control_in(frame: bytes) -> Control | None:
+    """The message between channels in a frame; None for any other frame."""
+    if frame[:1] != bytes((frames.CONTROL,)):
+        return None
+    try:
+        return CONTROL_CODEC.decode(frame[1:])
+    except WireError:
+        return None
+
+
+def hand_out(batches: Mapping[bytes, bytes], frame: bytes) -> Iterator[bytes]:
+    """What a frame asks for of these batches, which the replica inside does not know; by their digests."""
+    request = control_in(frame) if batches else None
+    if isinstance(request, BatchRequest):
+        for name in request.digests:
+            if name in batches:
+                yield pack_control(BatchBytes(batches[name]))
 
 
 def fields_of(message: Any) -> dict[str, Any]:

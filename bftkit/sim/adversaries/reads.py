@@ -27,14 +27,19 @@ def _read_answer(frame: bytes) -> ReadAnswer | None:
 class StaleReads(Rewriting):
     """Answers strong reads with what it answered to the same question first, however long ago that is.
 
+    Or with what was true before it changed last: then it agrees with a correct member that is only a little behind.
+
     FAULTS 33. The defence: a read counts when a quorum gives one answer (SAFETY rule 13); of f + 1 that agree, all but
     one could be behind.
     """
 
     lines: ClassVar[tuple[int, ...]] = (33,)
 
-    def __init__(self, settings: ReplicaSettings) -> None:
+    def __init__(self, settings: ReplicaSettings, previous: bool = False) -> None:
+        """`previous`: what was true before the last change, not what was true first."""
         super().__init__(settings)
+        self._previous = previous
+        self._newest: dict[bytes, tuple[int, bytes]] = {}
         self._asked: dict[tuple[bytes, int], bytes] = {}
         self._first: dict[bytes, tuple[int, bytes]] = {}
         self.stale = 0
@@ -64,6 +69,11 @@ class StaleReads(Rewriting):
             return frame
         if question not in self._first and len(self._first) >= QUESTIONS_MAX:
             return frame
+        if self._previous:
+            newest = self._newest.get(question)
+            self._newest[question] = (answer.failed, answer.result)
+            if newest is not None and newest != self._newest[question]:
+                self._first[question] = newest
         failed, result = self._first.setdefault(question, (answer.failed, answer.result))
         if (failed, result) == (answer.failed, answer.result):
             return frame

@@ -17,22 +17,34 @@ from bftkit.sim.adversaries.mutation import Mutate
 from bftkit.sim.adversaries.noise import FarFuture, Flood, Garbage, Replay
 from bftkit.sim.adversaries.reads import ReadsBlocker, StaleReads
 from bftkit.sim.adversaries.silence import HalfSilent, Silent, SlowLeader, UnfairLeader, Withhold
+from bftkit.sim.adversaries.view_changes import BadNewLeader, FarViews, ForgetfulChange, RepeatedVotes
+from bftkit.sim.adversaries.votes import BadVotes, Echo, FalseClaims, ForgeRequests, Framer, HighStable
 
 ADVERSARIES: Final[dict[str, type[Honest]]] = {
     "bad-chunks": BadChunks,
+    "bad-new-leader": BadNewLeader,
+    "bad-votes": BadVotes,
     "collude": Collude,
+    "echo": Echo,
     "equivocate": Equivocate,
+    "false-claims": FalseClaims,
     "far-future": FarFuture,
+    "far-views": FarViews,
     "flood": Flood,
+    "forge-requests": ForgeRequests,
     "forged-certificates": ForgedCertificates,
     "forged-checkpoints": ForgedCheckpoints,
+    "forgetful-change": ForgetfulChange,
+    "framer": Framer,
     "garbage": Garbage,
     "half-silent": HalfSilent,
+    "high-stable": HighStable,
     "honest": Honest,
     "liar": Liar,
     "mutate": Mutate,
     "omit-prepared": OmitPrepared,
     "reads-blocker": ReadsBlocker,
+    "repeated-votes": RepeatedVotes,
     "replay": Replay,
     "silent": Silent,
     "slow-leader": SlowLeader,

@@ -27,27 +27,33 @@ CLIENTS: Final = (32, 46)
 BYZANTINE: Final = (11, 14, 17, 20, 21, 22, 23, 24, 25, 27, 29, 31, 33, 45)
 
 LIES: Final = (
-    "equivocate",
+    *("echo",) * 4,
+    *("echo+forgetful-change",) * 4,
+    *("forgetful-change",) * 3,
+    *("bad-new-leader",) * 3,
+    *("echo+bad-new-leader",) * 2,
+    *("repeated-votes+echo",) * 3,
+    *("bad-votes",) * 3,
+    *("forge-requests",) * 3,
+    *("false-claims",) * 3,
+    *("high-stable",) * 3,
+    *("stale-reads",) * 3,
+    *("framer", "far-views", "forged-certificates", "omit-prepared", "wrong-digests", "mutate", "withhold") * 2,
     "equivocate",
     "liar",
     "silent",
     "half-silent",
     "slow-leader",
     "unfair-leader",
-    "wrong-digests",
-    "forged-certificates",
-    "omit-prepared",
     "forged-checkpoints",
     "bad-chunks",
-    "withhold",
     "replay",
     "far-future",
     "flood",
     "garbage",
-    "stale-reads",
-    "mutate",
-    "mutate",
+    "reads-blocker",
 )
+"""Names of `bftkit.sim.adversaries`; the sharper, the more often."""
 
 
 LYING_CLIENTS: Final = (
@@ -76,10 +82,13 @@ def plan(setting: Setting) -> Plan:
     faults: list[Fault] = []
     names = list(group.names)
     random.shuffle(names)
-    faulty = random.randint(1, group.f) if group.f and random.random() < 0.6 else 0
+    faulty = random.randint(1, group.f) if group.f and random.random() < 0.7 else 0
     broken, rest = names[:faulty], names[faulty:]
-    for member in broken:
-        faults += _broken_member(random, member, group, ticks)
+    if len(broken) == 2 and random.random() < 0.4:
+        faults += _fellows(random, broken, group, ticks)
+    else:
+        for member in broken:
+            faults += _broken_member(random, member, group, ticks)
     able = [name for name in rest if name != "m0" or setting.survives("leader-crash")]
     for member in able[: group.f + group.c - faulty]:
         if random.random() < 0.25:
@@ -157,7 +166,43 @@ def _broken_member(random: Random, member: str, group: Group, ticks: int) -> lis
         options = {"seed": random.getrandbits(32), "scope": random.choice(("small", "small", "any"))}
     if kind == "slow-leader":
         options = {"ticks": random.choice((100, 300, 900))}
-    return [fault.Lie(at=at, who=member, kind=kind, options=options)]
+    if kind == "flood":
+        options = {"most": 600}
+    if kind == "withhold":
+        options = {"to": random.choice(("all", "half", "half"))}
+    if kind == "stale-reads":
+        options = {"previous": random.random() < 0.7}
+    if kind == "bad-chunks":
+        options = {"lists": random.random() < 0.7}
+    lie = fault.Lie(at=at, who=member, kind=kind, options=options)
+    return [lie, *_change_of_view(random, group, at)] if random.random() < 0.35 else [lie]
+
+
+def _fellows(random: Random, liars: list[str], group: Group, ticks: int) -> list[Fault]:
+    """Two that lie together, to two sides that do not hear of each other for a while."""
+    at = random.choice((0, random.randint(0, ticks)))
+    options: dict[str, bool | int | str] = {"fellows": ",".join(sorted(liars))}
+    lies: list[Fault] = [fault.Lie(at=at, who=member, kind="collude", options=options) for member in sorted(liars)]
+    honest = [name for name in group.names if name not in liars]
+    middle = (len(honest) + 1) // 2
+    sides = (tuple(honest[:middle]), tuple(honest[middle:]))
+    return [*lies, fault.Partition(at=at, ticks=random.randint(100, 1500), sides=sides)]
+
+
+def _change_of_view(random: Random, group: Group, at: int) -> list[Fault]:
+    """The leader is gone, perhaps twice: most lies matter in the view change that comes of it."""
+    faults: list[Fault] = []
+    at += random.randint(20, 400)
+    for _ in range(random.randint(1, 2)):
+        away = random.choice((300, 1500, 3000))
+        if random.random() < 0.6:
+            faults.append(fault.Crash(at=at, who=LEADER, ticks=away, power=random.random() < 0.5))
+        else:
+            alone = random.choice(group.names)
+            others = tuple(name for name in group.names if name != alone)
+            faults.append(fault.Partition(at=at, ticks=away, sides=((alone,), others)))
+        at += random.randint(300, 2000)
+    return faults
 
 
 def _forgetful_member(random: Random, member: str, at: int) -> list[Fault]:
