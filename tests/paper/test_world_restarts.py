@@ -6,7 +6,6 @@ import pytest
 
 from bftkit.sim.host import Host
 from bftkit.sim.links import Network
-from bftkit.sim.scenarios import plan_power_cut
 from bftkit.sim.world import Violation, World
 
 GROUPS = [("pbft", 4), ("coordinator", 3)]
@@ -41,6 +40,16 @@ def test_after_a_power_cut_of_all_everything_acknowledged_is_there(protocol: str
     assert sum(actor.told.executed for actor in world.actors.values()) > 0
 
 
+def plan_power_cut(world: World) -> None:
+    """Cut everybody's power before some operation of one member's disk, and switch it on again."""
+    random = world.random
+    host = world.hosts[random.choice([member for member in world.members if world.hosts[member].up])]
+    world.cut_power_before(host.me, random.randint(1, 12))
+    world.run(random.randint(100, 800))
+    world.forget_planned_cut(host.me)
+    world.restart(*(member for member in world.members if not world.hosts[member].up))
+
+
 @groups
 @pytest.mark.parametrize("seed", range(6))
 def test_the_power_is_cut_before_any_operation_of_a_disk(protocol: str, members: int, seed: int) -> None:
@@ -49,7 +58,7 @@ def test_the_power_is_cut_before_any_operation_of_a_disk(protocol: str, members:
     for _ in range(4):
         world.load(12, keys=2)
         world.run(world.random.randint(1, 200))
-        plan_power_cut(world, world.random)
+        plan_power_cut(world)
     world.finish()
 
 

@@ -11,12 +11,14 @@ import pytest
 from bftkit.channel.application import Context
 from bftkit.service import keyvalue
 from bftkit.service.keyvalue import KeyValueStore
-from bftkit.sim.scenarios import mixed
+from bftkit.sim import run
 from bftkit.sim.world import Violation, World
 
 PROGRAM = """
-from bftkit.sim.scenarios import mixed
-print(mixed(11, "pbft").fingerprint, mixed(12, "coordinator").fingerprint)
+from bftkit.sim import run
+for protocol in ("pbft", "coordinator"):
+    for seed in range(11, 14):
+        print(run("mixed", protocol=protocol, seed=seed).digest)
 """
 
 
@@ -29,8 +31,9 @@ def test_the_same_seed_gives_the_same_run_in_any_process() -> None:
         )
         runs.add(result.stdout)
     assert len(runs) == 1
-    assert mixed(11, "pbft").fingerprint in runs.pop()
-    assert mixed(11, "pbft").fingerprint != mixed(12, "pbft").fingerprint
+    digests = runs.pop().split()
+    assert run("mixed", protocol="pbft", seed=11).digest == digests[0]
+    assert len(set(digests)) == 6
 
 
 def test_real_keys_do_the_same_work() -> None:

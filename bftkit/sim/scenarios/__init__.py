@@ -271,6 +271,3 @@ def _bounded(
 
 
 __all__ = ["Lie", "Scenario", "Setting", "UnknownScenario", "load_scenario", "scenario_names", "without_faults"]
-
-# Until its plan-made successor is here.
-from bftkit.sim.scenarios._old import mixed, plan_power_cut  # noqa: E402, F401

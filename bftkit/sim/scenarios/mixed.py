@@ -110,7 +110,7 @@ def plan(setting: Setting) -> Plan:
         network=network,
         load=Load(
             clients=clients,
-            operations=390,
+            operations=420,
             bursts=random.choice((4, 8, 16)),
             keys=random.randint(1, 4),
             pipeline=pipeline,
