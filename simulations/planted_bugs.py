@@ -61,7 +61,7 @@ class Bug:
     """How many different faults must meet."""
     breaks: str
     scenarios: tuple[str, ...] = (MIXED,)
-    """What is run: `mixed`, and the scenarios that make a habit of the fault that the bug needs."""
+    """What is run: `mixed`, and the scenarios (shipped ones, or of `planted/`) that make a habit of the fault."""
     patch: Path | None = None
     """None: the unpatched code."""
 
@@ -119,7 +119,8 @@ def run_seed(scenario: str, protocol: str, seed: int) -> tuple[str, str] | None:
     from bftkit.sim.running import run
     from bftkit.sim.scenarios import load_scenario
 
-    result = run(load_scenario(scenario).plan(protocol, seed))
+    own = PATCHES / f"{scenario.replace('-', '_')}.py"
+    result = run(load_scenario(str(own) if own.exists() else scenario).plan(protocol, seed))
     return None if result.ok else (result.oracle, result.violation)
 
 

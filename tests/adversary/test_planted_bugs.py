@@ -11,6 +11,7 @@ from bftkit.sim.scenarios import scenario_names
 from simulations.planted_bugs import PATCHES, ROOT, Bug, DoesNotApply, apply, read_bug
 
 BUGS = [read_bug(path) for path in sorted(PATCHES.glob("*.patch"))]
+OWN = [path.stem.replace("_", "-") for path in PATCHES.glob("*.py")]
 WRONG = """# A line that is not there
 # breaks: nothing
 # protocol: pbft
@@ -32,7 +33,7 @@ def test_there_are_enough_and_enough_of_the_hard_ones() -> None:
 def test_each_applies_and_says_what_it_is(bug: Bug) -> None:
     apply(bug, ROOT, dry=True)
     assert bug.protocol in protocol_names()
-    assert set(bug.scenarios) <= set(scenario_names())
+    assert set(bug.scenarios) <= {*scenario_names(), *OWN}
     assert bug.title
     assert bug.breaks
 
