@@ -21,9 +21,10 @@ from bftkit.core.wire import WireError
 from bftkit.crypto.merkle import root as merkle_root
 from bftkit.crypto.signed import Certificate
 
-CHUNK_BYTES_USUAL: Final = 1 << 16
-HASH_BYTES_PER_STEP: Final = 1 << 20
-"""How much is hashed at a time: about a millisecond's worth."""
+CHANGED_PER_STEP: Final = 16
+"""Chunks, of 64 KiB usually, that one step hashes: about a millisecond's work."""
+LEAVES_PER_STEP: Final = 1024
+"""Leaves that one step looks at; those of unchanged chunks are remembered and not computed."""
 
 KEPT: Final = 2
 """So many stable checkpoints are kept."""
@@ -38,15 +39,23 @@ class Hashing:
 
     slot: Slot
     view: FullView
+    before: Sequence[Digest] = ()
+    """The leaves of the last state that was hashed: where they are the same, nothing had to be hashed."""
     leaves: list[Digest] = attrs.field(factory=list[Digest])
 
     def step(self) -> Digest | None:
         """Hash some more; the root, once all is done."""
-        view, leaves = self.view, self.leaves
-        count = view.count
-        end = min(count, len(leaves) + HASH_BYTES_PER_STEP // CHUNK_BYTES_USUAL)
-        leaves += [view.leaf(index) for index in range(len(leaves), end)]
-        return merkle_root(leaves) if end == count else None
+        view, leaves, before = self.view, self.leaves, self.before
+        count, begin = view.count, len(leaves)
+        changed = 0
+        for index in range(begin, min(count, begin + LEAVES_PER_STEP)):
+            leaf = view.leaf(index)
+            leaves.append(leaf)
+            if index >= len(before) or leaf != before[index]:
+                changed += 1
+                if changed == CHANGED_PER_STEP:
+                    break
+        return merkle_root(leaves) if len(leaves) == count else None
 
 
 @attrs.frozen(eq=False)
@@ -72,6 +81,8 @@ class Checkpoints:
     votes: dict[Slot, dict[MemberId, tuple[Digest, bytes]]] = attrs.field(
         factory=dict[Slot, dict[MemberId, tuple[Digest, bytes]]]
     )
+    hashed: Sequence[Digest] = ()
+    """The leaves of the last state that was hashed."""
     kept: list[Stable] = attrs.field(factory=list[Stable])
     """The newest stable checkpoints, older first."""
 
@@ -86,7 +97,7 @@ class Checkpoints:
 
     def begin(self, slot: Slot, view: FullView) -> None:
         """The state after `slot`: hash it in the steps to come."""
-        self.hashing.append(Hashing(slot, view))
+        self.hashing.append(Hashing(slot, view, self.hashed))
 
     def step(self) -> tuple[Slot, Digest] | None:
         """Hash some more; says when a checkpoint of ours is ready to be voted for."""
@@ -97,6 +108,9 @@ class Checkpoints:
         if root is None:
             return None
         self.hashing.pop(0)
+        self.hashed = current.leaves
+        for later in self.hashing:
+            later.before = self.hashed
         self.ready[current.slot] = (root, current)
         return current.slot, root
 

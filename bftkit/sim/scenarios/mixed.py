@@ -27,18 +27,11 @@ CLIENTS: Final = (32, 46)
 BYZANTINE: Final = (11, 14, 17, 20, 21, 22, 23, 24, 25, 27, 29, 31, 33, 45)
 
 LIES: Final = (
-    *("echo",) * 4,
-    *("echo+forgetful-change",) * 4,
-    *("forgetful-change",) * 3,
-    *("bad-new-leader",) * 3,
-    *("echo+bad-new-leader",) * 2,
-    *("repeated-votes+echo",) * 3,
-    *("bad-votes",) * 3,
-    *("forge-requests",) * 3,
-    *("false-claims",) * 3,
-    *("high-stable",) * 3,
-    *("stale-reads",) * 3,
-    *("framer", "far-views", "forged-certificates", "omit-prepared", "wrong-digests", "mutate", "withhold") * 2,
+    *("echo", "stale-reads", "bad-votes+framer", "high-stable+forgetful-change", "false-claims+framer") * 3,
+    *("echo+forgetful-change", "bad-new-leader+false-claims", "forge-requests+false-claims") * 4,
+    *("repeated-votes+echo", "echo+bad-new-leader") * 3,
+    *("forgetful-change", "bad-new-leader", "bad-votes", "high-stable", "framer", "far-views"),
+    *("forged-certificates", "omit-prepared", "wrong-digests", "mutate", "withhold", "forge-requests") * 2,
     "equivocate",
     "liar",
     "silent",
@@ -61,7 +54,6 @@ LYING_CLIENTS: Final = (
     "double-number",
     "half-authentic",
     "flood",
-    "flood",
     "garbage",
     "replay",
     "mute",
@@ -78,7 +70,7 @@ def plan(setting: Setting) -> Plan:
     random = setting.random
     group = _group(setting)
     interval = random.choice((2, 4, 8))
-    ticks = random.choice((1500, 3000, 5000))
+    ticks = random.choice((1000, 2000, 3000))
     faults: list[Fault] = []
     names = list(group.names)
     random.shuffle(names)
@@ -119,7 +111,7 @@ def plan(setting: Setting) -> Plan:
         interval=interval,
         window=2 * interval * random.choice((1, 2)),
         segment_bytes=random.choice((4 << 10, 1 << 20)),
-        batch_requests=random.choice((2, 8, 1024)),
+        batch_requests=random.choice((2, 4, 8, 16, 1024)),
         ticks=ticks,
         calm=network.loss > 0.1 or random.random() < 0.85,  # where a third is lost for ever, time is not promised
         faults=tuple(sorted(faults, key=lambda one: one.at)),
@@ -129,7 +121,7 @@ def plan(setting: Setting) -> Plan:
 def _group(setting: Setting) -> Group:
     sizes: tuple[tuple[int, int, int], ...]
     if setting.record.byzantine:
-        sizes = ((4, 1, 0),) * 10 + ((3, 0, 1),) * 3 + ((6, 1, 1),) * 3 + ((7, 2, 0), (5, 1, 0), (1, 0, 0))
+        sizes = ((4, 1, 0),) * 12 + ((3, 0, 1),) * 4 + ((6, 1, 1),) * 2 + ((7, 2, 0), (5, 1, 0), (1, 0, 0))
     else:
         sizes = ((3, 0, 1),) * 4 + ((5, 0, 2), (4, 0, 1), (2, 0, 0), (1, 0, 0))
     members, f, c = setting.random.choice(sizes)
