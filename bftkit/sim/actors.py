@@ -111,6 +111,8 @@ class Actor:
         self._load: dict[int, _Load] = {}
         self._loads = 0
         self._tokens = 0
+        self._together = False
+        """What is asked for now shall travel in one bundle."""
         self._timer_serial = 0
         self._step(self.machine.on_start)
 
@@ -172,11 +174,15 @@ class Actor:
             else:
                 self._load.pop(number, None)
             return
+        self._together = random.random() < 0.5
         while load.todo > 0 and self._under_way < rhythm.pipeline:
             load.todo -= 1
             self._ask(load.workload.next(self._content), load.workload)
             if random.random() < 0.3:
                 break
+        if self._together:
+            self._together = False
+            self._send_soon()
         if load.todo > 0:
             self.world.after(random.randint(1, max(1, rhythm.think)), partial(self._ask_more, number))
         else:
@@ -233,13 +239,17 @@ class Actor:
 
         def step(out: ClientOut) -> None:
             self.machine.on_input(Submit((ask.operation,)), out)
-            if self.random.random() < 0.7:
-                self.machine.on_input(SendNow(), out)
-            else:
-                self.world.after(self.random.randint(1, 5), self.send_now)
 
         self._step(step)
+        if not self._together:
+            self._send_soon()
         return number
+
+    def _send_soon(self) -> None:
+        if self.random.random() < 0.7:
+            self.send_now()
+        else:
+            self.world.after(self.random.randint(1, 5), self.send_now)
 
     def send_now(self) -> None:
         """Everything that was submitted leaves."""

@@ -94,7 +94,7 @@ def plan(setting: Setting) -> Plan:
     if random.random() < 0.4:
         kind = random.choice(LYING_CLIENTS)
         faults.append(fault.LyingClient(at=random.randint(0, ticks // 2), name="liar0", kind=kind))
-    clients, pipeline = random.choice(((1, 8), (1, 24), (2, 4), (2, 16), (3, 4), (4, 2), (5, 2), (5, 8)))
+    clients, pipeline = random.choice(((1, 8), (1, 24), (2, 8), (2, 16), (3, 4), (3, 8), (4, 4), (5, 8)))
     network = _network(random)
     timeouts = {"view_timeout": random.choice((150, 300, 1000))} if "view_timeout" in setting.record.parameters else {}
     return setting.plan(
