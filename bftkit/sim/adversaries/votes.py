@@ -187,10 +187,14 @@ class Echo(Equivocate):
             return frame
         name, message = type(found[1]).__name__, found[1]
         if name in (PROPOSAL, VOTE, COMMIT):
-            if name != COMMIT and self.settings.members[message.view % len(self.settings.members)] != self.settings.me:
+            view: int = message.view
+            leader = self.settings.members[view % len(self.settings.members)]
+            if name != COMMIT and leader != self.settings.me:
                 header = message.signature if name == PROPOSAL else message.leader_signature
                 prepare = self.message(VOTE)(message.view, message.slot, message.digest, header, bytes(64))
-                self._echo(sender, self.resigned(prepare))
+                prepare = self.resigned(prepare)
+                for member in (sender, leader):  # what a new view begins with, its leader does not propose once more
+                    self._echo(member, prepare)
             self._echo(sender, self.message(COMMIT)(message.view, message.slot, message.digest))
         return None if any(each in self._seconds for each in digests_of(message).values()) else frame
 

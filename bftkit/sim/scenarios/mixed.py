@@ -49,6 +49,24 @@ LIES: Final = (
 """Names of `bftkit.sim.adversaries`; the sharper, the more often."""
 
 
+BESIDES: Final = (
+    "slow-leader",
+    "slow-leader",
+    "unfair-leader",
+    "flood",
+    "withhold",
+    "withhold",
+    "replay",
+    "forged-certificates",
+    "forged-certificates",
+    "omit-prepared",
+    "forged-checkpoints",
+    "wrong-replies",
+    "far-future",
+    "half-silent",
+)
+"""Lies that others are told together with."""
+
 LYING_CLIENTS: Final = (
     "double-number",
     "double-number",
@@ -74,6 +92,8 @@ def plan(setting: Setting) -> Plan:
     faults: list[Fault] = []
     names = list(group.names)
     random.shuffle(names)
+    if random.random() < 0.3:
+        names.sort(key=lambda name: name != "m0")  # the first leader is the one that is broken
     faulty = random.randint(1, group.f) if group.f and random.random() < 0.7 else 0
     broken, rest = names[:faulty], names[faulty:]
     if len(broken) == 2 and random.random() < 0.4:
@@ -147,28 +167,30 @@ def _broken_member(random: Random, member: str, group: Group, ticks: int) -> lis
         cut = random.randint(1, len(others) - 1)
         both = others[: random.randint(0, 1)]
         return [fault.Twin(at=at, who=member, left=tuple(others[:cut]), right=(*others[cut:], *both))]
-    if draw < 0.22:
+    if draw < 0.21:
         return [fault.Rollback(at=at, who=member, ticks=random.randint(100, ticks))]
     if draw < 0.30:
         return [fault.LyingDisk(at=at, who=member, ticks=random.randint(100, ticks))]
-    if draw < 0.38:
+    if draw < 0.40:
         return [fault.FlipBit(at=random.randint(200, ticks), who=member, place=random.getrandbits(40), ticks=300)]
-    kind = random.choice(LIES)
-    options: dict[str, bool | int | str] = {}
-    if kind == "mutate":
-        options = {"seed": random.getrandbits(32), "scope": random.choice(("small", "small", "any"))}
-    if kind == "slow-leader":
-        options = {"ticks": random.choice((100, 300, 900))}
-    if kind == "flood":
-        options = {"most": 600}
-    if kind == "withhold":
-        options = {"to": random.choice(("all", "half", "half"))}
-    if kind == "stale-reads":
-        options = {"previous": random.random() < 0.7}
-    if kind == "bad-chunks":
-        options = {"lists": random.random() < 0.7}
+    kind = _joined(random, random.choice(LIES))
+    offered: dict[str, dict[str, bool | int | str]] = {
+        "mutate": {"seed": random.getrandbits(32), "scope": random.choice(("small", "small", "any"))},
+        "slow-leader": {"ticks": random.choice((100, 300, 900))},
+        "flood": {"most": 600},
+        "withhold": {"to": random.choice(("all", "half", "half"))},
+        "stale-reads": {"previous": random.random() < 0.7},
+        "bad-chunks": {"lists": random.random() < 0.7},
+    }
+    options = {name: value for part in kind.split("+") for name, value in offered.get(part, {}).items()}
     lie = fault.Lie(at=at, who=member, kind=kind, options=options)
     return [lie, *_change_of_view(random, group, at)] if random.random() < 0.35 else [lie]
+
+
+def _joined(random: Random, kind: str) -> str:
+    """The lie, and perhaps others that it is told together with."""
+    others = [other for other in random.sample(BESIDES, random.choice((0, 1, 1, 2))) if other not in kind]
+    return "+".join((kind, *others))
 
 
 def _fellows(random: Random, liars: list[str], group: Group, ticks: int) -> list[Fault]:
