@@ -25,6 +25,7 @@ from bftkit.channel.frames import (
 )
 from bftkit.channel.replica import Replica, ReplicaSettings
 from bftkit.core.digest import digest
+from bftkit.core.wire import WireError
 from bftkit.crypto.keys import Ed25519Keyring
 from bftkit.sim.adversaries.honest import Rewriting, Said, fields_of, numbers_of
 from bftkit.sim.wire_mutation import SLOT_NAMES, VIEW_NAMES
@@ -91,7 +92,10 @@ class Replay(Rewriting):
         way = self._rounds // self._every % 4
         if way == 0 and self._own:
             frame = self._random.choice(self._own)
-            epoch, message, carried = unpack_protocol(frame)
+            try:
+                epoch, message, carried = unpack_protocol(frame)
+            except WireError:
+                return  # another adversary's garbage, within this one
             yield self._again(replica, 11, pack_protocol(epoch + self._random.choice((1, 7)), message, carried))
         elif way == 1 and (other := self._of_another_group(replica)) is not None:
             yield self._again(replica, 11, other)
