@@ -174,11 +174,11 @@ class Actor:
             else:
                 self._load.pop(number, None)
             return
-        self._together = random.random() < 0.5
+        self._together = random.random() < rhythm.together
         while load.todo > 0 and self._under_way < rhythm.pipeline:
             load.todo -= 1
             self._ask(load.workload.next(self._content), load.workload)
-            if random.random() < 0.3:
+            if random.random() < (0.1 if self._together else 0.3):
                 break
         if self._together:
             self._together = False

@@ -65,6 +65,8 @@ class Load:
     pipeline: int = 4
     poison: float = 0.03
     """This share of the operations raises an exception in the service."""
+    together: float = 0.5
+    """How often all that a client asks for at a time travels in one bundle."""
     per_second: int = 0
     """Open loop: each client asks so often, whatever comes back. 0: closed loop."""
 

@@ -196,7 +196,14 @@ def _more(world: World, plan: Plan, share: int) -> Callable[[], None]:
     load = plan.load
 
     def ask() -> None:
-        world.load(share, load.keys, poison=load.poison, pipeline=load.pipeline, per_second=load.per_second)
+        world.load(
+            share,
+            load.keys,
+            poison=load.poison,
+            pipeline=load.pipeline,
+            together=load.together,
+            per_second=load.per_second,
+        )
 
     return ask
 

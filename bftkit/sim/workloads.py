@@ -309,6 +309,8 @@ class Closed:
     pipeline: int = 4
     think: int = THINK_TICKS_MAX
     """At most so many ticks pass between two looks whether there is room for more."""
+    together: float = 0.5
+    """How often all that is asked for at a time travels in one bundle."""
 
 
 @attrs.frozen

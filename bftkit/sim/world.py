@@ -235,15 +235,17 @@ class World(Controls):
         *,
         poison: float = 0.05,
         pipeline: int = 4,
+        together: float = 0.5,
         per_second: int = 0,
         workload: WorkloadFactory | None = None,
     ) -> None:
         """The clients ask for so many operations together, at random.
 
         By default on so many keys of the key-value store; a `workload` has its own (see `bftkit.sim.workloads`). The
-        loop is closed, `pipeline` operations deep; with `per_second` it is open, and each client asks so often.
+        loop is closed, `pipeline` operations deep; so often as `together` says, what is asked for at a time travels in
+        one bundle. With `per_second` the loop is open, and each client asks so often.
         """
-        rhythm = Open(per_second) if per_second else Closed(pipeline)
+        rhythm = Open(per_second) if per_second else Closed(pipeline, together=together)
         workload = workload or self.workload
         actors = [actor for actor in self.actors.values() if not (actor.stopped or actor.idle)]
         for index, actor in enumerate(actors):

@@ -113,7 +113,7 @@ def plan(setting: Setting) -> Plan:
     if random.random() < 0.4:
         kind = random.choice(LYING_CLIENTS)
         faults.append(fault.LyingClient(at=random.randint(0, ticks // 2), name="liar0", kind=kind))
-    clients, pipeline = random.choice(((1, 8), (1, 24), (2, 8), (2, 16), (3, 4), (3, 8), (4, 4), (5, 8)))
+    clients, pipeline = random.choice(((1, 8), (1, 24), (2, 8), (2, 16), (3, 8), (4, 6), (5, 8)))
     network = _network(random)
     timeouts = {"view_timeout": random.choice((150, 300, 1000))} if "view_timeout" in setting.record.parameters else {}
     return setting.plan(
@@ -125,12 +125,13 @@ def plan(setting: Setting) -> Plan:
             bursts=random.choice((4, 8, 16)),
             keys=random.randint(1, 4),
             pipeline=pipeline,
+            together=random.choice((0.3, 1.0, 1.0, 1.0)),
         ),
         parameters=timeouts,
         interval=interval,
         window=2 * interval * random.choice((1, 2)),
         segment_bytes=random.choice((4 << 10, 1 << 20)),
-        batch_requests=random.choice((2, 4, 8, 16, 1024)),
+        batch_requests=random.choice((2, 8, 16, 1024)),
         ticks=ticks,
         calm=network.loss > 0.1 or random.random() < 0.85,  # where a third is lost for ever, time is not promised
         faults=tuple(sorted(faults, key=lambda one: one.at)),
