@@ -8,6 +8,11 @@ A patch begins with what it is about: its title, why somebody might write it and
 breaks, the protocol, and how many different faults must meet before it shows. The unpatched code runs the same seeds
 as a control: a violation there says that the campaign cries wolf, and nothing that it says of the others counts.
 
+`planted/unfound/` has bugs that this budget does not find, or only with luck; they are not counted, and wait for
+better scenarios::
+
+    python simulations/planted_bugs.py --patches simulations/planted/unfound --seconds-per-bug 600
+
 Exit code 0: at most one bug in twenty was missed, and the control is clean. 1: not so. 2: a patch does not apply.
 """
 
@@ -121,7 +126,7 @@ def run_seed(scenario: str, protocol: str, seed: int) -> tuple[str, str] | None:
 
     own = PATCHES / f"{scenario.replace('-', '_')}.py"
     result = run(load_scenario(str(own) if own.exists() else scenario).plan(protocol, seed))
-    return None if result.ok else (result.oracle, result.violation)
+    return None if result.ok else (result.oracle, result.violation.partition("\n")[0])
 
 
 def work(folder: Path, protocol: str, seconds: float, scenarios: Sequence[str]) -> None:
