@@ -190,6 +190,10 @@ def _broken_member(random: Random, member: str, group: Group, ticks: int) -> lis
 def _joined(random: Random, kind: str) -> str:
     """The lie, and perhaps others that it is told together with."""
     others = [other for other in random.sample(BESIDES, random.choice((0, 1, 1, 2))) if other not in kind]
+    if "withhold" in (kind, *others):
+        others = [
+            other for other in others if other != "half-silent"
+        ]  # both have an option `to`, and mean another thing
     return "+".join((kind, *others))
 
 
