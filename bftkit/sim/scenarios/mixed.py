@@ -190,8 +190,9 @@ def _broken_member(random: Random, member: str, group: Group, ticks: int) -> lis
 def _joined(random: Random, kind: str) -> str:
     """The lie, and perhaps others that it is told together with."""
     others = [other for other in random.sample(BESIDES, random.choice((0, 1, 1, 2))) if other not in kind]
-    if "silent" in kind or "half-silent" in others:
-        others = [other for other in others if other != "withhold"]  # its option `to` has another meaning there
+    clash = ("withhold", "half-silent")  # both have an option `to`, and mean another thing by it
+    if any(name in kind for name in (*clash, "silent")) or all(name in others for name in clash):
+        others = [other for other in others if other not in clash]
     return "+".join((kind, *others))
 
 
