@@ -4,7 +4,7 @@
         simulate("mixed", protocol="pbft", service=Shop)
 
 How many seeds it tries is no matter of the test: ``pytest --bftkit-seeds 500`` tries more, and with
-``BFTKIT_SEEDS_FROM=12000`` other ones, as a nightly job wants (`fresh` draws them from the day).
+``BFTKIT_SEEDS_FROM=12000`` other ones, as a nightly job wants.
 
 pytest loads this file whenever bftkit is installed, so nothing else is loaded here.
 """
@@ -83,13 +83,20 @@ def simulate(request: pytest.FixtureRequest) -> Callable[..., Campaign]:
 
 
 def _told(campaign: Campaign, outcome: Outcome, test: str, *, chosen: bool) -> str:
+    from bftkit.sim.examining import check_fit
     from bftkit.sim.running import replay_line
+    from bftkit.sim.story import tell
 
     again = replay_line(campaign.scenario, campaign.protocol, outcome.seed, campaign.service)
+    plan = check_fit(campaign.scenario, campaign.protocol, campaign.service).plan(
+        campaign.protocol, outcome.seed, campaign.service
+    )
+    # What the engine did not survive cannot be told; the report has the traceback.
+    story = outcome.report if outcome.oracle in ("exception", "figure") else tell(plan)
     lines = [
         f"{campaign.scenario}, {campaign.protocol}, seed {outcome.seed}: {outcome.oracle}: {outcome.violation}",
         "",
-        outcome.report,
+        story,
         "",
         "again, and made as small as it can be:",
         f"  {again} --shrink",
@@ -110,6 +117,11 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise pytest.UsageError(f"{OPTION} {text}: at least 1")
     return int(text)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse what is no number before anything runs."""
+    _first()
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
