@@ -289,7 +289,7 @@ def arguments_of(words: Sequence[str] | None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     arguments = arguments_of(words)
-    bugs = [read_bug(path) for path in sorted(arguments.patches.glob("*.patch"))]
+    bugs = [read_bug(path) for path in sorted(arguments.patches.resolve().glob("*.patch"))]
     if arguments.only is not None:
         unknown = sorted(set(arguments.only) - {bug.name for bug in bugs})
         if unknown:
