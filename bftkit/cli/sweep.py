@@ -61,7 +61,12 @@ def sweep(
         def failed(outcome: Outcome) -> None:
             if save_failing is not None:
                 path = save_failing / f"{Path(scenario).stem}-{protocol}-{outcome.seed}.json"
-                path.write_text(found.plan(protocol, outcome.seed, service).to_json() + "\n", encoding="utf-8")
+                try:
+                    plan = found.plan(protocol, outcome.seed, service)
+                except Exception as error:  # the scenario itself is broken, as the outcome says already
+                    output().log(f"seed {outcome.seed} has no plan to be saved: {type(error).__name__}: {error}")
+                else:
+                    path.write_text(plan.to_json() + "\n", encoding="utf-8")
 
         with _Bar(scenario, protocol, service, len(wanted)) as bar:
 
