@@ -138,7 +138,7 @@ def test_all_shipped_scenarios_are_listed(capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [
+    [  # each with the last words of the complaint
         (["sweep", "nix"], "there is no scenario 'nix'"),
         (["sweep", "loss", "--protocol", "raft"], "no protocol named 'raft'"),
         (["sweep", "equivocation", "--protocol", "coordinator"], "coordinator does not claim to survive"),
@@ -152,7 +152,6 @@ def test_all_shipped_scenarios_are_listed(capsys: pytest.CaptureFixture[str]) ->
         (["simulate", "loss", "--set", "tikcs=3"], "tikcs"),
         (["simulate", "loss", "--set", "group.f=7"], "group: "),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_what_cannot_be_run_is_wrong_usage(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
