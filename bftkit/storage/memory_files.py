@@ -324,8 +324,8 @@ class MemoryFile(AppendFile):
             self._directory.take_sync_fault()
         except StorageFailed:
             self._failed = True
-            if content.cached_only is None:
-                content.cached_only = content.synced
+            if content.cached_only is None and content.synced < len(content.data):
+                content.cached_only = content.synced  # only what waited for this sync is lost to later ones
             raise
         if self._directory.changed is not None:
             self._directory.changed("sync", b"")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import attrs
 import pytest
 
-from bftkit.storage.files import StorageError
+from bftkit.storage.files import StorageError, StorageFailed
 from bftkit.storage.log import Entry, Log, LogCorrupt, LogMissing, Recovered
 from bftkit.storage.memory_files import MemoryDirectory, PowerCut
 
@@ -272,3 +272,21 @@ def test_these_checks_fail_on_a_disk_whose_syncs_do_nothing() -> None:
             Writer(directory, story).open()
         failures += 1
     assert failures > TOTAL // 2
+
+
+def test_a_failed_sync_with_nothing_to_write_spoils_no_later_one() -> None:
+    """Found by the guard of acknowledged slots: the fault was the simulated disk's."""
+    directory = MemoryDirectory()
+    file = directory.create("a")
+    directory.sync()
+    file.append(b"old")
+    file.sync()
+    directory.fail_syncs = 1
+    with pytest.raises(StorageFailed):
+        file.sync()
+    directory.restart_process()
+    again = directory.open("a")
+    again.append(b"new")
+    again.sync()
+    directory.crash()
+    assert directory.read("a") == b"oldnew"

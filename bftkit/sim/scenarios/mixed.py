@@ -183,6 +183,8 @@ def _broken_member(random: Random, member: str, group: Group, ticks: int) -> lis
         "bad-chunks": {"lists": random.random() < 0.7},
     }
     options = {name: value for part in kind.split("+") for name, value in offered.get(part, {}).items()}
+    if kind != "withhold":
+        options.pop("to", None)  # other lies know the word, and mean another thing
     lie = fault.Lie(at=at, who=member, kind=kind, options=options)
     return [lie, *_change_of_view(random, group, at)] if random.random() < 0.35 else [lie]
 
@@ -190,9 +192,6 @@ def _broken_member(random: Random, member: str, group: Group, ticks: int) -> lis
 def _joined(random: Random, kind: str) -> str:
     """The lie, and perhaps others that it is told together with."""
     others = [other for other in random.sample(BESIDES, random.choice((0, 1, 1, 2))) if other not in kind]
-    clash = ("withhold", "half-silent")  # both have an option `to`, and mean another thing by it
-    if any(name in kind for name in (*clash, "silent")) or all(name in others for name in clash):
-        others = [other for other in others if other not in clash]
     return "+".join((kind, *others))
 
 
