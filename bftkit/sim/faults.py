@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import attrs
 
@@ -640,4 +640,4 @@ def load_fault(name: str) -> type[Fault]:
 
 def lines_of(faults: Iterable[Fault]) -> frozenset[int]:
     """The lines of docs/FAULTS.md that these faults can inject."""
-    return frozenset(line for fault in faults for line in cast("tuple[int, ...]", fault.lines))
+    return frozenset(line for fault in faults for line in fault.lines)
