@@ -55,7 +55,8 @@ RARE_SHARE: Final = 0.02
 """A line that happens in a smaller share of the seeds is too rare, in a campaign of `RARE_FROM` seeds or more."""
 RARE_FROM: Final = 100
 NEVER_FROM: Final = 20
-"""With so many seeds, a line must have happened in one of them at least."""
+"""With so many seeds, a line must have happened in one of them at least, in a scenario of a few lines."""
+FEW_LINES: Final = 5
 SEEDS_MAX: Final = 100_000_000
 
 
@@ -130,8 +131,8 @@ class Campaign:
     def too_rare(self) -> tuple[int, ...]:
         """The claimed lines that happened in too few seeds for this campaign to say anything of them."""
         seeds = len(self.outcomes)
-        if seeds < NEVER_FROM:
-            return ()
+        if seeds < (NEVER_FROM if len(self.lines) <= FEW_LINES else RARE_FROM):
+            return ()  # where many faults are drawn, each is missing in some small campaign
         least = RARE_SHARE * seeds if seeds >= RARE_FROM else 1
         return tuple(sorted(line for line in self.lines if self.injected[line] < least))
 
