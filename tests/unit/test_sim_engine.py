@@ -79,11 +79,11 @@ def test_a_crash_while_the_disk_is_written_counts() -> None:
 
 def test_a_planned_power_cut_counts_and_may_tear_a_record() -> None:
     torn = 0
-    for seed in range(6):
+    for seed in range(8):
         world = World(seed)
         world.load(60, keys=3)
         world.run(100)
-        world.cut_power_before("m1", 7)
+        world.cut_power_before("m1", 5 + seed)
         world.run(2_000)
         assert world.injected[12] >= 1
         assert not any(host.up for host in world.hosts.values())
