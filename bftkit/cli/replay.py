@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter, validators
 
 from bftkit.cli.app import CommandFailed, ExitCode, output
-from bftkit.cli.simulate import explained, usage
+from bftkit.cli.simulate import explained, planned, usage
 from bftkit.sim.examining import check_fit, examine_plan
 from bftkit.sim.plan import KEY_VALUE, Plan, plan_data
 from bftkit.sim.running import Result
@@ -99,7 +99,7 @@ def recorded(path: Path | None, seed: int | None, scenario: str, protocol: str, 
         usage("give a trace, or the --seed of a scenario")
     if seed < 0:
         usage(f"--seed {seed}: seeds are not negative")
-    return Trace(plan=check_fit(scenario, protocol, service).plan(protocol, seed, service))
+    return Trace(plan=planned(check_fit(scenario, protocol, service), protocol, seed, service))
 
 
 def _same(known: Trace, result: Result) -> bool | None:
@@ -125,7 +125,7 @@ def _tell_run(known: Trace, result: Result) -> None:
         out.plain("the same run as the recorded one, byte for byte")
     elif same is False:
         text = f"not the run that was recorded (digest {known.digest}, bftkit {known.version}, Python {known.python})"
-        out.plain(f"{text}: the code has changed since")
+        out.plain(f"{text}: the code has changed since, or hangs on more than the seed")
     if result.ok:
         out.plain(
             "every promise was kept" + (f"; recorded was: {known.oracle}: {known.violation}" if known.oracle else "")

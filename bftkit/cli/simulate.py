@@ -18,7 +18,7 @@ from bftkit.sim.examining import CampaignError, check_fit, examine
 from bftkit.sim.outcomes import ResumeError
 from bftkit.sim.plan import KEY_VALUE, Plan, PlanError, plan_data, plan_from_data
 from bftkit.sim.running import Result, replay_line
-from bftkit.sim.scenarios import UnknownScenario, load_scenario, scenario_names
+from bftkit.sim.scenarios import Scenario, UnknownScenario, load_scenario, raised, scenario_names
 
 
 def simulate(
@@ -47,7 +47,7 @@ def simulate(
         if seed < 0:
             usage(f"--seed {seed}: seeds are not negative")
         found = check_fit(scenario, protocol, service)
-        plan = changed(found.plan(protocol, seed, service), settings)
+        plan = changed(planned(found, protocol, seed, service), settings)
         plan.check()
         if save is not None:
             save.write_text(plan.to_json() + "\n", encoding="utf-8")
@@ -56,6 +56,16 @@ def simulate(
         if story:
             _tell_story(plan)
         return tell_result(result, "" if settings else replay_line(scenario, protocol, seed, service), save)
+
+
+def planned(scenario: Scenario, protocol: str, seed: int, service: str) -> Plan:
+    """The plan of this seed. Raises `PlanError` if a scenario that does not ship fails to make it."""
+    try:
+        return scenario.plan(protocol, seed, service)
+    except Exception as error:
+        if isinstance(error, PlanError) or scenario.name in scenario_names():
+            raise
+        raise PlanError(f"{scenario.name}: plan(setting) fails: {raised(error)}") from error
 
 
 def changed(plan: Plan, settings: Sequence[str]) -> Plan:
@@ -191,4 +201,5 @@ def explained() -> Generator[None]:
         line, _, example = str(error).partition("\n\n")
         if example:
             output().log(example)
+            line = f"{line.removesuffix(':')}, as shown above"
         usage(line)

@@ -53,7 +53,8 @@ def show(
             out.event("story", line=text)
             out.plain(text)
     if same is False:
-        out.log(f"bftkit: not the run that was recorded (digest {known.digest}): the code has changed since")
+        text = f"bftkit: not the run that was recorded (digest {known.digest})"
+        out.log(f"{text}: the code has changed since, or hangs on more than the seed")
     out.event("result", oracle=result.oracle, violation=result.violation, digest=result.digest, same=same, lines=count)
     return ExitCode.OK
 

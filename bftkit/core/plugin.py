@@ -33,7 +33,7 @@ def protocol_names() -> tuple[str, ...]:
 
 @cache
 def load_protocol(name: str) -> Plugin:
-    """The protocol of this name. Raises `UnknownProtocol`; `BrokenProtocol`; `TypeError` if it is no `Plugin`."""
+    """The protocol of this name. Raises `UnknownProtocol`, and `BrokenProtocol`, also if it is no `Plugin`."""
     direct = [EntryPoint(name, name, GROUP)] if _DIRECT.fullmatch(name) else []
     for entry in (*direct, *entry_points(group=GROUP)):
         if entry.name == name:
@@ -43,6 +43,6 @@ def load_protocol(name: str) -> Plugin:
                 place = f"the protocol {name} ({entry.value})"
                 raise BrokenProtocol(f"{place} cannot be loaded: {type(error).__name__}: {error}") from error
             if not isinstance(plugin, Plugin):
-                raise TypeError(f"the entry point {name} = {entry.value} is not a bftkit Plugin")
+                raise BrokenProtocol(f"the entry point {name} = {entry.value} is not a bftkit Plugin")
             return plugin
     raise UnknownProtocol(f"no protocol named {name!r}; installed: {', '.join(protocol_names()) or 'none'}")

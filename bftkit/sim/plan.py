@@ -155,6 +155,8 @@ def plan_data(plan: Plan) -> dict[str, Any]:
 
 def plan_from_data(data: object) -> Plan:
     """The other way round. Raises `PlanError`."""
+    if not isinstance(data, dict):
+        raise PlanError("a plan is an object")
     try:
         return _converter().structure(data, Plan)
     except (BaseValidationError, ForbiddenExtraKeysError) as error:

@@ -372,7 +372,10 @@ class _Teller:
         """What the checker said: all lines of one finding, or of several the first that is short enough to be read."""
         first, *more = self.result.violation.splitlines() or [""]
         if more:
-            return [first, *(f"  {line}" for line in more[:FINDING_LINES])]
+            if len(more) > FINDING_LINES:  # what it is about stands at the top, what broke it at the bottom
+                half = FINDING_LINES // 2
+                more = [*more[:half], f"    … {len(more) - 2 * half} lines left out …", *more[-half:]]
+            return [first, *(f"  {line}" for line in more)]
         findings = re.split(r"; (?=[a-z-]+: )", first)
         return [min(findings, key=lambda text: (len(text) > FINDING_MAX, findings.index(text)))[:FINDING_MAX]]
 

@@ -169,3 +169,36 @@ def test_a_bare_plan_is_read_too(tmp_path: Path) -> None:
     found = load_trace(path)
     assert found.plan == SMALL
     assert found.digest == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "import no_such_module",
+            "cannot be loaded: ModuleNotFoundError: No module named 'no_such_module' (own.py, line 1)",
+        ),
+        ("def plan(", "cannot be loaded: SyntaxError: "),
+        ("def plan(setting):\n    raise KeyError('k')", "plan(setting) fails: KeyError: 'k' (own.py, line 2)"),
+    ],
+)
+@pytest.mark.parametrize("command", [("simulate",), ("replay", "--seed", "0", "--scenario")])
+def test_an_error_in_a_scenario_file_is_told_with_its_place(
+    command: Sequence[str], text: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(text)
+    assert main([*command, str(path)]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_plan_that_is_no_object_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "seven.json"
+    path.write_text('{"bftkit_trace": 1, "plan": 7}')
+    assert main(["replay", str(path)]) == 1
+    assert "its plan cannot be read: a plan is an object" in capsys.readouterr().err
+
+
+def test_what_is_no_plug_in_is_no_bug_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "mixed", "--protocol", "json:loads"]) == 2
+    assert "json:loads is not a bftkit Plugin" in capsys.readouterr().err

@@ -75,7 +75,7 @@ def test_an_empty_shelf_is_called_empty(shelf: list[EntryPoint]) -> None:
 
 def test_an_entry_point_that_is_no_plugin_is_refused_by_name(shelf: list[EntryPoint]) -> None:
     shelf.append(entry("toy", "NO_PLUGIN"))
-    with pytest.raises(TypeError, match=r"the entry point toy = .*:NO_PLUGIN is not a bftkit Plugin"):
+    with pytest.raises(BrokenProtocol, match=r"the entry point toy = .*:NO_PLUGIN is not a bftkit Plugin"):
         load_protocol("toy")
 
 

@@ -37,6 +37,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+import traceback
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -222,8 +223,18 @@ def _from_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None or not path.exists():
         raise UnknownScenario(f"there is no scenario file {str(path)!r}")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UnknownScenario(f"the scenario file {str(path)!r} cannot be loaded: {raised(error)}") from error
     return module
+
+
+def raised(error: Exception) -> str:
+    """The error and where it was raised, for whoever wrote the scenario."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = "" if isinstance(error, SyntaxError) else f" ({Path(place.filename).name}, line {place.lineno})"
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def _scenario(name: str, module: ModuleType) -> Scenario:
