@@ -2,7 +2,8 @@
 
 Each says when it begins (`at`, in ticks from the start), how long it lasts (`ticks`), and to whom it happens. A member
 is named (``m2``), or chosen when the time comes: ``leader`` is whom most correct members follow, ``follower`` the first
-member that is up and is not it. Each ends by itself, and what is broken twice heals when the last of both ends. The
+member that is up and is not it. Each ends by itself. Links and slow disks that are broken twice heal when
+the last of both ends; a member that is down, paused, out of space or wrong about time is well when the first ends. The
 numbers in `lines` are those of docs/FAULTS.md.
 
 A fault of your own is a frozen attrs class derived from `Fault`; stored plans name it by ``package.module:Class``.
@@ -392,7 +393,7 @@ class OneWay(Fault):
 
 @attrs.frozen(kw_only=True)
 class Weather(Fault):
-    """For a while the links are worse: what is None stays as it is."""
+    """For a while the links do this and nothing else, whatever the plan's network says."""
 
     lines: ClassVar[tuple[int, ...]] = (1, 2, 3)
     ticks: int
