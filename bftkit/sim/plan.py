@@ -118,6 +118,7 @@ class Plan:
             raise PlanError(f"window: {self.window} must be at least twice the interval of {self.interval}")
         if self.load.clients < 1 or self.load.bursts < 1:
             raise PlanError("load: at least one client and one burst")
+        self._check_numbers()
         lying: set[str] = set()
         forgetful: set[str] = set()
         for place, fault in enumerate(self.faults):
@@ -133,6 +134,34 @@ class Plan:
             raise PlanError(
                 f"faults: {', '.join(sorted(lying | forgetful))} lie or forget, more than f + c = {group.f + group.c}"
             )
+
+    def _check_numbers(self) -> None:
+        network, load = self.network, self.load
+        shares = {
+            "network.loss": network.loss,
+            "network.duplication": network.duplication,
+            "network.straggling": network.straggling,
+            "load.poison": load.poison,
+            "load.together": load.together,
+        }
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise PlanError(f"{name}: {share} is no share between 0 and 1")
+        least = {
+            "ticks": (self.ticks, 1),
+            "batch_requests": (self.batch_requests, 1),
+            "segment_bytes": (self.segment_bytes, 1),
+            "network.delay_min": (network.delay_min, 0),
+            "load.operations": (load.operations, 0),
+            "load.keys": (load.keys, 1),
+            "load.pipeline": (load.pipeline, 1),
+            "load.per_second": (load.per_second, 0),
+        }
+        for name, (number, bound) in least.items():
+            if number < bound:
+                raise PlanError(f"{name}: {number} is less than {bound}")
+        if network.delay_max < network.delay_min:
+            raise PlanError(f"network: delay_max {network.delay_max} is less than delay_min {network.delay_min}")
 
     def to_json(self) -> str:
         """As text; what has its default value is left out."""
