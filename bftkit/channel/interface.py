@@ -10,7 +10,7 @@ import attrs
 from bftkit.channel import frames
 from bftkit.channel.checkpoints import Stable
 from bftkit.core.machine import MemberId, Out, Slot
-from bftkit.core.ordering import Plugin, SignerProtocol
+from bftkit.core.ordering import CoinProtocol, Plugin, SignerProtocol
 from bftkit.core.quorum import Quorum
 from bftkit.core.wire import Codec
 from bftkit.crypto.keys import SigningKey, verify_signature
@@ -175,6 +175,8 @@ class ReplicaSettings:
     """What is in a PROTOCOL frame; a simulated world takes a broadcast apart once only."""
     control: Codec[frames.Control] = attrs.field(default=frames.CONTROL_CODEC, repr=False)
     """Decodes what members say to each other; the same."""
+    coins: CoinProtocol | None = attrs.field(default=None, repr=False)
+    """For protocols that toss threshold coins."""
 
 
 @attrs.frozen(eq=False)

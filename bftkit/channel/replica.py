@@ -176,6 +176,7 @@ class Replica:
                 0,
                 settings.window,
                 settings.parameters,
+                settings.coins,
             )
         )
         self.pool = Pool(limits.pool_bytes, limits.client_pool_bytes)

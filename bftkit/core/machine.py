@@ -181,11 +181,12 @@ class Out(Generic[M, O]):
         child: Out[CM, CO],
         wrap: Callable[[CM], M],
         wrap_record: Callable[[Record], Record] | None = None,
+        slot: Slot | None = None,
     ) -> list[CO]:
         """Take a child machine's effects as ours, in order; return its outputs, which are the parent's to act on.
 
         Messages are wrapped, timer and draw keys get `tag` in front (the parent strips it before it calls the
-        child), records are wrapped by `wrap_record` where given.
+        child), records are wrapped by `wrap_record` and concern `slot`, where these are given.
         """
         outputs: list[CO] = []
         for effect in child.effects:
@@ -204,8 +205,9 @@ class Out(Generic[M, O]):
                     self.effects.append(Draw((tag, *key), choices))
                 case DrawSecret(key):
                     self.effects.append(DrawSecret((tag, *key)))
-                case Persist(record, slot):
-                    self.effects.append(Persist(wrap_record(record) if wrap_record else record, slot))
+                case Persist(record, about):
+                    wrapped = wrap_record(record) if wrap_record else record
+                    self.effects.append(Persist(wrapped, about if slot is None else slot))
                 case Blame():
                     self.effects.append(effect)
         return outputs

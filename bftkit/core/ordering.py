@@ -28,7 +28,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import attrs
 
 from bftkit.core.machine import STANDING, Digest, Machine, MemberId, Record, Slot
-from bftkit.core.quorum import Quorum
+from bftkit.core.quorum import Quorum, members_needed
 from bftkit.core.state import SHARED
 from bftkit.core.wire import Codec
 
@@ -36,7 +36,9 @@ __all__ = [
     "STANDING",
     "Available",
     "Batch",
+    "BatchWanted",
     "Carried",
+    "CoinProtocol",
     "Decided",
     "Fetch",
     "LeaderChanged",
@@ -50,6 +52,7 @@ __all__ = [
     "Propose",
     "ProtocolRecord",
     "Refused",
+    "Returned",
     "Setup",
     "Waiting",
 ]
@@ -140,7 +143,22 @@ class LeaderChanged:
     leader: MemberId | None
 
 
-OrderingOutput: TypeAlias = Decided | Fetch | LeaderChanged
+@attrs.frozen
+class BatchWanted:
+    """A batch of this member is wanted now, an empty one (`NO_DIGEST`) if nothing waits: answered by `Propose`.
+
+    For protocols without a leader, in which everybody's batch moves a round on (Cachin et al., CRYPTO 2001, section 5).
+    """
+
+
+@attrs.frozen
+class Returned:
+    """A batch that this member proposed will not be decided by that proposal: what is in it may be proposed again."""
+
+    digest: Digest
+
+
+OrderingOutput: TypeAlias = Decided | Fetch | LeaderChanged | BatchWanted | Returned
 
 
 # ------------------------------------------------------------------------------------------------- set-up
@@ -158,6 +176,32 @@ class SignerProtocol(Protocol):
         ...
 
 
+class CoinProtocol(Protocol):
+    """A member's part in the group's threshold coins; `bftkit.crypto.threshold.Coins` is this.
+
+    A coin has a name and is 32 bytes that nobody knows before `threshold` members have released their shares, and
+    that nobody can choose (Cachin, Kursawe, Shoup, PODC 2000). Purpose, group, epoch and opening are put in front of
+    every name (SAFETY rule 2).
+    """
+
+    @property
+    def threshold(self) -> int:
+        """How many valid shares make a coin."""
+        ...
+
+    def share(self, name: bytes) -> bytes:
+        """This member's share of the coin, with its proof; the same each time."""
+        ...
+
+    def verify(self, member: MemberId, name: bytes, share: bytes) -> bool:
+        """Whether this is the member's share of the coin. Never raises on a peer's input."""
+        ...
+
+    def combine(self, name: bytes, shares: Mapping[MemberId, bytes]) -> bytes:
+        """The coin, from at least `threshold` shares that were verified. Raises `ValueError` if there are fewer."""
+        ...
+
+
 @attrs.frozen
 class Setup:
     """All that an instance of a protocol is given: one instance serves one member in one epoch."""
@@ -172,6 +216,8 @@ class Setup:
     window: int = 256
     """No slot above (last stable checkpoint + window) is opened (SAFETY rule 18)."""
     parameters: Mapping[str, int] = attrs.field(factory=dict[str, int], metadata=SHARED)
+    coins: CoinProtocol | None = attrs.field(default=None, metadata=SHARED)
+    """For protocols whose record says `coins`."""
 
     def __attrs_post_init__(self) -> None:
         """Raises `ValueError` if the members are not those that the quorum counts, or `me` is none of them."""
@@ -215,6 +261,14 @@ class ProtocolRecord:
     when: str
     """When to choose it, in one sentence."""
     parameters: Mapping[str, Parameter] = attrs.field(factory=dict[str, Parameter])
+    coins: bool = False
+    """Whether it tosses threshold coins, so that the group needs coin keys."""
+    crash_as_lie: bool = False
+    """Whether a crash costs as many members as a lie: n >= 3 (f + c) + 1 in place of 3f + 2c + 1."""
+
+    def members_needed(self, f: int, c: int = 0) -> int:
+        """The smallest n with which it survives f Byzantine and c more crashing members."""
+        return 3 * (f + c) + 1 if self.crash_as_lie else members_needed(f, c)
 
 
 FAULT_NAMES: Mapping[str, str] = {
