@@ -28,6 +28,12 @@ class Costs:
     """A byte that leaves."""
     sign_ns: int = 0
     verify_ns: int = 0
+    coin_share_ns: int = 0
+    """A share of a threshold coin that is made, with its proof."""
+    coin_verify_ns: int = 0
+    """A share that is checked."""
+    coin_combine_ns: int = 0
+    """For each share that goes into a coin."""
     apply_ns: int = 0
     """An operation that is executed."""
     chunk_ns: int = 0
@@ -59,6 +65,9 @@ MEASURED = Costs(
     send_byte_ns=2,
     sign_ns=16_500,
     verify_ns=45_000,
+    coin_share_ns=285_000,
+    coin_verify_ns=320_000,
+    coin_combine_ns=115_000,
     apply_ns=1_300,
     chunk_ns=1_800,
     record_ns=2_500,
@@ -93,7 +102,13 @@ class WorldCounters:
     verifies: int = 0
     """Checks of signatures that were asked for."""
     checked: int = 0
-    """Checks that were really done: each key, bytes and signature once."""
+    """Checks that were really done: each key, bytes and signature once, and each share of a coin."""
+    coin_shares: int = 0
+    """Shares of coins that were made."""
+    coin_checks: int = 0
+    """Checks of shares that were asked for."""
+    coins: int = 0
+    """Coins that were put together, by each member."""
     syncs: int = 0
     applied: int = 0
     refused: int = 0

@@ -120,6 +120,7 @@ class Holding:
             0,
             settings.window,
             settings.parameters,
+            settings.coins,
         )
         quorum = settings.quorum
         self._needed = quorum.certificate if self._plugin.record.byzantine else quorum.durable

@@ -16,7 +16,7 @@ import attrs
 
 from bftkit.core.digest import digest
 from bftkit.core.machine import MemberId
-from bftkit.core.ordering import SignerProtocol
+from bftkit.core.ordering import CoinProtocol, SignerProtocol
 from bftkit.crypto.keys import (
     PUBLIC_KEY_SIZE,
     SEED_SIZE,
@@ -28,6 +28,7 @@ from bftkit.crypto.keys import (
     signing_context,
     verify_signature,
 )
+from bftkit.sim.coins import coins_of
 from bftkit.sim.costs import Costs, Meter, WorldCounters
 
 
@@ -121,7 +122,9 @@ class Notary:
             raise ValueError(f"keys are fast or ed25519, not {kind}")
         self.kind = kind
         self.counters = WorldCounters()
+        self._group = group
         self._costs = costs
+        self._coins: dict[int, Mapping[MemberId, CoinProtocol]] = {}
         self._secrets: dict[bytes, FastSigningKey] = {}
         self._known: dict[object, bool] = {}
         self._before: dict[object, bool] = {}
@@ -145,6 +148,15 @@ class Notary:
     def keyring(self, member: MemberId, meter: Meter | None = None) -> CheckedKeyring:
         """What this member signs and checks with; its work is charged to the meter."""
         return CheckedKeyring(member, self, self._rings[member], meter or Meter(), self._costs)
+
+    def coins(self, member: MemberId, threshold: int, meter: Meter | None = None) -> CheckedCoins:
+        """What this member tosses coins of so many shares with; its work is charged to the meter."""
+        dealt = self._coins.get(threshold)
+        if dealt is None:
+            group = self._group
+            secret = digest(b"coin key", group)
+            dealt = self._coins[threshold] = coins_of(self.kind, secret, group, 0, group, self.member_keys, threshold)
+        return CheckedCoins(self, dealt[member], meter or Meter(), self._costs)
 
     def genuine(self, member: MemberId, purpose: str, statement: bytes, signature: bytes) -> bool:
         """Whether the member made this signature: for those who watch, so it is neither counted nor remembered."""
@@ -213,4 +225,45 @@ class CheckedKeyring:
         return known if known is not None else self._notary.remember(key, lambda: self._ring.verify(*key))
 
     def __deepcopy__(self, memo: object) -> CheckedKeyring:
+        return self
+
+
+class CheckedCoins:
+    """One member's part in a world's coins; see `Notary`. Each share is checked once a world, and charged each time."""
+
+    __slots__ = ("_coins", "_costs", "_counters", "_meter", "_notary")
+
+    def __init__(self, notary: Notary, coins: CoinProtocol, meter: Meter, costs: Costs) -> None:
+        self._notary = notary
+        self._coins = coins
+        self._meter = meter
+        self._costs = costs
+        self._counters = notary.counters
+
+    @property
+    def threshold(self) -> int:
+        """See `CoinProtocol.threshold`."""
+        return self._coins.threshold
+
+    def share(self, name: bytes) -> bytes:
+        """See `CoinProtocol.share`."""
+        self._counters.coin_shares += 1
+        self._meter.ns += self._costs.coin_share_ns
+        return self._coins.share(name)
+
+    def verify(self, member: MemberId, name: bytes, share: bytes) -> bool:
+        """See `CoinProtocol.verify`."""
+        self._counters.coin_checks += 1
+        self._meter.ns += self._costs.coin_verify_ns
+        key = ("coin", self._coins.threshold, member, name, share)
+        known = self._notary.known(key)
+        return known if known is not None else self._notary.remember(key, lambda: self._coins.verify(*key[2:]))
+
+    def combine(self, name: bytes, shares: Mapping[MemberId, bytes]) -> bytes:
+        """See `CoinProtocol.combine`."""
+        self._counters.coins += 1
+        self._meter.ns += self._costs.coin_combine_ns * self._coins.threshold
+        return self._coins.combine(name, shares)
+
+    def __deepcopy__(self, memo: object) -> CheckedCoins:
         return self

@@ -58,6 +58,7 @@ from bftkit.core.machine import (
 from bftkit.core.ordering import (
     Available,
     Batch,
+    CoinProtocol,
     Decided,
     Fetch,
     LeaderChanged,
@@ -75,6 +76,7 @@ from bftkit.core.ordering import (
 from bftkit.core.quorum import Quorum
 from bftkit.core.trace import Trace
 from bftkit.core.wire import WireError
+from bftkit.sim.coins import fast_coins
 from bftkit.sim.keyring import fast_keyrings
 from bftkit.sim.ordering_parts import Adversary, Disk, Entry, Network, Node, Violation
 
@@ -106,6 +108,8 @@ class OrderingWorld:
         adversaries: Mapping[MemberId, Adversary] | None = None,
         twins: Mapping[MemberId, tuple[Iterable[MemberId], Iterable[MemberId]]] | None = None,
         keyrings: Mapping[MemberId, SignerProtocol] | None = None,
+        coins: Mapping[MemberId, CoinProtocol] | None = None,
+        coin_threshold: int | None = None,
         learned_after: int | None = 600,
         transfer_after: int = 400,
         trace: bool = False,
@@ -117,6 +121,9 @@ class OrderingWorld:
         is behind for `learned_after` ticks gets `Learned` from the channel (None: never, the protocol must help
         itself), and for `transfer_after` ticks below a stable checkpoint, that checkpoint's state. `rerun` is put
         into every failure's text: say there how to see this run again.
+
+        A protocol that tosses coins gets fast ones, of n - t shares each, unless `coin_threshold` says otherwise (with
+        t + 1 an adversary may see a coin too early: for experiments) or `coins` has others, such as real ones.
 
         A liar is made by an object in `adversaries`, or by `twins` (FAULTS 20): two honest machines with one
         identity, each linked with the members of one side only and with other wishes, say two things without a
@@ -150,10 +157,11 @@ class OrderingWorld:
         """Called with (sender, message) whenever a message leaves a member."""
         self.trace: Trace | None = Trace() if trace else None
         self.stable = start
+        coin_text = "" if coin_threshold is None else f"coin_threshold={coin_threshold}, "
         self._rerun = rerun or (
             f"OrderingWorld(load_protocol({plugin.record.name!r}), n={n}, f={f}, c={c}, seed={seed}, "
             f"network={self.network}, disk={self.disk}, parameters={dict(parameters or {})}, window={window}, "
-            f"interval={interval}, start={start}, trace=True)"
+            f"interval={interval}, start={start}, {coin_text}trace=True)"
         )
         self._random = Random(seed)
         self._recent: deque[tuple[int, MemberId, str, tuple[Any, ...], Out[Any, Any]]] = deque(maxlen=_RECENT)
@@ -169,8 +177,26 @@ class OrderingWorld:
         rings = keyrings or fast_keyrings(
             seed.to_bytes(8), digest(b"group"), 0, digest(start.to_bytes(8)), self.members
         )
+        if coins is None and plugin.record.coins:
+            coins = fast_coins(
+                seed.to_bytes(8),
+                digest(b"group"),
+                0,
+                digest(start.to_bytes(8)),
+                self.members,
+                self.quorum.available if coin_threshold is None else coin_threshold,
+            )
         for name in self.members:
-            setup = Setup(name, self.members, self.quorum, rings[name], start, window, dict(parameters or {}))
+            setup = Setup(
+                name,
+                self.members,
+                self.quorum,
+                rings[name],
+                start,
+                window,
+                dict(parameters or {}),
+                (coins or {}).get(name),
+            )
             for twin, side in enumerate((twins or {}).get(name, (self.members,))):
                 node = Node(name, setup, frozenset(side), twin == 1, stable=start, emitted=start, height=start)
                 self._nodes[name + "'" * twin] = node

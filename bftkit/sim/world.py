@@ -43,8 +43,9 @@ from bftkit.channel.interface import Limits, ReplicaSettings
 from bftkit.channel.replica import Replica
 from bftkit.core.digest import digest
 from bftkit.core.machine import MemberId
+from bftkit.core.ordering import CoinProtocol, ProtocolRecord
 from bftkit.core.plugin import load_protocol
-from bftkit.core.quorum import Quorum
+from bftkit.core.quorum import Quorum, QuorumError
 from bftkit.crypto.keys import SigningKey
 from bftkit.sim.actors import Actor, Latency
 from bftkit.sim.adversaries import Honest
@@ -136,8 +137,13 @@ class World(Controls):
         if f is None:
             f = (members - 1) // 3 if plugin.record.byzantine else 0
         if c is None:
-            c = (members - 1 - 3 * f) // 2 if not plugin.record.byzantine else 0
+            c = (members - 1 - 3 * f) // (3 if plugin.record.crash_as_lie else 2) if not plugin.record.byzantine else 0
         self.quorum = Quorum(members, f, c)
+        needed = plugin.record.members_needed(f, c)
+        if members < needed:
+            raise QuorumError(
+                f"{protocol} needs {needed} members for {f} Byzantine and {c} crash faults, not {members}"
+            )
         self.members: tuple[MemberId, ...] = tuple(f"m{index}" for index in range(members))
         for name in self.members:
             self.number_of(name)
@@ -154,6 +160,7 @@ class World(Controls):
             unpack=RememberingUnpacker(),
             control=RememberingCodec(CONTROL_CODEC),
             keyring=self.notary.keyring(self.members[0]),
+            coins=self._coins(plugin.record, self.members[0]),
             clock_key=self.notary.member_keys[self.members[0]],
             member_keys={key.public: owner for owner, key in self.notary.member_keys.items()},
             parameters=dict(parameters or {}),
@@ -179,11 +186,16 @@ class World(Controls):
             self._template,
             me=member,
             keyring=self.notary.keyring(member, meter),
+            coins=self._coins(self._template.plugin.record, member, meter),
             clock_key=self.notary.member_keys[member],
             verify=self.notary.verifier(meter),
         )
         clock = WallClock(START_MS, self.random.randint(-300, 300), self.random.randint(-200, 200))
         return self._host(self, settings, clock, make(settings) if make is not None else None, meter)
+
+    def _coins(self, record: ProtocolRecord, member: MemberId, meter: Meter | None = None) -> CoinProtocol | None:
+        """The member's part in the coins that the protocol tosses, if it does: n - t shares make one."""
+        return self.notary.coins(member, self.quorum.available, meter) if record.coins else None
 
     def signing_key(self, name: str) -> SigningKey:
         """A client's key, of this world's kind; the same each time."""

@@ -105,7 +105,16 @@ class Honest:
     def setup_with(self, keyring: SignerProtocol) -> Setup:
         """The same, with another keyring."""
         settings = self.settings
-        return Setup(settings.me, settings.members, settings.quorum, keyring, 0, settings.window, settings.parameters)
+        return Setup(
+            settings.me,
+            settings.members,
+            settings.quorum,
+            keyring,
+            0,
+            settings.window,
+            settings.parameters,
+            settings.coins,
+        )
 
     def resigned(self, message: Any) -> Any:
         """A changed message of the protocol with this member's signatures made anew, as far as it has any."""

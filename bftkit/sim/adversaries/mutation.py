@@ -112,6 +112,7 @@ class Mutate(Honest):
             0,
             settings.window,
             settings.parameters,
+            settings.coins,
         )
         resign = plugin.resign
         self._protocol = Mutator(
