@@ -23,11 +23,12 @@ request for too long (`Neglected`), that a slot was decided although this member
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, Self, TypeAlias
 
 import attrs
 
 from bftkit.core.machine import STANDING, Digest, Machine, MemberId, Record, Slot
+from bftkit.core.memo import Memo
 from bftkit.core.quorum import Quorum, members_needed
 from bftkit.core.state import SHARED
 from bftkit.core.wire import Codec
@@ -218,6 +219,8 @@ class Setup:
     parameters: Mapping[str, int] = attrs.field(factory=dict[str, int], metadata=SHARED)
     coins: CoinProtocol | None = attrs.field(default=None, metadata=SHARED)
     """For protocols whose record says `coins`."""
+    memo: Memo = attrs.field(init=False, factory=Memo, eq=False, repr=False, metadata=SHARED)
+    """What was checked with this set-up's keys. A changed copy of the set-up begins with an empty one."""
 
     def __attrs_post_init__(self) -> None:
         """Raises `ValueError` if the members are not those that the quorum counts, or `me` is none of them."""
@@ -312,7 +315,7 @@ class OrderingMachine(Machine[OrderingInput, Any, OrderingOutput], Protocol):
         """The standing records that still matter, to be repeated at the head of a new log segment."""
         ...
 
-    def fork(self) -> OrderingMachine:
+    def fork(self) -> Self:
         """An independent copy."""
         ...
 
