@@ -24,12 +24,13 @@ from cyclopts import Parameter
 
 from bftkit.cli.app import CommandFailed, ExitCode, output
 from bftkit.cli.keygen import address_argument, new_epochs, new_key, public_entry
-from bftkit.configuration.keyfiles import EPOCHS_DEFAULT, KeyPair
+from bftkit.configuration.keyfiles import EPOCHS_DEFAULT, CoinShare, KeyPair
 from bftkit.configuration.settings import ClientSettings, MemberSettings
 from bftkit.configuration.text import ConfigurationError, hex_bytes
-from bftkit.core.ordering import ProtocolRecord
 from bftkit.core.plugin import load_protocol
 from bftkit.crypto.keys import EpochKeys
+from bftkit.crypto.threshold import DEAL_SECRET_SIZE
+from bftkit.membership.founding import deal_coin, default_faults
 from bftkit.membership.genesis import NONCE_SIZE, Genesis
 from bftkit.membership.roster import MEMBERS_MAX, Roster
 from bftkit.network.addresses import parse_address
@@ -115,6 +116,8 @@ def init(
     listed = (client.public, *_public_keys("--client-key", client_key))
     if client_key and clients == "open":
         raise CommandFailed(ExitCode.USAGE, "--client-key means nothing without --clients listed")
+    # This process is the dealer of the coin key: it keeps nothing but what it writes into the members' folders.
+    coin, shares = deal_coin(record, ids, f, c, secrets.token_bytes(DEAL_SECRET_SIZE))
     keys = {member: (new_key("identity"), new_epochs(EPOCHS_DEFAULT)) for member in ids}
     try:
         genesis = Genesis(
@@ -132,26 +135,16 @@ def init(
             parameters=_parameters(parameter),
             durability=durability,
             checkpoint_interval=checkpoint_interval,
+            coin=coin,
         )
         genesis.check_protocol(record)
     except ConfigurationError as error:
         raise CommandFailed(ExitCode.BAD_CONFIGURATION, str(error)) from None
-    _build(directory, genesis, keys, client, operator)
+    _build(directory, genesis, keys, shares, client, operator)
     _report(directory, genesis, operator is not None)
 
 
 # ------------------------------------------------------------------------------------------------- choices
-
-
-def default_faults(record: ProtocolRecord, n: int, byzantine: int | None, crash: int | None) -> tuple[int, int]:
-    """f and c: what was asked for, and for what was not, as much as n members bear."""
-    if record.byzantine:
-        f = (n - 1) // 3 if byzantine is None and crash is None else byzantine
-        if f is None:
-            f = max(0, (n - 1 - 2 * (crash or 0)) // 3)
-        return f, crash or 0
-    f = byzantine or 0
-    return f, max(0, (n - 1 - 3 * f) // 2) if crash is None else crash
 
 
 def _addresses(ids: tuple[str, ...], given: tuple[str, ...], base_port: int | None) -> dict[str, tuple[str, ...]]:
@@ -224,6 +217,7 @@ def _build(
     directory: Path,
     genesis: Genesis,
     keys: dict[str, tuple[KeyPair, EpochKeys]],
+    shares: dict[str, bytes],
     client: KeyPair,
     operator: KeyPair | None,
 ) -> None:
@@ -234,7 +228,7 @@ def _build(
         text = genesis.to_text()
         write_file(work / GENESIS_FILE, text)
         for member, (identity, epochs) in keys.items():
-            _build_member(work / member, member, genesis, text, identity, epochs)
+            _build_member(work / member, member, genesis, text, identity, epochs, shares.get(member))
         _folder(work / "client")
         write_file(work / "client" / GENESIS_FILE, text)
         write_file(work / "client" / CLIENT_FILE, ClientSettings().to_text())
@@ -249,7 +243,13 @@ def _build(
 
 
 def _build_member(
-    folder: Path, member: str, genesis: Genesis, text: str, identity: KeyPair, epochs: EpochKeys
+    folder: Path,
+    member: str,
+    genesis: Genesis,
+    text: str,
+    identity: KeyPair,
+    epochs: EpochKeys,
+    coin_share: bytes | None,
 ) -> MemberFolder:
     settings = MemberSettings(
         id=member,
@@ -263,6 +263,8 @@ def _build_member(
     _folder(folder / "keys")
     write_file(folder / settings.keys.identity, identity.to_text(), 0o600)
     write_file(folder / settings.keys.epochs, epochs.to_bytes(), 0o600)
+    if coin_share is not None:
+        write_file(folder / settings.keys.coin, CoinShare.of(0, coin_share).to_text(), 0o600)
     _folder(folder / settings.data)
     built = read_member(folder)
     _folder(built.log)
@@ -312,7 +314,8 @@ def _report(directory: Path, genesis: Genesis, operator: bool) -> None:
         f"Group id {genesis.group_id.hex()}"
     )
     if genesis.f == genesis.c == 0:
-        least = 4 if load_protocol(genesis.protocol).record.byzantine else 3
+        record = load_protocol(genesis.protocol).record
+        least = record.members_needed(1) if record.byzantine else record.members_needed(0, 1)
         out.plain(f"Note: no fault at all is survived; {genesis.protocol} survives one with {least} members.")
     for entry in genesis.roster.entries:
         out.plain(f"  {entry.id}  {' '.join(entry.addresses)}")

@@ -34,6 +34,8 @@ from bftkit.core.machine import MemberId
 from bftkit.core.plugin import load_protocol
 from bftkit.crypto.keys import EpochKeys, SigningKey
 from bftkit.crypto.merkle import root as merkle_root
+from bftkit.crypto.threshold import DEAL_SECRET_SIZE
+from bftkit.membership.founding import deal_coin, default_faults
 from bftkit.membership.genesis import NONCE_SIZE, Genesis
 from bftkit.membership.roster import Roster, RosterEntry
 from bftkit.network.addresses import Address
@@ -76,6 +78,7 @@ class _Member:
     id: MemberId
     identity: bytes
     epochs: EpochKeys
+    coin_share: bytes | None = attrs.field(default=None, repr=False)
     directory: MemoryDirectory = attrs.field(factory=MemoryDirectory)
     snapshots: MemorySnapshots = attrs.field(factory=MemorySnapshots)
     run: _Run | None = None
@@ -178,7 +181,7 @@ class LocalGroup:
 
     def _assembled(self, member: _Member) -> tuple[_Run, Restored]:
         genesis, group = self.genesis, self.genesis.group_id
-        settings = genesis_settings(genesis, member.id, member.epochs.signing_key(0))
+        settings = genesis_settings(genesis, member.id, member.epochs.signing_key(0), member.coin_share)
         identity = Identity.from_seed(member.identity)
         application = checked_service(self._service)
         hub = MemoryHub(self.network, identity, group, accept=admission(genesis, settings))
@@ -225,15 +228,23 @@ def _founded(
 ) -> tuple[Genesis, list[_Member]]:
     """A genesis with fresh keys, and every member's disk as `bftkit init` would leave it."""
     record = load_protocol(protocol).record
+    f, c = default_faults(record, members, None, None)
+    ids = tuple(f"m{index}" for index in range(members))
+    coin, shares = deal_coin(record, ids, f, c, secrets.token_bytes(DEAL_SECRET_SIZE))
     found = [
-        _Member(f"m{index}", secrets.token_bytes(32), EpochKeys.generate([secrets.token_bytes(32)]))
-        for index in range(members)
+        _Member(
+            id=member,
+            identity=secrets.token_bytes(32),
+            epochs=EpochKeys.generate([secrets.token_bytes(32)]),
+            coin_share=shares.get(member),
+        )
+        for member in ids
     ]
     genesis = Genesis(
         name="local",
         protocol=protocol,
-        f=(members - 1) // 3 if record.byzantine else 0,
-        c=0 if record.byzantine else (members - 1) // 2,
+        f=f,
+        c=c,
         roster=Roster(tuple(_entry(member) for member in found)),
         operators=(SigningKey(secrets.token_bytes(32)).public,),
         operator_threshold=1,
@@ -241,6 +252,7 @@ def _founded(
         nonce=secrets.token_bytes(NONCE_SIZE),
         parameters=parameters,
         checkpoint_interval=interval,
+        coin=coin,
     )
     genesis.check_protocol(record)
     for member in found:

@@ -32,6 +32,8 @@ class KeyFiles:
 
     identity: str = attrs.field(default="keys/identity.key", metadata=right("the path of the identity key's file"))
     epochs: str = attrs.field(default="keys/epochs.key", metadata=right("the path of the epoch keys' file"))
+    coin: str = attrs.field(default="keys/coin.key", metadata=right("the path of the coin share's file"))
+    """Read only if the genesis has a coin key."""
 
 
 @attrs.frozen
@@ -78,6 +80,7 @@ class MemberSettings:
                 "data": self.data,
                 "keys.identity": self.keys.identity,
                 "keys.epochs": self.keys.epochs,
+                "keys.coin": self.keys.coin,
             }
         )
 
@@ -139,6 +142,7 @@ _MEMBER_COMMENTS: Final = {
     "service": "The state machine, as in the genesis.",
     "listen": "Where this member listens; what the others dial stands in the genesis.",
     "durability": '"fsync": survives a power cut. "async", "memory": a restart counts as having forgotten everything.',
+    "keys": "Secrets, mode 0600. The coin's share is there only if the genesis has a coin key.",
     "limits": "How much others may make this member hold.",
 }
 

@@ -6,7 +6,8 @@ and refuse each other. Sixteen random bytes in it keep two groups apart whose se
 
 There are two forms. `encode` gives the canonical bytes that are hashed, sent and kept; `to_text` gives the TOML that
 a person reads. Both ways lead back to an equal genesis. A genesis is valid by construction: whoever holds one holds a
-group that can run; every mistake is a `ConfigurationError` that says where, what, and what would be right.
+group that can run; every mistake is a `ConfigurationError` that says where, what, and what would be right. The bytes
+of a genesis without a coin key are what they were before there were coins, so that no group's id has changed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from bftkit.core.digest import digest
 from bftkit.core.ordering import ProtocolRecord
 from bftkit.core.quorum import Quorum, QuorumError
 from bftkit.core.wire import U64, Codec, Many, Raw, Text, WireError, is_name
+from bftkit.crypto.threshold import CoinPublics
+from bftkit.membership.founding import CoinTable, check_coin, coin_from_table, coin_table
 from bftkit.membership.roster import (
     MEMBERS_MAX,
     Roster,
@@ -123,8 +126,8 @@ class Limits:
 
 
 @attrs.frozen
-class Genesis:
-    """All that a group agrees on before its first slot. See the top of this file."""
+class _Founding:
+    """What every genesis has: the wire form of one without a coin key. `Genesis` checks it."""
 
     name: Annotated[str, Text(32)]
     """For people: 1 to 32 of the characters of an id."""
@@ -157,11 +160,29 @@ class Genesis:
     """How far above the last stable checkpoint slots are opened; at least 2K (SAFETY rule 18)."""
     limits: Limits = attrs.field(factory=Limits)
 
+
+@attrs.frozen
+class _WithCoin:
+    """The wire form of a genesis with a coin key."""
+
+    founding: _Founding
+    coin: CoinPublics
+
+
+@attrs.frozen
+class Genesis(_Founding):
+    """All that a group agrees on before its first slot. See the top of this file."""
+
+    coin: CoinPublics | None = None
+    """What everybody may know of the coin key of epoch 0, for protocols that toss coins."""
+
     def __attrs_post_init__(self) -> None:
         _check_words(self)
         _check_faults(self)
         _check_operators(self)
         _check_clients(self)
+        if self.coin is not None:
+            check_coin(self.coin, self.quorum)
         check_range("checkpoint_interval", self.checkpoint_interval, 1, 1 << 20)
         if not 2 * self.checkpoint_interval <= self.window <= 1 << 24:
             raise ConfigurationError(
@@ -178,7 +199,8 @@ class Genesis:
 
     @cached_property
     def _encoded(self) -> bytes:
-        return _CODEC.encode(self)
+        founding = _Founding(*[getattr(self, field.name) for field in attrs.fields(_Founding)])
+        return _CODEC.encode(founding if self.coin is None else _WithCoin(founding, self.coin))
 
     def encode(self) -> bytes:
         """The genesis as bytes; equal genesis, equal bytes."""
@@ -187,7 +209,12 @@ class Genesis:
     @classmethod
     def decode(cls, data: bytes) -> Genesis:
         """The genesis that these bytes encode. Raises `WireError`."""
-        return _CODEC.decode(data)
+        found = _CODEC.decode(data)
+        founding, coin = (found.founding, found.coin) if isinstance(found, _WithCoin) else (found, None)
+        try:
+            return cls(**{field.name: getattr(founding, field.name) for field in attrs.fields(_Founding)}, coin=coin)
+        except ConfigurationError as error:
+            raise WireError(f"Genesis: {error!s:.80}") from None
 
     @cached_property
     def group_id(self) -> bytes:
@@ -205,6 +232,20 @@ class Genesis:
                 "byzantine",
                 f"the protocol {self.protocol} survives crashes only, and {self.f} Byzantine members are allowed for",
                 "give 0, or choose a protocol that survives liars, such as pbft",
+            )
+        n, needed = len(self.roster), record.members_needed(self.f, self.c)
+        if n < needed:
+            raise ConfigurationError(
+                "byzantine, crash",
+                f"{self.f} Byzantine and {self.c} crash faults need {needed} members under {self.protocol}, "
+                f"for which a crash costs as much as a lie (n >= 3 (f + c) + 1); there are {n}",
+                "add members, or lower them",
+            )
+        if record.coins and self.coin is None:
+            raise ConfigurationError(
+                "coin",
+                f"the protocol {self.protocol} tosses coins, and this group has no coin key",
+                "found the group with bftkit init, which deals one",
             )
         for name, value in self.parameters.items():
             parameter = record.parameters.get(name)
@@ -225,7 +266,7 @@ class Genesis:
         return _from_table(structure(parse_toml(text), _GenesisTable))
 
 
-_CODEC: Final = Codec[Genesis]("genesis", {1: Genesis})
+_CODEC: Final = Codec["_Founding | _WithCoin"]("genesis", {1: _Founding, 2: _WithCoin})
 
 
 # ------------------------------------------------------------------------------------------------- checks
@@ -344,6 +385,7 @@ _COMMENTS: Final = {
     "parameters": "Settings of the protocol; what is not here has its default.",
     "limits": "Sizes in bytes. Every member must draw the same line, so it is drawn here.",
     "clients": 'Who may submit operations: "open" to all, or the "listed" keys.',
+    "coin": "The key of the group's coins: how many shares make one, and each member's point, in the members' order.",
     "operators": "Who may sign commands that change the group, and how many of them must.",
     "members": "The members in their order. epoch_path proves that epoch_key is the key of epoch 0 under epoch_root.",
 }
@@ -399,6 +441,9 @@ class _GenesisTable:
     parameters: dict[str, int] = attrs.field(factory=dict[str, int])
     limits: _LimitsTable = attrs.field(factory=_LimitsTable)
     clients: _ClientsTable = attrs.field(factory=_ClientsTable)
+    coin: CoinTable | None = attrs.field(
+        default=None, metadata=right("a table [coin] with scheme, threshold and points")
+    )
 
 
 def entry_table(entry: RosterEntry) -> dict[str, Value]:
@@ -417,6 +462,7 @@ def entry_table(entry: RosterEntry) -> dict[str, Value]:
 def genesis_table(genesis: Genesis) -> dict[str, Value]:
     """The genesis as plain tables, as its text has them."""
     limits: dict[str, Value] = attrs.asdict(genesis.limits)
+    coin: dict[str, Value] = {} if genesis.coin is None else {"coin": coin_table(genesis.coin)}
     return {
         "name": genesis.name,
         "protocol": genesis.protocol,
@@ -431,6 +477,7 @@ def genesis_table(genesis: Genesis) -> dict[str, Value]:
         "limits": limits,
         "clients": {"policy": genesis.client_policy, "keys": [key.hex() for key in genesis.clients]},
         "operators": {"threshold": genesis.operator_threshold, "keys": [key.hex() for key in genesis.operators]},
+        **coin,
         "members": [entry_table(entry) for entry in genesis.roster.entries],
     }
 
@@ -479,4 +526,5 @@ def _from_table(table: _GenesisTable) -> Genesis:
         checkpoint_interval=interval,
         window=2 * interval if table.window is None else table.window,
         limits=Limits(**attrs.asdict(table.limits)),
+        coin=None if table.coin is None else coin_from_table(table.coin),
     )

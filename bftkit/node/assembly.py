@@ -16,6 +16,7 @@ from bftkit.configuration.text import ConfigurationError
 from bftkit.core.machine import MemberId
 from bftkit.core.plugin import load_protocol
 from bftkit.crypto.keys import Ed25519Keyring, SigningKey
+from bftkit.crypto.threshold import Coins
 from bftkit.membership.genesis import Genesis
 from bftkit.network.addresses import Address, parse_address
 from bftkit.network.hub import Accept, Admission
@@ -67,8 +68,13 @@ def load_adversary(name: str) -> Callable[[ReplicaSettings], Adversary]:
         ) from None
 
 
-def genesis_settings(genesis: Genesis, me: MemberId, key: SigningKey) -> ReplicaSettings:
-    """What a replica of epoch 0 is given."""
+def genesis_settings(
+    genesis: Genesis, me: MemberId, key: SigningKey, coin_share: bytes | None = None
+) -> ReplicaSettings:
+    """What a replica of epoch 0 is given. `coin_share` is this member's share, if the genesis has a coin key.
+
+    Raises `ConfigurationError` if the protocol cannot run this group.
+    """
     plugin = load_protocol(genesis.protocol)
     genesis.check_protocol(plugin.record)
     publics = {entry.id: entry.epoch_key for entry in genesis.roster.entries}
@@ -94,7 +100,19 @@ def genesis_settings(genesis: Genesis, me: MemberId, key: SigningKey) -> Replica
             session_window=limits.session_window,
         ),
         listed_clients=frozenset(genesis.clients) if genesis.client_policy == "listed" else None,
+        coins=_coins(genesis, me, coin_share),
     )
+
+
+def _coins(genesis: Genesis, me: MemberId, share: bytes | None) -> Coins | None:
+    if genesis.coin is None:
+        return None
+    if share is None:
+        raise ConfigurationError("keys.coin", f"{me} has no share of the coin key", f"put the share of {me} there")
+    group = genesis.group_id
+    publics = dict(zip(genesis.roster.ids, genesis.coin.points, strict=True))
+    # As for signatures, it is the genesis that opens epoch 0.
+    return Coins(group, 0, group, me, share, publics, genesis.coin.threshold)
 
 
 @attrs.define(eq=False)
@@ -114,7 +132,8 @@ def assemble(
 ) -> Member:
     """Open everything that a member needs. Raises `ConfigurationError`, `StorageError`, `HubError`."""
     key = folder.epochs.signing_key(0)
-    settings = genesis_settings(folder.genesis, folder.settings.id, key)
+    coin_share = folder.coin.secret if folder.coin is not None else None
+    settings = genesis_settings(folder.genesis, folder.settings.id, key, coin_share)
     service = application if application is not None else load_service(folder.settings.service)
     log, snapshots, restored = open_storage(folder)
     try:

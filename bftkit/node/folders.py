@@ -4,6 +4,7 @@
     m0/genesis.toml           the group, the same file everywhere
     m0/keys/identity.key      mode 0600
     m0/keys/epochs.key        mode 0600
+    m0/keys/coin.key          mode 0600, if the genesis has a coin key
     m0/data/log/              what the member promised
     m0/data/snapshots/        the checkpoints it has taken
 
@@ -23,7 +24,7 @@ from typing import Final, TypeVar
 
 import attrs
 
-from bftkit.configuration.keyfiles import KeyKind, KeyPair
+from bftkit.configuration.keyfiles import CoinShare, KeyKind, KeyPair
 from bftkit.configuration.settings import ClientSettings, MemberSettings
 from bftkit.configuration.text import ConfigurationError
 from bftkit.crypto.keys import EpochKeys
@@ -49,6 +50,8 @@ class MemberFolder:
     genesis: Genesis
     identity: KeyPair
     epochs: EpochKeys
+    coin: CoinShare | None = None
+    """The member's share of the coin key, if the genesis has one."""
 
     @property
     def entry(self) -> RosterEntry:
@@ -101,8 +104,10 @@ def read_member(folder: Path) -> MemberFolder:
         raise error.inside(str(folder / MEMBER_FILE)) from None
     identity = read_key(folder / settings.keys.identity, "identity")
     epochs = read_epoch_keys(folder / settings.keys.epochs)
-    found = MemberFolder(folder, settings, genesis, identity, epochs)
+    coin = read_coin_share(folder / settings.keys.coin) if genesis.coin is not None else None
+    found = MemberFolder(folder, settings, genesis, identity, epochs, coin)
     _check_keys(found)
+    _check_coin(found)
     return found
 
 
@@ -136,6 +141,12 @@ def read_epoch_keys(path: Path) -> EpochKeys:
         raise ConfigurationError(str(path), str(error), "give the right path, or restore the file") from None
 
 
+def read_coin_share(path: Path) -> CoinShare:
+    """A member's share of a coin key. Raises `ConfigurationError`, also if others than its owner may read the file."""
+    _check_secret(path)
+    return _parsed(path, CoinShare.from_text)
+
+
 def write_file(path: Path, content: str | bytes, mode: int = 0o644) -> None:
     """Write a new file, durably. Raises `FileExistsError`; a secret must never replace another by mistake."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -161,6 +172,24 @@ def _check_keys(folder: MemberFolder) -> None:
             str(folder.epochs_path),
             f"these are not the epoch keys that the genesis commits {entry.id} to",
             f"put the epoch keys of {entry.id} there",
+        )
+
+
+def _check_coin(folder: MemberFolder) -> None:
+    share, coin = folder.coin, folder.genesis.coin
+    if share is None or coin is None:
+        return
+    where, me = str(folder.path / folder.settings.keys.coin), folder.settings.id
+    if share.epoch != 0:
+        raise ConfigurationError(
+            where, f"this share is for epoch {share.epoch}, not for epoch 0", f"put the share of {me} for epoch 0 there"
+        )
+    owners = dict(zip(coin.points, folder.genesis.roster.ids, strict=True))
+    owner = owners.get(share.public)
+    if owner != me:
+        whose = f"member {owner}" if owner else "nobody in this group"
+        raise ConfigurationError(
+            where, f"this is the coin share of {whose}, not of {me}", f"put the coin share of {me} there"
         )
 
 

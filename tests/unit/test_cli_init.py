@@ -15,9 +15,10 @@ import pytest
 
 from bftkit.cli import main
 from bftkit.cli.app import CommandFailed, ExitCode
-from bftkit.cli.init import PORTS, default_faults
+from bftkit.cli.init import PORTS
 from bftkit.core.ordering import ProtocolRecord
 from bftkit.crypto.keys import EpochKeys, SigningKey
+from bftkit.membership.founding import default_faults
 from bftkit.membership.genesis import Genesis
 from bftkit.network.addresses import parse_address
 from bftkit.node.folders import read_client, read_genesis, read_key, read_member
