@@ -151,7 +151,7 @@ class ConsistentBroadcast(Forkable, Machine[Input, Message, Output]):
     votes: dict[MemberId, bytes] = attrs.field(factory=dict[MemberId, bytes])
     """At the sender: the valid votes that came, until there are enough."""
     refused: set[MemberId] = attrs.field(factory=set[MemberId])
-    """At the sender: whose vote was bad. No further one is looked at, so a liar costs one check."""
+    """Who sent a bad vote or a bad certificate. None of its is looked at any more, so a liar costs one check."""
     final: Final | None = None
     """What was delivered."""
 
@@ -273,9 +273,10 @@ class ConsistentBroadcast(Forkable, Machine[Input, Message, Output]):
 
     def on_final(self, sender: MemberId, message: Final, out: Out[Message, Output]) -> None:
         """Whoever sends it, a valid final delivers."""
-        if self.final is not None and message.value == self.final.value:
+        if sender in self.refused or (self.final is not None and message.value == self.final.value):
             return
         if not self.certifier.verify(self._statement(message.value), message.certificate):
+            self.refused.add(sender)
             out.blame(sender, "sent a final with a bad certificate")
         elif self.final is None:
             self._deliver(message, out)
@@ -324,7 +325,6 @@ class ConsistentBroadcast(Forkable, Machine[Input, Message, Output]):
         self.final = final
         self.value = final.value
         self.votes.clear()
-        self.refused.clear()
         out.deliver(Delivered(final.value, CODEC.encode(final)))
 
 
