@@ -1,9 +1,9 @@
 """The client's deterministic part: what it sends, when it believes an answer, when it asks again.
 
 A client opens a session (see `sessions`), numbers its operations, and sends them as signed bundles to the member that
-it believes to lead. It accepts a result when f + 1 members agree on (slot, digest of the results), and one of them
-sent the results themselves (SAFETY rule 8). What is not answered in time is sent again, unchanged and to every
-member, so it can execute only once, however often it is sent.
+it believes to lead, or to all members if it is told that nobody leads. It accepts a result when f + 1 members agree on
+(slot, digest of the results), and one of them sent the results themselves (SAFETY rule 8). What is not answered in time
+is sent again, unchanged and to every member, so it can execute only once, however often it is sent.
 
 A strong read goes to all members and counts when q of them give the same answer in one epoch (rule 13); if they do
 not, it is ordered like any other operation.
@@ -208,7 +208,8 @@ class ClientMachine:
         self._reads: dict[int, _Reading] = {}
         self._read_number = 0
         self._ordered_reads: dict[int, _Reading] = {}
-        self._leader: MemberId = settings.members[0]
+        self._receivers: tuple[MemberId, ...] = settings.members[:1]
+        """Where new bundles go: to the leader, or to all members if nobody leads."""
         self._now = 0
         self._ticking = False
         self._bundle_bytes = min(settings.bundle_bytes_max, 256 << 10)
@@ -313,7 +314,7 @@ class ClientMachine:
         self._proved.discard(member)
         if self._opening is not None:
             out.send(member, b"\x02" + self._opening.raw)
-        if member == self._leader:
+        if member in self._receivers:
             for bundle in self._in_flight.values():
                 out.send(member, b"\x02" + bundle.raw)
         for number, read in self._reads.items():
@@ -350,7 +351,7 @@ class ClientMachine:
             raw = make_bundle(settings.key, settings.group, REQUESTS, self.session, first, low, payloads)
             self._queue_first += len(payloads)
             self._in_flight[first] = _InFlight(raw, first, len(payloads), self._now + PATIENCE_TICKS)
-            out.send(self._leader, b"\x02" + raw)
+            out.send(self._receivers, b"\x02" + raw)
         self._tick(out)
 
     def _retry(self, bundle: _InFlight, out: ClientOut) -> None:
@@ -407,12 +408,18 @@ class ClientMachine:
         self._settle(bundle.first, reply.slot, results, out)
 
     def _follow(self, words: Sequence[_Word]) -> None:
-        """New bundles go to the leader that enough members name; one liar's word sends them nowhere."""
+        """New bundles go to the leader that enough members name; one liar's word sends them nowhere.
+
+        If enough say that nobody leads, they go to all members: each has its share of what is to be proposed.
+        """
         named = Counter(word.leader for word in words)
         members = self.settings.members
         for leader in sorted(named):
-            if named[leader] >= self.settings.quorum.weak and leader < len(members):
-                self._leader = members[leader]
+            if named[leader] >= self.settings.quorum.weak:
+                if leader == frames.NO_LEADER:
+                    self._receivers = members
+                elif leader < len(members):
+                    self._receivers = (members[leader],)
 
     def _settle(self, first: int, slot: Slot, results: list[tuple[int, bytes]], out: ClientOut) -> None:
         if self._ordered_reads:

@@ -106,7 +106,7 @@ class ClientDesk:
                 answer = Refusal(bundle.session, bundle.first, reason, text)
                 out.deliver(ToClient(client, pack_answer(answer)))
             return
-        replica.pool.add(bundle, replica.beat, replica.applied)
+        replica.proposer.take_in(bundle)
         leader = replica.machine.leader
         if member is None and leader is not None and leader != replica.me:
             out.send(leader, b"\x02" + raw)
@@ -252,16 +252,22 @@ class ClientDesk:
                 replica.pool.remove((bundle.client, bundle.session, bundle.first), replica.beat, replica.applied)
 
     def forward(self, out: ReplicaOut) -> None:
-        """A request may have been lost on its way to the leader: forward what has waited, some at a time."""
+        """A request may have been lost on its way to the leader: forward what has waited, some at a time.
+
+        Without a leader it goes to everybody, and the members that hold it take turns at that: it may have come to
+        this one only, and should reach those that may propose it before.
+        """
         replica = self._replica
-        leader = replica.machine.leader
-        if leader is None or leader == replica.me:
+        leader, everybody = replica.machine.leader, replica.proposer.everybody
+        if leader == replica.me or (leader is None and not everybody):
             return
         budget = replica.limits.batch_bytes
+        every = FORWARD_BEATS * (replica.quorum.n if everybody else 1)
         for entry in replica.pool.oldest():
             age = replica.beat - entry.beat
             if age < FORWARD_BEATS or budget < 0:
                 break
-            if age % FORWARD_BEATS == 0:
-                out.send(leader, b"\x02" + entry.bundle.raw)
-                budget -= len(entry.bundle.raw)
+            if (age - FORWARD_BEATS * entry.rank) % every == 0:
+                receivers = replica.others if leader is None else (leader,)
+                out.send(receivers, b"\x02" + entry.bundle.raw)
+                budget -= len(entry.bundle.raw) * len(receivers)

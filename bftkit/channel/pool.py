@@ -4,11 +4,14 @@ Bounded in bytes, over all and for each client (FAULTS 46). Clients take turns: 
 before any has two, so that one who floods waits for itself. One client's bundles are proposed in the order in which
 they came. The pool also remembers since when each client has waited for its turn, in *beats* of the replica's own
 timer, so that a leader that passes one over is noticed (FAULTS 31).
+
+Where nobody leads, a bundle waits *aside* while it is another member's turn to propose it (`proposing.py`); it is
+*promoted* once that turn is over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import attrs
 
@@ -31,6 +34,10 @@ class Waiting:
     """What was executed when it came."""
     in_flight: bool = False
     """Proposed by this member in its present leadership, and not decided yet."""
+    rank: int = 0
+    """So many members may propose it before this one."""
+    turn: int = 0
+    """It is aside until this turn; 0: this member may propose it."""
 
 
 @attrs.define
@@ -42,6 +49,8 @@ class Pool:
     entries: dict[Key, Waiting] = attrs.field(factory=dict[Key, Waiting])
     fresh: dict[bytes, Keys] = attrs.field(factory=dict[bytes, Keys])
     """Keys of entries that are not in flight: the client whose turn it is first, and its oldest first."""
+    aside: dict[int, dict[Key, Slot]] = attrs.field(factory=dict[int, dict[Key, Slot]])
+    """By turn: keys of entries that others propose first, and the slot after which this member may; oldest first."""
     turns: dict[bytes, tuple[int, Slot]] = attrs.field(factory=dict[bytes, tuple[int, Slot]])
     """Beat and slot since when each client waits without one of its bundles leaving the pool; longest first."""
     fresh_requests: int = 0
@@ -62,14 +71,20 @@ class Pool:
         mine = self.client_sizes.get(bundle.client, 0)
         return self.size + size <= self.bytes_max and mine + size <= self.client_bytes_max
 
-    def add(self, bundle: Bundle, beat: int, applied: Slot) -> None:
-        """Take a bundle in; the caller has checked `fits` and its signature."""
+    def add(self, bundle: Bundle, beat: int, applied: Slot, rank: int = 0, turn: int = 0, due: Slot = 0) -> None:
+        """Take a bundle in; the caller has checked `fits` and its signature.
+
+        With a `turn` it stays aside until slot `due` is applied; of one turn, `due` must never fall.
+        """
         key = (bundle.client, bundle.session, bundle.first)
         assert key not in self.entries
-        self.entries[key] = Waiting(bundle, beat, applied)
-        self.fresh.setdefault(bundle.client, {})[key] = None
+        self.entries[key] = Waiting(bundle, beat, applied, False, rank, turn)
+        if turn:
+            self.aside.setdefault(turn, {})[key] = due
+        else:
+            self.fresh.setdefault(bundle.client, {})[key] = None
+            self.fresh_requests += bundle.count
         self.turns.setdefault(bundle.client, (beat, applied))
-        self.fresh_requests += bundle.count
         self.size += len(bundle.raw)
         self.client_sizes[bundle.client] = self.client_sizes.get(bundle.client, 0) + len(bundle.raw)
 
@@ -81,7 +96,9 @@ class Pool:
         self.removed += 1
         client = entry.bundle.client
         queue = self.fresh.get(client)
-        if queue is not None and key in queue:
+        if entry.turn:
+            del self.aside[entry.turn][key]
+        elif queue is not None and key in queue:
             del queue[key]
             if not queue:
                 del self.fresh[client]
@@ -120,16 +137,66 @@ class Pool:
                 self.fresh[client] = queue  # behind all others
         return taken
 
-    def land(self) -> None:
-        """Nothing is in flight any more (the leader changed): everything may be proposed again.
+    def land(self, *, everything: bool = True) -> None:
+        """Nothing is in flight any more (the leader changed): it may be proposed again, and with `everything` all.
 
         Whoever has waited longest for its turn has it first.
         """
-        self.fresh = {client: {} for client in self.turns}
+        fresh: dict[bytes, Keys] = {client: {} for client in self.turns}
+        self.fresh_requests = 0
+        if everything:
+            self.aside.clear()
         for key, entry in self.entries.items():
             entry.in_flight = False
-            self.fresh[key[0]][key] = None
-        self.fresh_requests = sum(entry.bundle.count for entry in self.entries.values())
+            if everything:
+                entry.turn = 0
+            if not entry.turn:
+                fresh[key[0]][key] = None
+                self.fresh_requests += entry.bundle.count
+        self.fresh = {client: queue for client, queue in fresh.items() if queue}
+
+    def give_back(self, keys: Iterable[Key]) -> None:
+        """What was proposed and is not decided by that comes first again."""
+        back: list[Key] = []
+        for key in keys:
+            entry = self.entries.get(key)
+            if entry is not None and entry.in_flight:
+                entry.in_flight = False
+                back.append(key)
+        self._put_first(back)
+
+    def is_due(self, applied: Slot) -> bool:
+        """Whether something that is aside may be proposed by now."""
+        return any(next(iter(waiting.values())) <= applied for waiting in self.aside.values() if waiting)
+
+    def promote(self, applied: Slot, bytes_max: int, requests_max: int) -> None:
+        """Put first, within these bounds and at least one, what was aside and whose time has come."""
+        size = requests = 0
+        promoted: list[Key] = []
+        for turn in sorted(self.aside, reverse=True):  # what has waited for more turns first
+            waiting = self.aside[turn]
+            while waiting:
+                key, due = next(iter(waiting.items()))
+                bundle = self.entries[key].bundle
+                size += len(bundle.raw)
+                requests += bundle.count
+                if due > applied or (promoted and (size > bytes_max or requests > requests_max)):
+                    break
+                del waiting[key]
+                self.entries[key].turn = 0
+                promoted.append(key)
+        self._put_first(promoted)
+
+    def _put_first(self, keys: list[Key]) -> None:
+        if not keys:
+            return
+        first: dict[bytes, Keys] = {}
+        for key in keys:
+            first.setdefault(key[0], {})[key] = None
+            self.fresh_requests += self.entries[key].bundle.count
+        for client, queue in first.items():
+            queue.update(self.fresh.pop(client, {}))
+        self.fresh = {**first, **self.fresh}
 
     def of_client(self, client: bytes) -> list[Bundle]:
         """What waits of one client."""

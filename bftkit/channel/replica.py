@@ -11,6 +11,7 @@ A round's parts and where they live::
 
     interface.py            what goes in and out    frames.py, bundles.py     what travels
     clients.py, watch.py    clients, the leader     pool.py, batches.py       what waits, what is kept
+    proposing.py            what is proposed, by whom
     state.py, sessions.py   executing               checkpoints.py, settling.py, catchup.py, transfer.py
 """
 
@@ -27,7 +28,6 @@ from bftkit.channel import frames
 from bftkit.channel.agreed_time import AgreedClock
 from bftkit.channel.application import Application
 from bftkit.channel.batches import SERVED_AT_ONCE, BatchStore, StoredBatch
-from bftkit.channel.bundles import make_batch
 from bftkit.channel.catchup import CatchUp
 from bftkit.channel.checkpoints import Checkpoints, Stable
 from bftkit.channel.clients import ClientDesk
@@ -60,6 +60,7 @@ from bftkit.channel.interface import (
     ToClient,
 )
 from bftkit.channel.pool import Pool
+from bftkit.channel.proposing import Proposer
 from bftkit.channel.sessions import SessionTable
 from bftkit.channel.settling import OWN_RECORD, Settling
 from bftkit.channel.state import ReplicatedState, error_text
@@ -84,15 +85,15 @@ from bftkit.core.machine import (
 )
 from bftkit.core.ordering import (
     Available,
-    Batch,
+    BatchWanted,
     Decided,
     Fetch,
     LeaderChanged,
     Learned,
     OrderingInput,
     OrderingMachine,
-    Propose,
     Refused,
+    Returned,
     Setup,
     Waiting,
 )
@@ -185,6 +186,7 @@ class Replica:
         self.catchup = CatchUp(self)
         self.clients = ClientDesk(self)
         self.watch = LeaderWatch(self)
+        self.proposer = Proposer(self)
         self.settling = Settling(self)
         self.counters = Counters()
         self.history: dict[Slot, Digest] = {}
@@ -202,7 +204,6 @@ class Replica:
         self._served: dict[MemberId, int] = {}
         self._status_told: tuple[int, int, int, int] = (0, 0, 0, 0)
         self._status_beat = 0
-        self._in_flight_batches = 0
 
     # ------------------------------------------------------------------------------------------ machine
 
@@ -371,8 +372,11 @@ class Replica:
             self._on_fetch(output, out)
         elif isinstance(output, LeaderChanged):
             self.counters.view_changes += output.view > 0
-            self._in_flight_batches = 0
-            self.pool.land()
+            self.proposer.on_leader(output.leader)
+        elif isinstance(output, BatchWanted):
+            self.proposer.on_wanted()
+        elif isinstance(output, Returned):
+            self.proposer.on_returned(output.digest)
 
     def _on_protocol(self, sender: MemberId, frame: bytes, out: ReplicaOut) -> None:
         epoch, packed, carried = self.settings.unpack(frame)
@@ -441,19 +445,8 @@ class Replica:
         if self.stopped is not None or self.silent:
             return
         self._tell_waiting(out)
-        while self.pool.fresh and self.machine.room > 0 and self._worth_proposing():
-            bundles = self.pool.take(self.limits.batch_bytes, self.limits.batch_requests)
-            reports = self.watch.reports_due()
-            raw = make_batch(self.clock_ms, [bundle.raw for bundle in (*reports, *bundles)])
-            stored = self.batches.add_own(raw, self.clock_ms, [*reports, *bundles])
-            self.keep_durable(stored, self.applied + self.settings.window, out)
-            self._in_flight_batches += 1
-            self.give(Propose(Batch(stored.name, len(raw))), out)
+        self.proposer.on_round_end(out)
         self._advance(out)
-
-    def _worth_proposing(self) -> bool:
-        # While a batch is under way, a small one would only cost its members' time: let it grow meanwhile.
-        return self._in_flight_batches == 0 or self.pool.fresh_requests * 2 >= self.limits.batch_requests
 
     def _tell_waiting(self, out: ReplicaOut) -> None:
         waiting = len(self.pool) > 0
@@ -508,7 +501,7 @@ class Replica:
         self._bytes_since_checkpoint += len(stored.raw)
         self.counters.batches += 1
         if stored.own:
-            self._in_flight_batches = max(0, self._in_flight_batches - 1)
+            self.proposer.on_executed()
         entries = self.state.execute(slot, stored.name, stored.time_ms, stored.bundles)
         answer = not (replay or self.silent)
         for bundle, reply in entries:
@@ -527,8 +520,7 @@ class Replica:
     def on_jump(self) -> None:
         """The state was fetched: what was proposed and counted below it is over."""
         self._bytes_since_checkpoint = 0
-        self._in_flight_batches = 0
-        self.pool.land()
+        self.proposer.on_jump()
 
     def standing(self) -> tuple[bytes, ...]:
         """The standing records that a new log segment must begin with."""
@@ -552,6 +544,7 @@ class Replica:
         if self.stopped is None and not self.silent:
             self.clients.forward(out)
             self.watch.on_beat(out)
+            self.proposer.on_beat()
         self._tell_status(out)
 
     def _tell_status(self, out: ReplicaOut) -> None:
