@@ -110,6 +110,12 @@ class Plan:
             Quorum(group.members, group.f, group.c)
         except QuorumError as error:
             raise PlanError(f"group: {error}") from None
+        needed = record.members_needed(group.f, group.c)
+        if group.members < needed:
+            raise PlanError(
+                f"group: {self.protocol} needs {needed} members for {group.f} Byzantine and {group.c} crash faults, "
+                f"not {group.members}"
+            )
         if group.f and not record.byzantine:
             raise PlanError(f"group: {self.protocol} tolerates no Byzantine members, so f must be 0, not {group.f}")
         if self.keys not in KEYS:

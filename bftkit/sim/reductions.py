@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar, cast
 
 import attrs
 
-from bftkit.core.quorum import members_needed
+from bftkit.core.plugin import load_protocol
 from bftkit.sim.faults import FOLLOWER, LEADER, Crash, Fault, Lie, OneWay, Partition, PowerCut
 from bftkit.sim.links import Network
 from bftkit.sim.plan import Group, Load, Plan
@@ -111,6 +111,7 @@ def cuts_for_loss(plan: Plan) -> Iterator[Step]:
 def members(plan: Plan) -> Iterator[Step]:
     """A smaller group: for fewer faults, or without members beyond the least."""
     now = plan.group
+    members_needed = load_protocol(plan.protocol).record.members_needed
     sizes = [
         Group(members=members_needed(f, c), f=f, c=c)
         for f in range(now.f + 1)

@@ -47,6 +47,7 @@ from bftkit.core.ordering import CoinProtocol, ProtocolRecord
 from bftkit.core.plugin import load_protocol
 from bftkit.core.quorum import Quorum, QuorumError
 from bftkit.crypto.keys import SigningKey
+from bftkit.membership.founding import default_faults
 from bftkit.sim.actors import Actor, Latency
 from bftkit.sim.adversaries import Honest
 from bftkit.sim.bounds import Bounds, await_answers, healing_ticks
@@ -134,10 +135,7 @@ class World(Controls):
         self._rerun = rerun or os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0] or "(not named)"
         self._application: Callable[[MemberId], Application] = application or _key_value_store
         plugin = load_protocol(protocol)
-        if f is None:
-            f = (members - 1) // 3 if plugin.record.byzantine else 0
-        if c is None:
-            c = (members - 1 - 3 * f) // (3 if plugin.record.crash_as_lie else 2) if not plugin.record.byzantine else 0
+        f, c = default_faults(plugin.record, members, f, c)
         self.quorum = Quorum(members, f, c)
         needed = plugin.record.members_needed(f, c)
         if members < needed:
