@@ -25,6 +25,7 @@ A failure prints the command that runs it again with a full trace::
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -87,8 +88,11 @@ def fault_free(case: Case) -> None:
     world = case.world()
     batches = world.submit(100)
     settle(world)
-    decided = [digest for digest in world.delivered(world.members[0]) if digest != NO_DIGEST]
-    assert sorted(decided) == sorted(batches), world.failure("integrity: not each batch once")
+    decided = Counter(digest for digest in world.delivered(world.members[0]) if digest != NO_DIGEST)
+    assert sorted(decided) == sorted(batches), world.failure("integrity: not each batch")
+    assert decided <= world.proposals, world.failure("integrity: a batch more often than it was proposed")
+    if world.machine(world.members[0]).leader is not None:
+        assert decided.total() == len(batches), world.failure("integrity: not each batch once")
     assert not world.refused
     assert not world.blames
 

@@ -10,6 +10,7 @@ import attrs
 
 from bftkit.core.machine import Digest, Effect, MemberId, Record, Slot, TimerKey
 from bftkit.core.ordering import OrderingInput, OrderingMachine, Setup
+from bftkit.sim.ordering_turns import Turns
 
 
 class Violation(AssertionError):
@@ -69,6 +70,7 @@ class Node:
     setup: Setup
     hears: frozenset[MemberId]
     is_twin: bool
+    turns: Turns
     machine: OrderingMachine | None = None
     incarnation: int = 0
     paused: bool = False

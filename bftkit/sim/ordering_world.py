@@ -9,8 +9,9 @@ What stands in for the rest of the house:
   one direction only.
 - **Disks** make records durable only when a sync completes. Whatever a machine sends or decides after a `persist`
   waits for that sync (SAFETY rule 5); a crash loses what was not synced.
-- **The channel** forms batches from what clients submit, carries and fetches their bytes, answers `Fetch`, tells
-  `Waiting`, announces stable checkpoints, helps laggards by `Learned` or by a state transfer, and ends the epoch.
+- **The channel** forms batches from what clients submit, carries and fetches their bytes, answers `Fetch` and
+  `BatchWanted`, tells `Waiting`, announces stable checkpoints, helps laggards by `Learned` or by a state transfer, and
+  ends the epoch. Where nobody leads, members share the proposing (`ordering_turns`).
 - **A restart** is: `create`, `on_restore` with what the disk has, `on_start`, then `on_stable` with the newest stable
   checkpoint that this member has on its disk. The application is back at that checkpoint, so the machine decides the
   slots above it once more.
@@ -29,7 +30,7 @@ A test reads::
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from random import Random
@@ -58,6 +59,7 @@ from bftkit.core.machine import (
 from bftkit.core.ordering import (
     Available,
     Batch,
+    BatchWanted,
     CoinProtocol,
     Decided,
     Fetch,
@@ -69,6 +71,7 @@ from bftkit.core.ordering import (
     Plugin,
     Propose,
     Refused,
+    Returned,
     Setup,
     SignerProtocol,
     Waiting,
@@ -79,6 +82,7 @@ from bftkit.core.wire import WireError
 from bftkit.sim.coins import fast_coins
 from bftkit.sim.keyring import fast_keyrings
 from bftkit.sim.ordering_parts import Adversary, Disk, Entry, Network, Node, Violation
+from bftkit.sim.ordering_turns import Turns
 
 __all__ = ["Adversary", "Disk", "Network", "OrderingWorld", "Violation"]
 
@@ -153,6 +157,8 @@ class OrderingWorld:
         """(receiver, sender, reason) of every message that could not be read."""
         self.leaders: list[tuple[int, MemberId, LeaderChanged]] = []
         """(tick, member, what it said) of every change of leader."""
+        self.proposals: Counter[Digest] = Counter()
+        """How often each batch was given to a machine to propose."""
         self.observers: list[Callable[[MemberId, Any], None]] = []
         """Called with (sender, message) whenever a message leaves a member."""
         self.trace: Trace | None = Trace() if trace else None
@@ -198,7 +204,8 @@ class OrderingWorld:
                 (coins or {}).get(name),
             )
             for twin, side in enumerate((twins or {}).get(name, (self.members,))):
-                node = Node(name, setup, frozenset(side), twin == 1, stable=start, emitted=start, height=start)
+                turns = Turns(self.members.index(name), n)
+                node = Node(name, setup, frozenset(side), twin == 1, turns, stable=start, emitted=start, height=start)
                 self._nodes[name + "'" * twin] = node
                 node.machine = plugin.create(setup)
         for node in self._nodes.values():
@@ -260,6 +267,7 @@ class OrderingWorld:
                 container.clear()
             node.demand.clear()
             node.proposed.clear()
+            node.turns.forget()
             self._note(node, "crash", (), Out())
 
     def restart(self, *members: MemberId) -> None:
@@ -482,6 +490,12 @@ class OrderingWorld:
                 self._on_fetch(node, wanted, slot, holders)
             case Deliver(LeaderChanged() as change):
                 self.leaders.append((self.now, node.name, change))
+            case Deliver(BatchWanted()):
+                node.turns.calls += 1
+            case Deliver(Returned(batch)):
+                if batch == NO_DIGEST:
+                    self.fail(f"{node.name} returned the empty batch")
+                node.turns.out.pop(batch, None)
             case Deliver(output):
                 self.fail(f"{node.name} delivered {output!r}, which is no output of an ordering protocol")
             case Blame(member):
@@ -608,8 +622,12 @@ class OrderingWorld:
     # -------------------------------------------------------------------------------------- batches
 
     def _request(self, node: Node, batch: Digest) -> None:
-        if node.machine is None or batch in node.demand or batch in node.slots.values():
+        if node.machine is None or batch in node.slots.values():
             return
+        if batch in node.demand:
+            if node.machine.leader is not None:
+                return
+            node.turns.begins = True  # its client asks again, and nobody else would begin a round
         node.demand[batch] = None
         if not node.paused:
             self._settle(node)
@@ -628,13 +646,25 @@ class OrderingWorld:
             return Waiting(waiting)
         if node.machine.room > 0:
             view = node.machine.view
-            for batch in reversed(node.demand) if node.is_twin else node.demand:
+            wishes = reversed(node.demand) if node.is_twin else iter(node.demand)
+            if node.machine.leader is None:
+                own = node.turns.propose(wishes, node.height, node.machine.highest_voted)
+                if own is None:
+                    return None
+                if own == NO_DIGEST:
+                    return Propose(Batch(NO_DIGEST, 0))
+                return self._propose(node, own)
+            for batch in wishes:
                 if node.proposed.get(batch) != view:
                     # A batch is given again in a new view; the real channel sorts out duplicates at delivery.
                     node.proposed[batch] = view
-                    self._keep(node, batch)
-                    return Propose(Batch(batch, 100))
+                    return self._propose(node, batch)
         return None
+
+    def _propose(self, node: Node, batch: Digest) -> Propose:
+        self._keep(node, batch)
+        self.proposals[batch] += 1
+        return Propose(Batch(batch, 100))
 
     def _keep(self, node: Node, batch: Digest) -> None:
         node.arrived.discard(batch)
@@ -720,6 +750,7 @@ class OrderingWorld:
         node.height = slot
         node.slots[slot] = decided
         node.demand.pop(decided, None)
+        node.turns.delivered(decided, slot)
         node.behind_since = self.now
         if slot % self.interval == 0:
             voters = self._voters.setdefault(slot, set())
@@ -751,6 +782,7 @@ class OrderingWorld:
             node.slots.update((at, self.chosen[at]) for at in range(self.start + 1, slot + 1))
             for batch in node.slots.values():
                 node.demand.pop(batch, None)
+                node.turns.delivered(batch, slot)
             node.behind_since = self.now
         node.wanted = {batch: want for batch, want in node.wanted.items() if want[0] > slot}
         self._step(node, "on_stable", slot, self.state_digest(slot))
