@@ -11,8 +11,8 @@ from bftkit.core.ordering import Setup
 from .messages import CODEC, HELD_MAX, PROMISE_BYTES_MAX, Held, Promise
 
 WINDOWS: Final = 4
-"""A member holds what it accepted for at most so many windows of slots: a follower for two above its stable checkpoint, a
-leader for one above what was settled before its ballot, and an ending epoch opens a little more."""
+"""A member holds what it accepted for at most so many windows of slots: a follower for two above its stable checkpoint,
+a leader for one above what was settled before its ballot, and an ending epoch opens a little more."""
 
 
 def leader_of(setup: Setup, ballot: int) -> MemberId:

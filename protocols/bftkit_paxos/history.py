@@ -4,14 +4,14 @@ A *history* is what the member accepted above a stable checkpoint, for each slot
 (SAFETY rule 29). The *continuation* takes for each slot, from n - c histories, the accepted value with the highest
 ballot, and ends at the first slot without one (SAFETY rule 22).
 
-Nothing that was delivered is lost. Let slot s be delivered as d somewhere: then d was chosen in some ballot b, that is,
-q members accepted (b, s, d), durably, before they said so. The n - c histories share a member with these (q + n - c > n,
-because q > c). It accepts in rising ballots only, so it reports (b, s, d) or a value of a higher ballot. And whatever
-was proposed for s in a ballot above b is d, too: its leader had the promises of q members before it proposed, one of
-them had accepted (b, s, d) or, by induction over the ballots between, d in a higher one, and the leader took the value
-of the highest ballot. So the highest ballot reported for s is at least b and has d. All slots between the checkpoint and
-s were delivered before s, so none of them ends the continuation early. A member drops what it accepted only below a
-stable checkpoint, and the continuation starts from the highest one.
+Nothing that was delivered is lost. Let slot s be delivered as d somewhere: then d was chosen in some ballot b, that
+is, q members accepted (b, s, d), durably, before they said so. The n - c histories share a member with these (q + n -
+c > n, because q > c). It accepts in rising ballots only, so it reports (b, s, d) or a value of a higher ballot. And
+whatever was proposed for s in a ballot above b is d, too: its leader had the promises of q members before it
+proposed, one of them had accepted (b, s, d) or, by induction over the ballots between, d in a higher one, and the
+leader took the value of the highest ballot. So the highest ballot reported for s is at least b and has d. All slots
+between the checkpoint and s were delivered before s, so none of them ends the continuation early. A member drops what
+it accepted only below a stable checkpoint, and the continuation starts from the highest one.
 
 It may carry slots that were never chosen; that is harmless, since they hold a client's genuine batch or nothing.
 

@@ -311,7 +311,7 @@ class PaxosMachine(Forkable):
         return m.Promise(
             self.promised,
             self.stable,
-            tuple(m.Held(slot, self.accepted[slot].ballot, self.accepted[slot].digest) for slot in sorted(self.accepted)),
+            tuple(m.Held(slot, entry.ballot, entry.digest) for slot, entry in sorted(self.accepted.items())),
         )
 
     def enter(self, ballot: int) -> None:

@@ -176,19 +176,7 @@ class Chosen:
 
 
 Message: TypeAlias = (
-    Accept
-    | Accepted
-    | Commit
-    | Heartbeat
-    | Echo
-    | PreVote
-    | Grant
-    | Prepare
-    | Promise
-    | Refuse
-    | Resign
-    | Ask
-    | Chosen
+    Accept | Accepted | Commit | Heartbeat | Echo | PreVote | Grant | Prepare | Promise | Refuse | Resign | Ask | Chosen
 )
 
 CODEC: Final = Codec[Message](

@@ -20,8 +20,10 @@ RECORD: Final = ProtocolRecord(
         "pipeline": Parameter(32, 1, 1024, "slots that may be open (proposed, not chosen) at a time"),
         "beat": Parameter(40, 5, 60_000, "ticks (ms) between two heartbeats of a leader"),
         "silence": Parameter(4, 2, 1000, "beats without a sign of the leader, or of a quorum, before it is given up"),
-        "spread": Parameter(80, 1, 3_600_000, "a candidate first waits for a drawn time of at most so many ticks"),
+        "spread": Parameter(80, 1, 3_600_000, "most ticks that a candidate waits (a drawn time) before it asks"),
         "grow": Parameter(5, 0, 16, "failed elections double all waits, at most so many times"),
-        "patience": Parameter(25, 2, 1 << 20, "beats in which requests wait and nothing is chosen before a leader goes"),
+        "patience": Parameter(
+            25, 2, 1 << 20, "beats in which requests wait and nothing is chosen: then the leader is given up"
+        ),
     },
 )
