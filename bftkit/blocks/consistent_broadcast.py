@@ -294,7 +294,7 @@ class ConsistentBroadcast(Forkable, Machine[Input, Message, Output]):
     # ------------------------------------------------------------------------------------------- restarts
 
     def on_restore(self, records: Sequence[Record], out: Out[Message, Output]) -> None:
-        """What this member said before; `said` has it for those who lost it. Nothing is sent by itself."""
+        """What this member said before; `said` has it for those who lost it. In a group of one that is all it takes."""
         for record in records:
             match CODEC.decode(record):
                 case Send(value):
@@ -304,6 +304,7 @@ class ConsistentBroadcast(Forkable, Machine[Input, Message, Output]):
                     self.echo = vote
                 case Final():
                     raise AssertionError("no final is ever recorded")
+        self._combine(out)
 
     # ------------------------------------------------------------------------------------------- parts
 

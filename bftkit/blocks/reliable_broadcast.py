@@ -258,7 +258,7 @@ class ReliableBroadcast(Forkable, Machine[Input, Message, Output]):
     # ------------------------------------------------------------------------------------------- restarts
 
     def on_restore(self, records: Sequence[Record], out: Out[Message, Output]) -> None:
-        """What this member said before; `said` has it for those who lost it. Nothing is sent by itself."""
+        """What this member said before; `said` has it for those who lost it. In a group of one that is all it takes."""
         for record in records:
             match CODEC.decode(record):
                 case Send(value):
@@ -267,6 +267,8 @@ class ReliableBroadcast(Forkable, Machine[Input, Message, Output]):
                     self.readys[self.setup.me] = name
                 case other:
                     raise AssertionError(f"{type(other).__name__} is never recorded")
+        if self.setup.quorum.n == 1 and self.value is not None:
+            self._go_on(self.echoes[self.setup.me], out)
 
     # ------------------------------------------------------------------------------------------- parts
 
