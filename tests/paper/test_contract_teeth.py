@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import attrs
 import pytest
@@ -74,7 +74,7 @@ class Around(OrderingMachine):
         records: Sequence[Record] = self.inner.standing()
         return records
 
-    def fork(self) -> OrderingMachine:
+    def fork(self) -> Self:
         return fork(self)
 
     def fingerprint(self) -> bytes:
@@ -248,7 +248,7 @@ class IsDifferentEachTime(Around):
 class SharesWithItsFork(Around):
     """A fork that is no copy."""
 
-    def fork(self) -> OrderingMachine:
+    def fork(self) -> Self:
         return self
 
 
