@@ -309,7 +309,7 @@ class ConsistentBroadcast(Forkable, Machine[Input, Message, Output]):
     # ------------------------------------------------------------------------------------------- parts
 
     def _statement(self, value: bytes) -> bytes:
-        return _statement(self.id, self.sender, value)
+        return statement(self.id, self.sender, value)
 
     def _take_own(self, value: bytes) -> None:
         """The sender's own value, and its own vote for it, which no `Echo` brings."""
@@ -342,7 +342,7 @@ def check_proof(setup: Setup, id: bytes, sender: MemberId, proof: bytes) -> byte
     if known is not None:
         return known
     final = read_proof(proof)
-    if final is None or not _certifier(setup).verify(_statement(id, sender, final.value), final.certificate):
+    if final is None or not _certifier(setup).verify(statement(id, sender, final.value), final.certificate):
         return None
     setup.memo.keep(key, final.value)
     return final.value
@@ -367,7 +367,7 @@ def _certifier(setup: Setup) -> SignatureLists:
     return SignatureLists.of(setup, PURPOSE, setup.quorum.available)
 
 
-def _statement(id: bytes, sender: MemberId, value: bytes) -> bytes:  # noqa: A002
+def statement(id: bytes, sender: MemberId, value: bytes) -> bytes:  # noqa: A002
     """What an echo signs. A fixed length, a length, a text and the rest: no two broadcasts share one."""
     name = sender.encode()
     return b"".join((digest(value), len(name).to_bytes(1, "big"), name, id))

@@ -125,7 +125,9 @@ class Net:
     def give(self) -> None:
         """The parent of a correct sender starts it, and starts it again if it crashed before it had said anything."""
         if not self.records[self.sender]:
-            self.do(self.sender, "on_input", (cb.Start if self.kind is cb.ConsistentBroadcast else rb.Start)(self.value))
+            self.do(
+                self.sender, "on_input", (cb.Start if self.kind is cb.ConsistentBroadcast else rb.Start)(self.value)
+            )
 
     def say_again(self) -> None:
         """Everybody says again what it said; late, nothing is lost."""
@@ -149,7 +151,7 @@ class Net:
 def lie_consistently(net: Net, me: MemberId, sender: MemberId, message: Any) -> None:
     """As sender: two values, a certificate for whichever gets one. As receiver: echo everything."""
     certifier = cb.ConsistentBroadcast.create(net.setups[me], ID, net.sender, 100).certifier
-    statements = {value: cb._statement(ID, net.sender, value) for value in VALUES}
+    statements = {value: cb.statement(ID, net.sender, value) for value in VALUES}
     votes = {value: certifier.sign(statement) for value, statement in statements.items()}
     match message:
         case None:
