@@ -10,6 +10,7 @@ import attrs
 import pytest
 
 from bftkit.core.digest import NO_DIGEST
+from bftkit.core.ordering import OrderingMachine, Setup
 from bftkit.core.plugin import load_protocol
 from bftkit.sim.ordering_world import OrderingWorld
 
@@ -21,10 +22,12 @@ def make_world(seed: int) -> OrderingWorld:
     code = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
     names: dict[str, Any] = {}
     exec(compile(code, "index.md", "exec", dont_inherit=True), names)  # noqa: S102 - our own manual
-    plugin = attrs.evolve(
-        load_protocol("coordinator"), create=lambda setup: names["Alone"](setup, setup.start, setup.start)
-    )
-    return OrderingWorld(plugin, 1, 0, 0, seed)
+
+    def create(setup: Setup) -> OrderingMachine:
+        machine: OrderingMachine = names["Alone"](setup, setup.start, setup.start)
+        return machine
+
+    return OrderingWorld(attrs.evolve(load_protocol("coordinator"), create=create), 1, 0, 0, seed)
 
 
 @pytest.mark.parametrize("seed", range(5))
