@@ -1,0 +1,715 @@
+"""Binary agreement: the members agree on 0 or 1, without a clock and without a leader, by votes and coins.
+
+It goes in rounds of two votes; `agreement_messages` says what each message means. Every vote carries what justifies
+it, so that a liar can say only what a correct member might have said (Cachin, Kursawe, Shoup, "Random oracles in
+Constantinople", PODC 2000, section 5):
+
+1. *Pre-vote.* In round 1 the input. Later, from n - t main-votes of the round before: b, if one of them is for b; the
+   coin, if all abstain.
+2. *Main-vote.* From n - t pre-votes: b, if all are for b; else abstain.
+3. *Decide* b on n - t main-votes for b. Else on to the next round, with n - t main-votes in hand; what they say is
+   settled then, and only then does the share of this round's coin leave. Who must, waits for the coin.
+
+**Agreement.** Two sets of n - t pre-votes share a correct member, so main-votes for 0 and 1 are never both justified in
+a round; and beside n - t main-votes for b there are no n - t abstentions. So after a decision for b no pre-vote but for
+b is justified, hence no main-vote but for b, for ever. No assumption on time or chance enters here.
+
+**Termination.** When the coin becomes known, n - 2t correct members are past their main-votes, and the one value that a
+hard pre-vote of the next round can have is settled. So with probability 1/2 the coin is that value (or hits the one
+that the correct members came to), all pre-votes agree, and the round decides. This needs the threshold n - t: with
+t + 1, the coin is known while all but one of the correct members can still be steered.
+
+**Certificates stand for votes.** A certificate of n - t pre-votes counts as those pre-votes, one of n - t abstentions
+as those main-votes, wherever it is found. So a member that was away is taken to the present by any justified
+message, and messages of rounds long past may be forgotten. It adds nothing that the votes one by one could not do: who finds
+pre-votes for b casts its main-vote for b there (else a liar could take all members from round to round unheard), and
+who finds abstentions without having voted passes them on, since others may be waiting for its vote.
+
+*Biased*: the coin of round 1 is 1. Then it decides 1 if t + 1 correct members propose it. *Validated* (CRYPTO 2001): 1
+needs evidence, which goes with all that a 1 may follow from; whoever decides 1 holds it.
+
+Memory: the votes of three rounds, one of each member in each; two justified pre-votes a round; of coin shares that come
+too early the newest few of each member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+import attrs
+
+from bftkit.blocks.agreement_messages import (
+    ABSTAIN,
+    CODEC,
+    ID_BYTES_MAX,
+    Abstention,
+    AllAbstained,
+    CoinShare,
+    Decision,
+    MainVote,
+    Message,
+    PreVote,
+    Shown,
+    Valid,
+    check_decision,
+    coin_id,
+    decision_holds,
+    equivocation,
+    evidence_fits,
+    main_certifier,
+    main_statement,
+    pre_certifier,
+    pre_statement,
+    read_decision,
+)
+from bftkit.blocks.certificates import Certifier
+from bftkit.blocks.coin import CODEC as COIN_CODEC
+from bftkit.blocks.coin import CommonCoin, Release, Share
+from bftkit.blocks.coin import Message as CoinMessage
+from bftkit.blocks.coin import Output as CoinOutput
+from bftkit.core.machine import Machine, MemberId, Out, Record, Transition
+from bftkit.core.ordering import Setup
+from bftkit.core.state import SHARED, Forkable
+
+__all__ = [
+    "CODEC",
+    "PHASES",
+    "BinaryAgreement",
+    "Decided",
+    "Input",
+    "Learn",
+    "Message",
+    "Output",
+    "Propose",
+    "check_decision",
+    "read_decision",
+]
+
+KEPT: Final = 2
+"""The rounds before the present one whose own messages are kept, to be said again."""
+EARLY_SHARES: Final = 3
+"""So many coin shares of each member are kept of rounds that are not known to exist."""
+
+
+@attrs.frozen
+class Propose:
+    """This member's input; the first one counts. `evidence` is for 1 where that needs any, and else empty."""
+
+    value: bool
+    evidence: bytes = b""
+
+
+@attrs.frozen
+class Learn:
+    """A `Decided.proof` that came on another way. What proves nothing is passed over."""
+
+    proof: bytes
+
+
+@attrs.frozen
+class Decided:
+    """The decision, said once (and once after each restart). `proof` convinces anybody; see `check_decision`."""
+
+    value: bool
+    evidence: bytes
+    proof: bytes
+
+
+Input: TypeAlias = Propose | Learn
+Output: TypeAlias = Decided
+
+PHASES: Final = (
+    Transition("no input", "Propose: persist and send the pre-vote", "pre-voted"),
+    Transition("pre-voted", "n - t justified pre-votes: persist and send the main-vote", "main-voted"),
+    Transition("main-voted", "n - t justified main-votes, some for b: pre-vote b, release the share", "pre-voted"),
+    Transition("main-voted", "n - t justified abstentions: release the share", "awaiting the coin"),
+    Transition("awaiting the coin", "the coin: pre-vote it", "pre-voted"),
+    Transition("any", "n - t main-votes for b, or a Decision", "decided"),
+    Transition("any", "a certificate of pre-votes for b of this round or a later one: main-vote b", "main-voted"),
+    Transition("any", "a certificate of abstentions of this round or a later one", "awaiting the coin"),
+)
+"""The phases, for the documentation."""
+
+
+@attrs.define
+class _Round:
+    """What is known of one round."""
+
+    pre: dict[MemberId, tuple[bool, bytes]] = attrs.field(factory=dict[MemberId, tuple[bool, bytes]])
+    """Justified pre-votes: value and vote."""
+    main: dict[MemberId, tuple[int, bytes]] = attrs.field(factory=dict[MemberId, tuple[int, bytes]])
+    """Justified main-votes: value and vote."""
+    shown: dict[bool, Shown] = attrs.field(factory=dict[bool, Shown])
+    """A justified pre-vote for each value, to justify an abstention."""
+    quorum: tuple[bool, bytes] | None = None
+    """The value that n - t members pre-voted, and their certificate."""
+    abstained: bytes = b""
+    """The certificate of n - t abstentions, if there is one."""
+    waiting_pre: dict[MemberId, PreVote] = attrs.field(factory=dict[MemberId, PreVote])
+    """Soft pre-votes that are justified if the coin falls so."""
+    waiting_main: dict[MemberId, Abstention] = attrs.field(factory=dict[MemberId, Abstention])
+    """Abstentions that rest on such a pre-vote."""
+    accused: set[tuple[MemberId, bool]] = attrs.field(factory=set[tuple[MemberId, bool]])
+    """Who was blamed for two pre-votes (False) or two main-votes (True)."""
+    own_pre: PreVote | None = None
+    own_main: MainVote | Abstention | None = None
+    own_abstained: AllAbstained | None = None
+
+
+@attrs.define
+class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
+    """One member's part in one agreement; see `create`."""
+
+    setup: Setup = attrs.field(metadata=SHARED)
+    id: bytes
+    biased: bool
+    valid: Valid | None = attrs.field(metadata=SHARED)
+    _pre: Certifier = attrs.field(metadata=SHARED)
+    _main: Certifier = attrs.field(metadata=SHARED)
+    round: int = 1
+    awaiting: bool = False
+    """All of n - t main-votes of `round` abstain, the share is out, and the next pre-vote is the coin."""
+    decision: Decision | None = None
+    evidence: bytes | None = None
+    """Good evidence for 1, as soon as any was seen."""
+    own_strongest: MainVote | None = None
+    _rounds: dict[int, _Round] = attrs.field(factory=dict[int, _Round])
+    _coins: dict[int, CommonCoin] = attrs.field(factory=dict[int, CommonCoin])
+    _early: dict[MemberId, dict[int, bytes]] = attrs.field(factory=dict[MemberId, dict[int, bytes]])
+    _asked: set[int] = attrs.field(factory=set[int])
+    """Rounds that are past here and whose coin others need: our share leaves at the end of this step."""
+
+    @classmethod
+    def create(
+        cls,
+        setup: Setup,
+        id: bytes,  # noqa: A002
+        *,
+        biased: bool = False,
+        valid: Valid | None = None,
+        coin_threshold: int | None = None,
+    ) -> BinaryAgreement:
+        """The agreement that `id` names; `valid` says what is evidence for 1, and must be a pure function.
+
+        Raises `ValueError` if the group cannot run it: fewer than 3 (f + c) + 1 members, no coin keys, or coins of
+        another threshold than n - t. (`coin_threshold` lets a study see what another one does.)
+        """
+        quorum = setup.quorum
+        if quorum.n < 3 * quorum.faulty + 1:
+            raise ValueError(f"{quorum.faulty} faulty members need {3 * quorum.faulty + 1}; there are {quorum.n}")
+        if not 0 < len(id) <= ID_BYTES_MAX:
+            raise ValueError(f"an agreement's id has 1 to {ID_BYTES_MAX} bytes, not {len(id)}")
+        if setup.coins is None:
+            raise ValueError("this group has no coin keys")
+        wanted = quorum.available if coin_threshold is None else coin_threshold
+        if setup.coins.threshold != wanted:
+            raise ValueError(f"the coin must take {wanted} shares, not {setup.coins.threshold}")
+        return cls(setup, id, biased, valid, pre_certifier(setup), main_certifier(setup))
+
+    # --------------------------------------------------------------------------------------------- what others ask
+
+    def said(self) -> tuple[Message, ...]:
+        """What this member said that may still matter to others, oldest first; after the decision only that."""
+        if self.decision is not None:
+            return (self.decision,)
+        said: list[Message] = []
+        for number in sorted({*self._rounds, *self._coins}):
+            about = self._rounds.get(number, _NOTHING)
+            passed_on = about.own_abstained if about.own_main is None else None
+            said += [message for message in (about.own_pre, about.own_main, passed_on) if message is not None]
+            if number in self._coins:
+                said += [CoinShare(number, message.share) for message in self._coins[number].said()]
+        return tuple(said)
+
+    def strongest(self) -> tuple[int, bool, bytes] | None:
+        """(round, value, certificate of pre-votes) of this member's last main-vote for 0 or 1; None without one."""
+        vote = self.own_strongest
+        return None if vote is None else (vote.round, vote.value, vote.certificate)
+
+    # --------------------------------------------------------------------------------------------- events
+
+    def on_start(self, out: Out[Message, Output]) -> None:
+        """Go on from what was restored."""
+        self._advance(out)
+
+    def on_input(self, value: Input, out: Out[Message, Output]) -> None:
+        """Raises `ValueError` for evidence that is not what it must be."""
+        match value:
+            case Propose(wish, evidence):
+                if not evidence_fits(wish, evidence, self.valid):
+                    raise ValueError("the evidence must be good where 1 is proposed and needs any, and else empty")
+                if wish:
+                    self._keep_evidence(evidence)
+                # A member that others took along, or that voted before it crashed, has no say in round 1 any more.
+                if self.round == 1 and not self.awaiting and self._round(1).own_pre is None:
+                    self._pre_vote(1, wish, False, b"", out)
+                    self._advance(out)
+            case Learn(proof):
+                decision = read_decision(self.setup, self.id, proof, self.valid)
+                if decision is not None:
+                    self._decide(decision, out)
+
+    def on_message(self, sender: MemberId, message: Message, out: Out[Message, Output]) -> None:
+        """Take a message for what it proves."""
+        if self.decision is not None or sender not in self.setup.members:
+            return
+        match message:
+            case Decision():
+                if decision_holds(self.setup, self.id, message, self.valid):
+                    self._decide(message, out)
+                else:
+                    out.blame(sender, "a decision that is not proved")
+                return
+            case CoinShare():
+                self._on_coin_share(sender, message, out)
+            case _ if message.round < 1:
+                out.blame(sender, "a vote of no round")
+            case _ if message.round < self.round - 1:
+                # Nobody waits for anything in that round who has not heard of a later one, or soon will.
+                return
+            case PreVote():
+                self._on_pre_vote(sender, message, out)
+            case MainVote():
+                self._on_main_vote(sender, message, out)
+            case Abstention():
+                self._on_abstention(sender, message, out)
+            case AllAbstained():
+                self._on_all_abstained(sender, message, out)
+        self._advance(out)
+
+    def on_restore(self, records: Sequence[Record], out: Out[Message, Output]) -> None:
+        """Be again where one's own words say, so that nothing else is ever said in their place (SAFETY rule 5)."""
+        for record in records:
+            message = CODEC.decode(record)
+            match message:
+                case CoinShare(number, share):
+                    self._coin(number).on_restore([COIN_CODEC.encode(Share(share))], Out())
+                    continue
+                case Decision():
+                    self.decision = message
+                    out.deliver(Decided(message.value, message.evidence, CODEC.encode(message)))
+                    return
+                case _:
+                    self._restore(message)
+
+    def _restore(self, message: PreVote | MainVote | Abstention | AllAbstained) -> None:
+        if message.round > self.round:
+            self._enter(message.round)
+        about = self._round(message.round)
+        me = self.setup.me
+        match message:
+            case PreVote():
+                about.own_pre = message
+                self._count_pre(me, message.round, message.value, message.soft, message.certificate, message.vote)
+            case MainVote():
+                about.own_main = self.own_strongest = message
+                about.quorum = message.value, message.certificate
+                about.main[me] = message.value, message.vote
+            case Abstention():
+                about.own_main = message
+                about.main[me] = ABSTAIN, message.vote
+            case AllAbstained():
+                about.own_abstained = message
+                about.abstained = message.certificate
+                self.awaiting = True
+        if self._needs_evidence(message):
+            self._keep_evidence(message.evidence)
+
+    # --------------------------------------------------------------------------------------------- others' votes
+
+    def _on_pre_vote(self, sender: MemberId, message: PreVote, out: Out[Message, Output]) -> None:
+        if not self._new_vote(sender, sender, False, message.round, message.value, message.vote, out):
+            return
+        if not self._evidence_good(message):
+            out.blame(sender, "a pre-vote without the evidence that it needs")
+            return
+        verdict = self._rests(message.round, message.value, message.soft, message.certificate)
+        if verdict is None:
+            self._round(message.round).waiting_pre[sender] = message
+        elif verdict:
+            self._count_pre(sender, message.round, message.value, message.soft, message.certificate, message.vote)
+        else:
+            out.blame(sender, "a pre-vote that is not justified")
+
+    def _on_main_vote(self, sender: MemberId, message: MainVote, out: Out[Message, Output]) -> None:
+        number, value = message.round, message.value
+        if not self._new_vote(sender, sender, True, number, value, message.vote, out):
+            return
+        if not self._evidence_good(message):
+            out.blame(sender, "a main-vote without the evidence that it needs")
+        elif not self._pre.verify(pre_statement(self.id, number, value), message.certificate):
+            out.blame(sender, "a main-vote that is not justified")
+        else:
+            self._found_quorum(number, value, message.certificate)
+            self._count_main(sender, number, value, message.vote, out)
+
+    def _on_abstention(self, sender: MemberId, message: Abstention, out: Out[Message, Output]) -> None:
+        if not self._new_vote(sender, sender, True, message.round, ABSTAIN, message.vote, out):
+            return
+        if not self._evidence_good(message):
+            out.blame(sender, "an abstention without the evidence that it needs")
+            return
+        verdict = self._mixed(sender, message, out)
+        if verdict is None:
+            self._round(message.round).waiting_main[sender] = message
+        elif verdict:
+            self._accept_abstention(sender, message, out)
+        else:
+            out.blame(sender, "an abstention that is not justified")
+
+    def _on_all_abstained(self, sender: MemberId, message: AllAbstained, out: Out[Message, Output]) -> None:
+        if self._evidence_good(message) and self._main.verify(
+            main_statement(self.id, message.round, ABSTAIN), message.certificate
+        ):
+            self._found_abstentions(message.round, message.certificate)
+        else:
+            out.blame(sender, "abstentions that are not proved")
+
+    def _on_coin_share(self, sender: MemberId, message: CoinShare, out: Out[Message, Output]) -> None:
+        number = message.round
+        if number < max(1, self.round - KEPT) or self._coin_is_fixed(number):
+            return
+        if number <= self.round + 1:
+            self._give_share(sender, number, message.share, out)
+            return
+        # Any number can be written on a share. The newest are kept: whoever sent them will show its round, too.
+        early = self._early.setdefault(sender, {})
+        early.setdefault(number, message.share)
+        if len(early) > EARLY_SHARES:
+            del early[min(early)]
+
+    def _new_vote(
+        self,
+        sender: MemberId,
+        voter: MemberId,
+        main: bool,
+        number: int,
+        value: int,
+        vote: bytes,
+        out: Out[Message, Output],
+    ) -> bool:
+        """Whether this is a good vote of a member that had none in this round and phase. Two values are a lie.
+
+        `sender` showed it, and answers for a signature that is none; `voter` signed it.
+        """
+        about = self._rounds.get(number, _NOTHING)
+        earlier: tuple[int, bytes] | None = about.main.get(voter) if main else about.pre.get(voter)
+        if main and voter in about.waiting_main:
+            earlier = ABSTAIN, about.waiting_main[voter].vote
+        elif not main and voter in about.waiting_pre:
+            earlier = about.waiting_pre[voter].value, about.waiting_pre[voter].vote
+        if earlier is not None and earlier[0] == value:
+            return False
+        certifier = self._main if main else self._pre
+        statement = main_statement if main else pre_statement
+        if not certifier.verify_vote(voter, statement(self.id, number, value), vote):
+            out.blame(sender, "a vote with a bad signature")
+            return False
+        if earlier is None:
+            return True
+        if (voter, main) not in about.accused:
+            about.accused.add((voter, main))
+            proof = equivocation(voter, self.id, main, number, (int(earlier[0]), earlier[1]), (int(value), vote))
+            out.blame(voter, "two votes in one round", proof)
+        return False
+
+    # --------------------------------------------------------------------------------------------- justification
+
+    def _needs_evidence(self, message: PreVote | MainVote | Abstention | AllAbstained) -> bool:
+        """Whether a pre-vote for 1 may follow from it."""
+        match message:
+            case PreVote():
+                return message.value or message.soft
+            case MainVote():
+                return message.value
+            case Abstention() | AllAbstained():
+                return True
+
+    def _evidence_good(self, message: PreVote | MainVote | Abstention | AllAbstained) -> bool:
+        """Whether the message has the evidence that it needs, or needs none and has none. It is kept."""
+        if not self._needs_evidence(message):
+            return not message.evidence
+        if message.evidence != self.evidence and not evidence_fits(True, message.evidence, self.valid):
+            return False
+        self._keep_evidence(message.evidence)
+        return True
+
+    def _keep_evidence(self, evidence: bytes) -> None:
+        if self.evidence is None:
+            self.evidence = evidence
+
+    def _rests(self, number: int, value: bool, soft: bool, certificate: bytes) -> bool | None:
+        """Whether a pre-vote is justified; None: it will be if the coin, which is not known yet, falls so.
+
+        The evidence was looked at before, since what the certificate proves is taken in here.
+        """
+        if number == 1:
+            return not soft and not certificate
+        before = number - 1
+        if not soft:
+            if not self._pre.verify(pre_statement(self.id, before, value), certificate):
+                return False
+            self._found_quorum(before, value, certificate)
+            return True
+        if not self._main.verify(main_statement(self.id, before, ABSTAIN), certificate):
+            return False
+        self._found_abstentions(before, certificate)
+        coin = self._coin_value(before)
+        return None if coin is None else coin == value
+
+    def _mixed(self, sender: MemberId, message: Abstention, out: Out[Message, Output]) -> bool | None:
+        """Whether an abstention shows a justified pre-vote for each value; None: that hangs on the coin."""
+        number = message.round
+        verdicts: list[bool | None] = []
+        for value, shown in ((False, message.zero), (True, message.one)):
+            statement = pre_statement(self.id, number, value)
+            if shown.member not in self.setup.members:
+                return False
+            if not self._pre.verify_vote(shown.member, statement, shown.vote):
+                return False
+            verdicts.append(self._rests(number, value, shown.soft, shown.certificate))
+        if False in verdicts or message.zero.member == message.one.member:
+            return False
+        return None if None in verdicts else True
+
+    def _accept_abstention(self, sender: MemberId, message: Abstention, out: Out[Message, Output]) -> None:
+        # The pre-votes that it shows are as good as if their signers had sent them here.
+        for value, shown in ((False, message.zero), (True, message.one)):
+            if self._new_vote(sender, shown.member, False, message.round, value, shown.vote, out):
+                self._count_pre(shown.member, message.round, value, shown.soft, shown.certificate, shown.vote)
+        self._count_main(sender, message.round, ABSTAIN, message.vote, out)
+
+    def _found_quorum(self, number: int, value: bool, certificate: bytes) -> None:
+        """n - t members pre-voted the value; evidence for 1 is in hand."""
+        if number > self.round:
+            self._enter(number)
+        if number == self.round and self._round(number).quorum is None:
+            self._round(number).quorum = value, certificate
+
+    def _found_abstentions(self, number: int, certificate: bytes) -> None:
+        """n - t members abstained; evidence is in hand."""
+        if number > self.round:
+            self._enter(number)
+        if number == self.round:
+            about = self._round(number)
+            about.abstained = about.abstained or certificate
+        elif not self._coin_is_fixed(number):
+            # We are past that round: nothing that its coin says can change a word of ours there.
+            self._asked.add(number)
+
+    # --------------------------------------------------------------------------------------------- counting
+
+    def _count_pre(
+        self, voter: MemberId, number: int, value: bool, soft: bool, certificate: bytes, vote: bytes
+    ) -> None:
+        about = self._round(number)
+        about.pre[voter] = value, vote
+        about.shown.setdefault(value, Shown(voter, soft, certificate, vote))
+
+    def _count_main(self, voter: MemberId, number: int, value: int, vote: bytes, out: Out[Message, Output]) -> None:
+        votes = self._round(number).main
+        votes[voter] = value, vote
+        if value == ABSTAIN:
+            return
+        agreeing = {member: signed for member, (main, signed) in votes.items() if main == value}
+        if len(agreeing) >= self._main.size:
+            certificate = self._main.combine(main_statement(self.id, number, value), agreeing)
+            self._decide(Decision(number, bool(value), certificate, self._evidence_for(value == 1)), out)
+
+    def _evidence_for(self, needed: bool) -> bytes:
+        if not needed:
+            return b""
+        assert self.evidence is not None, "nothing that needs evidence was taken in without it"
+        return self.evidence
+
+    # --------------------------------------------------------------------------------------------- one's own steps
+
+    def _advance(self, out: Out[Message, Output]) -> None:
+        """Do all that can be done now; then give the shares that others need.
+
+        In this order: what a share may not influence is written down before it leaves.
+        """
+        while self._step(out):
+            pass
+        while self._asked and self.decision is None:
+            number = min(self._asked)
+            self._asked.remove(number)
+            if self.round - KEPT <= number < self.round:
+                self._release(number, out)
+                # A coin that became known may have brought votes in.
+                while self._step(out):
+                    pass
+
+    def _step(self, out: Out[Message, Output]) -> bool:
+        """One step of the paper's, if one is due; whether there may be another."""
+        if self._early:
+            self._give_early_shares(out)
+        if self.decision is not None:
+            return False
+        number, about = self.round, self._round(self.round)
+        if self.awaiting:
+            # "If all abstain, pre-vote the coin." What came since then changes nothing: the share is out.
+            coin = self._coin_value(number)
+            if coin is None:
+                return False
+            self._pre_vote(number + 1, coin, True, about.abstained, out)
+            return True
+        if about.own_main is None and self._main_vote(number, about, out):
+            return True
+        return self._close(number, about, out)
+
+    def _main_vote(self, number: int, about: _Round, out: Out[Message, Output]) -> bool:
+        """Main-vote, if n - t justified pre-votes are in hand."""
+        if about.quorum is None and len(about.pre) >= self._pre.size:
+            values = {value for value, _ in about.pre.values()}
+            if len(values) == 1:
+                (value,) = values
+                votes = {member: vote for member, (_, vote) in about.pre.items()}
+                about.quorum = value, self._pre.combine(pre_statement(self.id, number, value), votes)
+            else:
+                vote = self._main.sign(main_statement(self.id, number, ABSTAIN))
+                zero, one = about.shown[False], about.shown[True]
+                about.own_main = Abstention(number, zero, one, vote, self._evidence_for(True))
+                self._say(about.own_main, out)
+                self._count_main(self.setup.me, number, ABSTAIN, vote, out)
+                return True
+        if about.quorum is None:
+            return False
+        value, certificate = about.quorum
+        vote = self._main.sign(main_statement(self.id, number, value))
+        about.own_main = self.own_strongest = MainVote(number, value, certificate, vote, self._evidence_for(value))
+        self._say(about.own_main, out)
+        self._count_main(self.setup.me, number, value, vote, out)
+        return True
+
+    def _close(self, number: int, about: _Round, out: Out[Message, Output]) -> bool:
+        """Leave the round, if n - t justified main-votes are in hand. What they say is settled with this step."""
+        if len(about.main) < self._main.size and not about.abstained:
+            return False
+        if any(value != ABSTAIN for value, _ in about.main.values()):
+            assert about.quorum is not None, "a main-vote for 0 or 1 brings its certificate"
+            value, certificate = about.quorum
+            self._pre_vote(number + 1, value, False, certificate, out)
+            self._release(number, out)
+            return True
+        if not about.abstained:
+            votes = {member: vote for member, (_, vote) in about.main.items()}
+            about.abstained = self._main.combine(main_statement(self.id, number, ABSTAIN), votes)
+        about.own_abstained = AllAbstained(number, about.abstained, self._evidence_for(True))
+        self.awaiting = True
+        out.persist(CODEC.encode(about.own_abstained))
+        if about.own_main is None:
+            # Others may need n - t main-votes, and ours will never come.
+            out.broadcast(about.own_abstained)
+        self._release(number, out)
+        return True
+
+    def _pre_vote(self, number: int, value: bool, soft: bool, certificate: bytes, out: Out[Message, Output]) -> None:
+        evidence = self._evidence_for(value or soft)
+        vote = self._pre.sign(pre_statement(self.id, number, value))
+        if number > self.round:
+            self._enter(number)
+        about = self._round(number)
+        about.own_pre = PreVote(number, value, soft, certificate, vote, evidence)
+        self._say(about.own_pre, out)
+        self._count_pre(self.setup.me, number, value, soft, certificate, vote)
+
+    def _say(self, message: PreVote | MainVote | Abstention, out: Out[Message, Output]) -> None:
+        out.persist(CODEC.encode(message))
+        out.broadcast(message)
+
+    def _decide(self, decision: Decision, out: Out[Message, Output]) -> None:
+        """Decide, and send the proof to all, so that everybody gets there though we vote no more."""
+        if self.decision is not None:
+            return
+        self.decision = decision
+        self._rounds.clear()
+        self._coins.clear()
+        self._early.clear()
+        self._asked.clear()
+        proof = CODEC.encode(decision)
+        out.persist(proof)
+        out.broadcast(decision)
+        out.deliver(Decided(decision.value, decision.evidence, proof))
+
+    # --------------------------------------------------------------------------------------------- rounds and coins
+
+    def _round(self, number: int) -> _Round:
+        assert max(1, self.round - KEPT) <= number <= self.round + 1, "what is justified is of the present"
+        return self._rounds.setdefault(number, _Round())
+
+    def _enter(self, number: int) -> None:
+        """Go to a later round and forget what is too old to matter."""
+        assert number > self.round
+        self.round = number
+        self.awaiting = False
+        for old in [key for key in self._rounds if key < number - KEPT]:
+            del self._rounds[old]
+        for old in [key for key in self._coins if key < number - KEPT]:
+            del self._coins[old]
+
+    def _coin_is_fixed(self, number: int) -> bool:
+        """ "In round 1 the coin is fixed to 1", in the biased form."""
+        return self.biased and number == 1
+
+    def _coin(self, number: int) -> CommonCoin:
+        if number not in self._coins:
+            self._coins[number] = CommonCoin.create(self.setup, coin_id(self.id, number))
+        return self._coins[number]
+
+    def _coin_value(self, number: int) -> bool | None:
+        if self._coin_is_fixed(number):
+            return True
+        coin = self._coins.get(number)
+        return None if coin is None or coin.value is None else bool(coin.value[0] & 1)
+
+    def _release(self, number: int, out: Out[Message, Output]) -> None:
+        if not self._coin_is_fixed(number):
+            step = Out[CoinMessage, CoinOutput]()
+            self._coin(number).on_input(Release(), step)
+            self._took_coin_step(number, step, out)
+
+    def _give_share(self, sender: MemberId, number: int, share: bytes, out: Out[Message, Output]) -> None:
+        step = Out[CoinMessage, CoinOutput]()
+        self._coin(number).on_message(sender, Share(share), step)
+        self._took_coin_step(number, step, out)
+
+    def _give_early_shares(self, out: Out[Message, Output]) -> None:
+        for member in self.setup.members:
+            early = self._early.get(member, {})
+            for number in sorted(early):
+                if number <= self.round + 1:
+                    share = early.pop(number)
+                    if number >= self.round - KEPT:
+                        self._give_share(member, number, share, out)
+            if not early:
+                self._early.pop(member, None)
+
+    def _took_coin_step(self, number: int, step: Out[CoinMessage, CoinOutput], out: Out[Message, Output]) -> None:
+        def wrap(message: CoinMessage) -> CoinShare:
+            return CoinShare(number, message.share)
+
+        def wrap_record(record: Record) -> Record:
+            return CODEC.encode(wrap(COIN_CODEC.decode(record)))
+
+        if out.adopt("coin", step, wrap, wrap_record):
+            self._coin_came(number + 1, out)
+
+    def _coin_came(self, number: int, out: Out[Message, Output]) -> None:
+        """The votes of round `number` that waited for the coin of the round before are justified now, or lies."""
+        about = self._rounds.get(number)
+        if about is None:
+            return
+        waiting_pre, about.waiting_pre = about.waiting_pre, {}
+        waiting_main, about.waiting_main = about.waiting_main, {}
+        for member in self.setup.members:
+            if member in waiting_pre:
+                self._on_pre_vote(member, waiting_pre[member], out)
+        for member in self.setup.members:
+            if member in waiting_main and self.decision is None:
+                self._on_abstention(member, waiting_main[member], out)
+
+
+_NOTHING: Final = _Round()
+"""Stands for a round of which nothing is known; never changed."""
