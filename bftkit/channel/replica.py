@@ -148,6 +148,8 @@ class Counters:
     transferred_bytes: int = 0
     batches: int = 0
     learned: int = 0
+    returned: int = 0
+    """Batches of this member that were left out of their rounds and offered again; only where nobody leads."""
 
 
 class Replica:
@@ -376,6 +378,7 @@ class Replica:
         elif isinstance(output, BatchWanted):
             self.proposer.on_wanted()
         elif isinstance(output, Returned):
+            self.counters.returned += 1
             self.proposer.on_returned(output.digest)
 
     def _on_protocol(self, sender: MemberId, frame: bytes, out: ReplicaOut) -> None:

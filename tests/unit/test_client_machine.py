@@ -230,6 +230,42 @@ def test_one_liar_leads_no_client_astray() -> None:
     assert client.bundles()[-1][0] == before != "m3"
 
 
+def test_if_enough_members_say_that_nobody_leads_new_bundles_go_to_all_of_them() -> None:
+    client = Client()
+    client.open()
+    client.reply("m1", 1, [(OK, b"")], leader=frames.NO_LEADER)
+    client.reply("m2", 1, [(OK, b"")], leader=frames.NO_LEADER)
+    client.sent.clear()
+    client.submit(b"second")
+    assert [to for to, _ in client.bundles()] == list(MEMBERS)
+    client.sent.clear()
+    client.step("on_link", "m3", b"anew")
+    assert [(to, bundle.first) for to, bundle in client.bundles()] == [("m3", 2)], "it may have been lost on the way"
+
+
+def test_one_member_that_sees_no_leader_changes_nothing() -> None:
+    client = Client()
+    client.open()
+    client.submit(b"first")
+    client.reply("m1", 1, [(OK, b"")], leader=0)
+    client.reply("m3", 1, [(OK, b"")], leader=frames.NO_LEADER)
+    assert client.executed()
+    client.sent.clear()
+    client.submit(b"second")
+    assert [to for to, _ in client.bundles()] == ["m0"]
+
+
+def test_new_bundles_go_to_a_leader_again_once_there_is_one() -> None:
+    client = Client()
+    client.open()
+    for number, leader, receivers in ((1, frames.NO_LEADER, list(MEMBERS)), (2, 3, ["m3"])):
+        client.reply("m1", number, [(OK, b"")], leader=leader)
+        client.reply("m2", number, [(OK, b"")], leader=leader)
+        client.sent.clear()
+        client.submit(b"more")
+        assert [to for to, _ in client.bundles()] == receivers
+
+
 def test_the_window_holds_back_what_is_too_far_ahead() -> None:
     client = Client(window=4)
     client.open()

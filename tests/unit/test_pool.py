@@ -83,7 +83,63 @@ def test_after_a_change_of_leader_everything_may_be_proposed_again_in_order() ->
     assert pool.take(10_000, 100) == items[1:]
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(1, 6), st.integers(1, 900)), max_size=60))
+def test_what_is_aside_is_not_taken_before_it_is_promoted() -> None:
+    pool = Pool(10_000, 5_000)
+    early, late, own = bundle(1, 1), bundle(1, 2), bundle(2, 1)
+    pool.add(early, 0, 0, 1, 1, due=8)
+    pool.add(late, 0, 0, 3, 2, due=16)
+    pool.add(own, 0, 0)
+    assert (len(pool), pool.fresh_requests) == (3, 1)
+    assert pool.take(10_000, 100) == [own]
+    assert not pool.is_due(7)
+    pool.promote(7, 10_000, 100)
+    assert pool.take(10_000, 100) == []
+    assert pool.is_due(8)
+    pool.promote(8, 10_000, 100)
+    assert pool.take(10_000, 100) == [early]
+    pool.promote(16, 10_000, 100)
+    assert pool.take(10_000, 100) == [late]
+
+
+def test_what_is_promoted_is_bounded_and_comes_first() -> None:
+    pool = Pool(10_000, 5_000)
+    own = [bundle(1, number) for number in range(10, 13)]
+    for item in own:
+        pool.add(item, 0, 0)
+    for number in range(1, 4):
+        pool.add(bundle(1, number), 0, 0, 1, 1, due=number)
+    pool.promote(9, 200, 100)
+    assert [item.first for item in pool.take(10_000, 100)] == [1, 2, 10, 11, 12]
+    pool.promote(9, 10, 100)
+    assert [item.first for item in pool.take(10_000, 100)] == [3], "at least one"
+
+
+def test_what_is_given_back_comes_first_in_its_old_order() -> None:
+    items = [bundle(1, 1), bundle(1, 2), bundle(2, 1), bundle(1, 3), bundle(3, 1)]
+    pool = filled(*items)
+    taken = pool.take(300, 100)
+    assert taken == [items[0], items[2], items[4]]
+    pool.remove(key(items[2]), 0, 0)
+    pool.give_back([key(item) for item in taken])
+    pool.give_back([key(item) for item in taken])
+    assert pool.take(10_000, 100) == [items[0], items[4], items[1], items[3]]
+
+
+def test_what_is_aside_stays_there_unless_everything_lands() -> None:
+    pool = Pool(10_000, 5_000)
+    mine, theirs = bundle(1, 1), bundle(2, 1)
+    pool.add(mine, 0, 0)
+    pool.add(theirs, 0, 0, 1, 1, due=9)
+    pool.take(10_000, 100)
+    pool.land(everything=False)
+    assert pool.take(10_000, 100) == [mine]
+    pool.land()
+    assert pool.take(10_000, 100) == [mine, theirs]
+    pool.remove(key(theirs), 0, 0)
+    assert len(pool) == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2), st.integers(1, 6), st.integers(1, 900)), max_size=60))
 def test_the_sums_are_right(steps: list[tuple[int, int, int, int]]) -> None:
     pool = Pool(3000, 1500)
     for action, client, first, size in steps:
@@ -93,7 +149,13 @@ def test_the_sums_are_right(steps: list[tuple[int, int, int, int]]) -> None:
         elif action == 1:
             pool.take(size, 5)
         elif action == 2 and size > 600:
-            pool.land()
+            pool.land(everything=size > 750)
+        elif action == 3:
+            pool.promote(size, size, 5)
+        elif action == 4:
+            pool.give_back([key(item)])
+        elif action == 5 and key(item) not in pool and pool.fits(item):
+            pool.add(item, 0, 0, 1, 1 + first % 2, size)
         elif key(item) not in pool and pool.fits(item):
             pool.add(item, 0, 0)
         waiting = list(all_of(pool))
@@ -101,6 +163,11 @@ def test_the_sums_are_right(steps: list[tuple[int, int, int, int]]) -> None:
         assert pool.fresh_requests == sum(
             pool.entries[name].bundle.count for queue in pool.fresh.values() for name in queue
         )
+        fresh = [name for queue in pool.fresh.values() for name in queue]
+        aside = [name for queue in pool.aside.values() for name in queue]
+        flying = [name for name, entry in pool.entries.items() if entry.in_flight]
+        assert sorted(fresh + aside + flying) == sorted(pool.entries)
+        assert all(pool.fresh.values())
         for one in waiting:
             of_client = [other for other in waiting if other.client == one.client]
             assert pool.client_sizes[one.client] == sum(len(other.raw) for other in of_client) <= 1500
