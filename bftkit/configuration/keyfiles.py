@@ -93,6 +93,8 @@ class CoinShare:
     def from_text(cls, text: str) -> CoinShare:
         """Reads a share. Raises `ConfigurationError`, which never has the secret in it."""
         table = _structure(text, _ShareTable, COIN_KIND)
+        if not 0 <= table.epoch < 1 << 64:
+            raise ConfigurationError("epoch", f"{table.epoch} is no epoch", "restore the file from a copy")
         public = hex_bytes("public", table.public, POINT_SIZE, "a public point")
         secret = _secret("secret", table.secret)
         if not is_scalar(secret):

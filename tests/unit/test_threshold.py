@@ -268,6 +268,40 @@ def test_a_wrong_share_has_no_proof() -> None:
             assert not parts["m1"].verify("m0", b"coin", proof_of(parts["m0"], secret, claimed, scalar(7)))
 
 
+@pytest.mark.parametrize("bound", [True, False])
+def test_the_challenge_is_bound_to_the_share(bound: bool) -> None:
+    """Were the share left out of the challenge, it could be chosen after it: a proof of a false statement.
+
+    From w B, v U with different w and v, and the challenge c over them: S = ((w - v) / c + x) U passes both equations.
+    """
+    parts = coins()
+    _, secrets = deal(MEMBERS, DUAL, SECRET)
+    base, x = point_of(FULL), int.from_bytes(secrets["m0"], "little")
+    w, v = 7, 9
+    honest = crypto_scalarmult_ed25519_noclamp(secrets["m0"], base)
+    said = b"".join(
+        (
+            b"coin challenge",
+            (1).to_bytes(4, "big"),
+            parts["m0"].publics["m0"],
+            base,
+            honest if bound else b"",
+            crypto_scalarmult_ed25519_base_noclamp(scalar(w)),
+            crypto_scalarmult_ed25519_noclamp(scalar(v), base),
+            FULL,
+        )
+    )
+    c = int.from_bytes(crypto_core_ed25519_scalar_reduce(hash512(said)), "little")
+    false = crypto_scalarmult_ed25519_noclamp(scalar((w - v) * pow(c, -1, GROUP_ORDER) + x), base)
+    assert false != honest
+    # Both equations hold; it is the challenge alone that refuses it.
+    response = scalar(w + c * x)
+    assert crypto_core_ed25519_sub(
+        crypto_scalarmult_ed25519_noclamp(response, base), crypto_scalarmult_ed25519_noclamp(scalar(c), false)
+    ) == crypto_scalarmult_ed25519_noclamp(scalar(v), base)
+    assert not parts["m1"].verify("m0", b"coin", false + scalar(c) + response)
+
+
 @pytest.mark.parametrize("small", SMALL, ids=["zero", "order 4", "order 2", "order 8"])
 def test_a_point_with_a_small_part_is_refused(small: bytes) -> None:
     """With such a part a share may pass the proof by chance (1 in 8) and makes another coin.
@@ -392,6 +426,10 @@ def test_the_nonce_is_another_one_for_everything_that_is_proved() -> None:
     x = int.from_bytes(secret, "little")
     nonces = {(response - challenge * x) % GROUP_ORDER for challenge, response in numbers}
     assert len(nonces) == len(proofs)
+    # And whoever does not know the share cannot compute it.
+    known = b"coin nonce" + (1).to_bytes(4, "big") + publics["m0"] + point_of(FULL) + proofs[0][:32] + FULL
+    guess = crypto_core_ed25519_scalar_reduce(hash512(known))
+    assert int.from_bytes(guess, "little") not in nonces
     for (c1, r1), (c2, r2) in itertools.combinations(numbers, 2):
         assert (r1 - r2) * pow(c1 - c2, -1, GROUP_ORDER) % GROUP_ORDER != x
 
