@@ -74,7 +74,7 @@ def test_a_genesis_without_a_coin_key_is_what_it_was_before_there_were_any() -> 
     assert genesis.group_id.hex() == OLD_ID
 
 
-OLD_ID = "0" * 64
+OLD_ID = "cd210490ada523cf3818d1f545c27dbd2b7f337ab652a956ee969e2e51abc409"
 
 
 def test_a_coin_key_goes_with_the_genesis_and_counts_for_the_groups_id() -> None:
