@@ -40,6 +40,11 @@ def propose_again(machine: PaxosMachine, slot: Slot, digest: Digest, out: Out) -
 def propose(machine: PaxosMachine, slot: Slot, digest: Digest, out: Out) -> None:
     """Phase 2a. The leader is an acceptor, too: it accepts its own proposal before it sends it."""
     assert machine.role is Role.LEADING
+    if machine.chosen.get(slot, digest) != digest:
+        # Others chose something else here, so a higher ballot exists. Who accepted this proposal would take it for
+        # what was chosen, as soon as we say `Commit` for the slot.
+        election.resign(machine, out)
+        return
     ballot = machine.promised
     signature = machine.setup.keyring.sign(m.ACCEPT_PURPOSE, m.proposal_statement(ballot, slot, digest))
     entry = m.Entry(ballot, slot, digest, signature)
