@@ -53,7 +53,7 @@ Valid: TypeAlias = Callable[[bytes], bool]
 
 
 def pre_statement(id: bytes, number: int, value: int) -> bytes:  # noqa: A002
-    """What a pre-vote of round `number` signs. What stands before the id has one length, so no two share a statement."""
+    """What a pre-vote of round `number` signs. What is before the id has one length, so no two share a statement."""
     return number.to_bytes(4, "big") + bytes([value]) + id
 
 

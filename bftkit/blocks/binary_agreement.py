@@ -21,9 +21,9 @@ t + 1, the coin is known while all but one of the correct members can still be s
 
 **Certificates stand for votes.** A certificate of n - t pre-votes counts as those pre-votes, one of n - t abstentions
 as those main-votes, wherever it is found. So a member that was away is taken to the present by any justified
-message, and messages of rounds long past may be forgotten. It adds nothing that the votes one by one could not do: who finds
-pre-votes for b casts its main-vote for b there (else a liar could take all members from round to round unheard), and
-who finds abstentions without having voted passes them on, since others may be waiting for its vote.
+message, and messages of rounds long past may be forgotten. It adds nothing that the votes one by one could not do: who
+finds pre-votes for b casts its main-vote for b there (else a liar could take all members from round to round unheard),
+and who finds abstentions without having voted passes them on, since others may be waiting for its vote.
 
 *Biased*: the coin of round 1 is 1. Then it decides 1 if t + 1 correct members propose it. *Validated* (CRYPTO 2001): 1
 needs evidence, which goes with all that a 1 may follow from; whoever decides 1 holds it.
