@@ -88,17 +88,26 @@ from bftkit.core.state import SHARED, Forkable
 from bftkit.core.wire import WireError
 
 __all__ = [
+    "AGREEMENT",
     "CODEC",
+    "COMMITMENT",
     "ID_BYTES_MAX",
+    "ORDER",
+    "OUTCOME",
+    "PHASES",
+    "PROPOSAL",
     "RECORDS",
+    "STATEMENT",
     "Agreed",
     "Input",
+    "Judge",
     "Learn",
     "Part",
     "Propose",
     "Strongest",
     "ValidatedAgreement",
     "check_agreed",
+    "part_id",
 ]
 
 Out: TypeAlias = AnyOut[Part, Agreed]
