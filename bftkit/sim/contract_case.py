@@ -81,6 +81,8 @@ def check(function: Check) -> Check:
 
 def shapes(plugin: Plugin) -> tuple[Shape, ...]:
     """Groups to try: the smallest, one above the minimum, and one that is to survive more."""
+    if plugin.record.crash_as_lie:
+        return Shape(4, 1, 0), Shape(7, 1, 1), Shape(5, 1, 0), Shape(4, 0, 1)
     if plugin.record.byzantine:
         return Shape(4, 1, 0), Shape(6, 1, 1), Shape(5, 1, 0), Shape(3, 0, 1)
     return Shape(3, 0, 1), Shape(4, 0, 1), Shape(5, 0, 2)
@@ -126,7 +128,13 @@ def mend(world: OrderingWorld) -> None:
 
 
 def votes(message: Any) -> Iterator[tuple[tuple[Any, ...], Digest]]:
-    """What a message binds its sender to: (kind, view, slot, …) and the digest, wherever it names slot and digest."""
+    """What a message binds its sender to: (kind, view, slot, …) and the digest, wherever it names slot and digest.
+
+    A message whose parts are encoded may say it itself, by a method `binds` that yields the same.
+    """
+    binds = getattr(message, "binds", None)
+    if callable(binds):
+        yield from cast("Iterable[tuple[tuple[Any, ...], Digest]]", binds())
     values = {name: getattr(message, name) for name in _fields(message)}
     if isinstance(values.get("slot"), int) and isinstance(values.get("digest"), bytes):
         numbers = [values[name] for name in ("view", "ballot", "round", "slot") if isinstance(values.get(name), int)]
