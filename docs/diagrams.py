@@ -17,9 +17,14 @@ from bftkit.core.machine import Transition
 
 PAGES: Final = Path(__file__).resolve().parent / "protocols"
 TABLES: Final = {
+    "cks-round": "bftkit_cks.machine:CksMachine.round_phases",
     "pbft-slot": "bftkit_pbft.machine:PbftMachine.slot_phases",
     "pbft-view": "bftkit_pbft.machine:PbftMachine.view_phases",
     "coordinator-roles": "bftkit_coordinator.machine:TRANSITIONS",
+    "consistent-broadcast": "bftkit.blocks.consistent_broadcast:ROLES",
+    "reliable-broadcast": "bftkit.blocks.reliable_broadcast:PHASES",
+    "binary-agreement": "bftkit.blocks.binary_agreement:PHASES",
+    "validated-agreement": "bftkit.blocks.validated_agreement:PHASES",
 }
 """Where each diagram's table lies."""
 PLACE: Final = re.compile(

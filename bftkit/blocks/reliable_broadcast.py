@@ -109,7 +109,7 @@ class Delivered:
 Input: TypeAlias = Start
 Output: TypeAlias = Delivered
 
-ROLES: typing.Final = (
+PHASES: typing.Final = (
     Transition("waiting", "Start, or the first Send: persist the value, echo it", "echoed"),
     Transition("waiting", "f + 1 readys: persist, be ready", "ready"),
     Transition("echoed", "q echoes, or f + 1 readys: persist, be ready", "ready"),
@@ -149,7 +149,7 @@ class ReliableBroadcast(Forkable, Machine[Input, Message, Output]):
     """How often each member was answered."""
     delivered: bool = False
 
-    phases: ClassVar[tuple[Transition, ...]] = ROLES
+    phases: ClassVar[tuple[Transition, ...]] = PHASES
 
     @classmethod
     def create(cls, setup: Setup, id: bytes, sender: MemberId, value_max: int) -> ReliableBroadcast:  # noqa: A002

@@ -58,6 +58,14 @@ def reliable(me: MemberId, **more: Any) -> Play:
     return Play(rb.ReliableBroadcast, me, **more)
 
 
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a test have quorums that are wrong."""
+
+    def accept(quorum: Quorum) -> None: ...
+
+    monkeypatch.setattr(Quorum, "__attrs_post_init__", accept)
+
+
 def echo_of(member: MemberId, value: bytes = V, **more: Any) -> cb.Echo:
     """What the member answers to a Send of the value."""
     play = consistent(member, **more)
@@ -266,6 +274,36 @@ def test_an_echo_before_anything_was_sent_is_nothing() -> None:
     assert play.machine.votes == {}
 
 
+def two_finals(n: int, f: int) -> list[bytes]:
+    """The liar m0 sends V to half of the others and W to the rest, and votes for both: the values that it can prove."""
+    others = [f"m{index}" for index in range(1, n)]
+    sides = {V: others[: (n - 1) // 2], W: others[(n - 1) // 2 :]}
+    proved: list[bytes] = []
+    for value, members in sides.items():
+        play = consistent("m0", n=n, f=f)
+        play.give(cb.Start(value))
+        for member in members:
+            play.hear(member, echo_of(member, value, n=n, f=f))
+        # Votes of the other side are for the other value.
+        for member in (member for member in others if member not in members):
+            play.hear(member, echo_of(member, W if value == V else V, n=n, f=f))
+        if play.machine.proof is not None:
+            assert cb.check_proof(consistent("m1", n=n, f=f).setup, ID, "m0", play.machine.proof) == value
+            proved.append(value)
+    return proved
+
+
+@pytest.mark.parametrize(("n", "f"), [(4, 1), (5, 1), (6, 1), (7, 2), (9, 2)])
+def test_a_sender_that_splits_the_group_cannot_prove_two_values(n: int, f: int) -> None:
+    assert len(two_finals(n, f)) <= 1
+
+
+def test_with_certificates_of_2f_plus_1_votes_it_could(monkeypatch: pytest.MonkeyPatch) -> None:
+    unchecked(monkeypatch)
+    monkeypatch.setattr(Quorum, "available", property(lambda quorum: 2 * quorum.f + 1))
+    assert two_finals(6, 1) == [V, W]
+
+
 def test_two_finals_for_two_values_prove_who_echoed_twice() -> None:
     # More than f liars are needed: here m0, m1 and m2 vote for both.
     play = consistent("m3")
@@ -430,6 +468,46 @@ def test_amplification_at_t_plus_1_never_fires(monkeypatch: pytest.MonkeyPatch) 
     group = one_delivers_and_two_fall_silent()
     for _ in range(3):
         assert talk(group, ("m0", "m1", "m2", "m3")) == set()
+
+
+def split(n: int, f: int) -> set[bytes]:
+    """What is delivered: the liar m0 sends V to half of the others and W to the rest, and is ready for both."""
+    group = {f"m{index}": reliable(f"m{index}", n=n, f=f) for index in range(1, n)}
+    sides = {member: V if index < (n - 1) // 2 else W for index, member in enumerate(group)}
+    near: list[tuple[MemberId, MemberId, Any]] = []
+    far: list[tuple[MemberId, MemberId, Any]] = []
+    for member, value in sides.items():
+        near += [("m0", member, rb.Send(value)), ("m0", member, rb.Ready(digest(value)))]
+    delivered: set[bytes] = set()
+    while near or far:
+        # Each side hears itself first, and nothing of the other before it has done what it can.
+        sender, receiver, message = near.pop(0) if near else far.pop(0)
+        effects: list[Effect[Any, Any]] = group[receiver].hear(sender, message)
+        for effect in effects:
+            match effect:
+                case Broadcast(said):
+                    for other in group:
+                        if other != receiver:
+                            (near if sides[other] == sides[receiver] else far).append((receiver, other, said))
+                case Deliver(output):
+                    delivered.add(output.value)
+                case _:
+                    pass
+    return delivered
+
+
+@pytest.mark.parametrize(("n", "f"), [(4, 1), (5, 1), (6, 1), (7, 2), (8, 2), (9, 2)])
+def test_a_sender_that_splits_the_group_does_not_get_two_values_delivered(n: int, f: int) -> None:
+    assert len(split(n, f)) <= 1
+
+
+@pytest.mark.parametrize(("n", "f"), [(6, 1), (9, 2)])
+def test_with_2f_plus_1_for_a_quorum_it_would(monkeypatch: pytest.MonkeyPatch, n: int, f: int) -> None:
+    """Above the smallest n, sets of 2f + 1 need not share a correct member (SAFETY rule 1)."""
+    unchecked(monkeypatch)
+    monkeypatch.setattr(Quorum, "certificate", property(lambda quorum: 2 * quorum.f + 1))
+    monkeypatch.setattr(Quorum, "available", property(lambda quorum: 2 * quorum.f + 1))
+    assert split(n, f) == {V, W}
 
 
 # ------------------------------------------------------------------------------------------- reliable: the bytes
