@@ -9,6 +9,7 @@ folder, and are the lower quartile. Frames are those of a group of four under pb
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import tempfile
@@ -26,6 +27,7 @@ from bftkit.network.session import Identity
 from bftkit.network.tcp import TcpHub
 from bftkit.service import keyvalue
 from bftkit.service.keyvalue import KeyValueStore
+from bftkit.sim.coins import real_coins
 from bftkit.sim.host import Host
 from bftkit.sim.world import World
 from bftkit.storage.log import Log
@@ -171,6 +173,12 @@ def main() -> None:
         view = filled.snapshot()
         merkle_root([view.leaf(index) for index in range(view.count)])
 
+    members = ("m0", "m1", "m2", "m3")
+    coins = real_coins(bytes(32), bytes(32), 0, bytes(32), members, 3)
+    shares = {member: part.share(b"coin") for member, part in coins.items()}
+    names = (b"coin %d" % number for number in itertools.count())
+    judge = coins["m0"]
+
     table = {
         "round_ns": end_ns + 30_000,  # the end of a round, and a turn of the event loop (select, trio)
         "frame_ns": step_ns + small_receive,
@@ -179,6 +187,9 @@ def main() -> None:
         "send_byte_ns": 1 + (large_send - small_send) // 19_900,
         "sign_ns": best(lambda: key.sign(statement), 2000),
         "verify_ns": best(lambda: verify_signature(key.public, statement, signature), 1000),
+        "coin_share_ns": best(lambda: judge.share(next(names)), 50),  # with the coin's point, which checks then know
+        "coin_verify_ns": best(lambda: judge.verify("m1", b"coin", shares["m1"]), 50),
+        "coin_combine_ns": best(lambda: judge.combine(b"coin", shares), 50) // judge.threshold,
         "apply_ns": best(apply, 5000),
         "chunk_ns": best(checkpoint, 50) // filled.snapshot().count,
         "record_ns": best(write, 5000),
