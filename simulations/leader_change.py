@@ -19,6 +19,7 @@ import os
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import attrs
@@ -58,7 +59,7 @@ class Clients:
     def gap_ms(self, begin: float, end: float) -> float:
         """The longest time between two answers in this span."""
         times = [begin, *sorted(at for at in self.answers if begin <= at <= end), end]
-        return 1000 * max(b - a for a, b in zip(times, times[1:], strict=False))
+        return 1000 * max(b - a for a, b in pairwise(times))
 
     def wait_ms(self, begin: float, end: float) -> float:
         """The longest wait for one answer that was asked for in this span."""
@@ -144,15 +145,13 @@ def main() -> int:
     if options.json:
         for leader, gap, wait in found:
             print(json.dumps({"event": "kill", "member": leader, "gap_ms": round(gap, 1), "wait_ms": round(wait, 1)}))
-        print(
-            json.dumps({"event": "result", "protocol": options.protocol, "longest_gap_ms": round(longest, 1), "ok": ok})
-        )
+        fields = {"protocol": options.protocol, "members": options.members, "longest_gap_ms": round(longest, 1)}
+        print(json.dumps({"event": "result", **fields, "ok": ok}))
     else:
         for leader, gap, wait in found:
             print(f"{leader} killed: longest gap {gap:6.0f} ms, longest wait of one client {wait:6.0f} ms")
-        print(
-            f"{options.protocol}, {options.members} members: longest gap {longest:.0f} ms; {'held' if ok else 'NOT HELD'}"
-        )
+        held = "held" if ok else "NOT HELD"
+        print(f"{options.protocol}, {options.members} members: longest gap {longest:.0f} ms; {held}")
     return 0 if ok else 1
 
 
