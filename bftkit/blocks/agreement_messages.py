@@ -2,9 +2,11 @@
 
 In words:
 
-- `PreVote(r, b)`: in round r I am for b, and this is why I may be: in round 1 it is my input (1 may need evidence);
-  later either n - t members were for b in round r - 1 (*hard*), or n - t members abstained in round r - 1 and b is
-  that round's coin (*soft*).
+- `Wish(b)`: my input is b. Said in the plain form only, where the inputs alone must justify what is decided.
+- `PreVote(r, b)`: in round r I am for b, and this is why I may be. In round 1 it is my input, with evidence for 1 in
+  the validated form; or (in the plain one) most wishes that I heard of, and here are f + 1 members'. Later either n - t
+  members were for b in round r - 1 (*hard*), or n - t members abstained in round r - 1 and b is that round's coin
+  (*soft*).
 - `MainVote(r, b)`: n - t members pre-voted b in round r; here are their votes.
 - `Abstention(r)`: my n - t pre-votes of round r were not all for one value: here is a justified one for each.
 - `AllAbstained(r)`: n - t members abstained in round r, though I did not vote there; here are their votes.
@@ -33,6 +35,8 @@ from bftkit.core.machine import MemberId
 from bftkit.core.ordering import Setup
 from bftkit.core.wire import U8, U32, Blob, Bool, Codec, Member, WireError
 
+WISH: Final = "agreement wish"
+"""The purpose under which wishes are signed."""
 PRE_VOTE: Final = "agreement pre-vote"
 """The purpose under which pre-votes are signed."""
 MAIN_VOTE: Final = "agreement main-vote"
@@ -52,6 +56,11 @@ Valid: TypeAlias = Callable[[bytes], bool]
 # ------------------------------------------------------------------------------------------------- statements
 
 
+def wish_statement(id: bytes, number: int, value: int) -> bytes:  # noqa: A002
+    """What a wish signs; `number` is 0."""
+    return number.to_bytes(4, "big") + bytes([value]) + id
+
+
 def pre_statement(id: bytes, number: int, value: int) -> bytes:  # noqa: A002
     """What a pre-vote of round `number` signs. What is before the id has one length, so no two share a statement."""
     return number.to_bytes(4, "big") + bytes([value]) + id
@@ -65,6 +74,11 @@ def main_statement(id: bytes, number: int, value: int) -> bytes:  # noqa: A002
 def coin_id(id: bytes, number: int) -> bytes:  # noqa: A002
     """The name of a round's coin."""
     return b"agreement" + number.to_bytes(4, "big") + id
+
+
+def wish_certifier(setup: Setup) -> SignatureLists:
+    """Makes and checks certificates of wishes: of f + 1, so that a correct member had this wish."""
+    return SignatureLists.of(setup, WISH, setup.quorum.weak)
 
 
 def pre_certifier(setup: Setup) -> SignatureLists:
@@ -81,6 +95,14 @@ def main_certifier(setup: Setup) -> SignatureLists:
 
 
 @attrs.frozen
+class Wish:
+    """The sender's input is `value`."""
+
+    value: Bool
+    vote: Annotated[bytes, VOTE_FIELD]
+
+
+@attrs.frozen
 class PreVote:
     """The sender is for `value` in `round`."""
 
@@ -89,7 +111,7 @@ class PreVote:
     soft: Bool
     """Whether it follows the coin of the round before."""
     certificate: Annotated[bytes, CERTIFICATE_FIELD]
-    """Of the round before: pre-votes for the value if hard, abstentions if soft. Empty in round 1."""
+    """Of the round before: pre-votes for the value if hard, abstentions if soft. In round 1 of wishes, or empty."""
     vote: Annotated[bytes, VOTE_FIELD]
     evidence: Annotated[bytes, EVIDENCE_FIELD]
 
@@ -159,11 +181,11 @@ class AllAbstained:
     evidence: Annotated[bytes, EVIDENCE_FIELD]
 
 
-Message: TypeAlias = PreVote | MainVote | Abstention | AllAbstained | CoinShare | Decision
+Message: TypeAlias = Wish | PreVote | MainVote | Abstention | AllAbstained | CoinShare | Decision
 
 CODEC: Final = Codec[Message](
     "binary agreement",
-    {1: PreVote, 2: MainVote, 3: Abstention, 4: AllAbstained, 5: CoinShare, 6: Decision},
+    {1: Wish, 2: PreVote, 3: MainVote, 4: Abstention, 5: AllAbstained, 6: CoinShare, 7: Decision},
     bytes_max=2 << 20,
 )
 """For messages and for records: what this member wrote down is what it said (or was about to say)."""
@@ -177,7 +199,8 @@ class Equivocation:
 
     signer: Member
     id: Annotated[bytes, Blob(ID_BYTES_MAX)]
-    main: Bool
+    phase: U8
+    """0: wishes, 1: pre-votes, 2: main-votes."""
     round: U32
     first: U8
     first_vote: Annotated[bytes, VOTE_FIELD]
@@ -188,17 +211,24 @@ class Equivocation:
 PROOFS: Final = Codec[Equivocation]("binary agreement proof", {1: Equivocation})
 
 
+_PHASES: Final = (
+    (wish_certifier, wish_statement),
+    (pre_certifier, pre_statement),
+    (main_certifier, main_statement),
+)
+
+
 def equivocation(
     signer: MemberId,
     id: bytes,  # noqa: A002
-    main: bool,
+    phase: int,
     number: int,
     first: tuple[int, bytes],
     second: tuple[int, bytes],
 ) -> bytes:
     """The proof that `signer` cast both (value, vote) pairs, in one defined order."""
     (a, a_vote), (b, b_vote) = sorted((first, second))
-    return PROOFS.encode(Equivocation(signer, id, main, number, a, a_vote, b, b_vote))
+    return PROOFS.encode(Equivocation(signer, id, phase, number, a, a_vote, b, b_vote))
 
 
 def check_proof(setup: Setup, proof: bytes) -> MemberId | None:
@@ -207,10 +237,10 @@ def check_proof(setup: Setup, proof: bytes) -> MemberId | None:
         fault = PROOFS.decode(proof)
     except WireError:
         return None
-    if fault.first >= fault.second:
+    if fault.first >= fault.second or fault.phase >= len(_PHASES):
         return None
-    certifier = main_certifier(setup) if fault.main else pre_certifier(setup)
-    statement = main_statement if fault.main else pre_statement
+    make, statement = _PHASES[fault.phase]
+    certifier = make(setup)
     for value, vote in ((fault.first, fault.first_vote), (fault.second, fault.second_vote)):
         if not certifier.verify_vote(fault.signer, statement(fault.id, fault.round, value), vote):
             return None

@@ -4,7 +4,8 @@ It goes in rounds of two votes; `agreement_messages` says what each message mean
 it, so that a liar can say only what a correct member might have said (Cachin, Kursawe, Shoup, "Random oracles in
 Constantinople", PODC 2000, section 5):
 
-1. *Pre-vote.* In round 1 the input. Later, from n - t main-votes of the round before: b, if one of them is for b; the
+0. *Wish.* Tell the input. From n - t inputs, the majority is the first pre-vote.
+1. *Pre-vote.* Later, from n - t main-votes of the round before: b, if one of them is for b; the
    coin, if all abstain.
 2. *Main-vote.* From n - t pre-votes: b, if all are for b; else abstain.
 3. *Decide* b on n - t main-votes for b. Else on to the next round, with n - t main-votes in hand; what they say is
@@ -25,8 +26,10 @@ message, and messages of rounds long past may be forgotten. It adds nothing that
 finds pre-votes for b casts its main-vote for b there (else a liar could take all members from round to round unheard),
 and who finds abstentions without having voted passes them on, since others may be waiting for its vote.
 
-*Biased*: the coin of round 1 is 1. Then it decides 1 if t + 1 correct members propose it. *Validated* (CRYPTO 2001): 1
-needs evidence, which goes with all that a 1 may follow from; whoever decides 1 holds it.
+**Three forms.** *Plain*: as above; step 0 makes sure that what all correct members wish is decided, since no liar can
+justify another first pre-vote. *Validated* (`valid`; CRYPTO 2001, section 4): there is no step 0, the input is the
+first pre-vote, and 1 needs evidence, which goes with all that a 1 may follow from; whoever decides 1 holds it.
+*Biased*: no step 0 either, and the coin of round 1 is 1. Then 1 is decided if t + 1 correct members propose it.
 
 Memory: the votes of three rounds, one of each member in each; two justified pre-votes a round; of coin shares that come
 too early the newest few of each member.
@@ -52,6 +55,7 @@ from bftkit.blocks.agreement_messages import (
     PreVote,
     Shown,
     Valid,
+    Wish,
     check_decision,
     coin_id,
     decision_holds,
@@ -62,6 +66,8 @@ from bftkit.blocks.agreement_messages import (
     pre_certifier,
     pre_statement,
     read_decision,
+    wish_certifier,
+    wish_statement,
 )
 from bftkit.blocks.certificates import Certifier
 from bftkit.blocks.coin import CODEC as COIN_CODEC
@@ -120,7 +126,9 @@ Input: TypeAlias = Propose | Learn
 Output: TypeAlias = Decided
 
 PHASES: Final = (
-    Transition("no input", "Propose: persist and send the pre-vote", "pre-voted"),
+    Transition("no input", "Propose (plain): persist and send the wish", "wished"),
+    Transition("wished", "n - t wishes: persist and send the pre-vote", "pre-voted"),
+    Transition("no input", "Propose (validated or biased): persist and send the pre-vote", "pre-voted"),
     Transition("pre-voted", "n - t justified pre-votes: persist and send the main-vote", "main-voted"),
     Transition("main-voted", "n - t justified main-votes, some for b: pre-vote b, release the share", "pre-voted"),
     Transition("main-voted", "n - t justified abstentions: release the share", "awaiting the coin"),
@@ -165,6 +173,7 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
     id: bytes
     biased: bool
     valid: Valid | None = attrs.field(metadata=SHARED)
+    _wish: Certifier = attrs.field(metadata=SHARED)
     _pre: Certifier = attrs.field(metadata=SHARED)
     _main: Certifier = attrs.field(metadata=SHARED)
     round: int = 1
@@ -174,6 +183,9 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
     evidence: bytes | None = None
     """Good evidence for 1, as soon as any was seen."""
     own_strongest: MainVote | None = None
+    own_wish: Wish | None = None
+    _wishes: dict[MemberId, tuple[bool, bytes]] = attrs.field(factory=dict[MemberId, tuple[bool, bytes]])
+    """Value and vote; forgotten with round 1."""
     _rounds: dict[int, _Round] = attrs.field(factory=dict[int, _Round])
     _coins: dict[int, CommonCoin] = attrs.field(factory=dict[int, CommonCoin])
     _early: dict[MemberId, dict[int, bytes]] = attrs.field(factory=dict[MemberId, dict[int, bytes]])
@@ -205,15 +217,20 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
         wanted = quorum.available if coin_threshold is None else coin_threshold
         if setup.coins.threshold != wanted:
             raise ValueError(f"the coin must take {wanted} shares, not {setup.coins.threshold}")
-        return cls(setup, id, biased, valid, pre_certifier(setup), main_certifier(setup))
+        return cls(setup, id, biased, valid, wish_certifier(setup), pre_certifier(setup), main_certifier(setup))
 
     # --------------------------------------------------------------------------------------------- what others ask
+
+    @property
+    def plain(self) -> bool:
+        """Whether the members' inputs alone justify a decision; see the three forms at the top of this file."""
+        return self.valid is None and not self.biased
 
     def said(self) -> tuple[Message, ...]:
         """What this member said that may still matter to others, oldest first; after the decision only that."""
         if self.decision is not None:
             return (self.decision,)
-        said: list[Message] = []
+        said: list[Message] = [] if self.own_wish is None else [self.own_wish]
         for number in sorted({*self._rounds, *self._coins}):
             about = self._rounds.get(number, _NOTHING)
             passed_on = about.own_abstained if about.own_main is None else None
@@ -243,7 +260,10 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
                     self._keep_evidence(evidence)
                 # A member that others took along, or that voted before it crashed, has no say in round 1 any more.
                 if self.round == 1 and not self.awaiting and self._round(1).own_pre is None:
-                    self._pre_vote(1, wish, False, b"", out)
+                    if self.plain:
+                        self._make_wish(wish, out)
+                    else:
+                        self._pre_vote(1, wish, False, b"", out)
                     self._advance(out)
             case Learn(proof):
                 decision = read_decision(self.setup, self.id, proof, self.valid)
@@ -261,6 +281,8 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
                 else:
                     out.blame(sender, "a decision that is not proved")
                 return
+            case Wish():
+                self._on_wish(sender, message, out)
             case CoinShare():
                 self._on_coin_share(sender, message, out)
             case _ if message.round < 1:
@@ -286,6 +308,9 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
                 case CoinShare(number, share):
                     self._coin(number).on_restore([COIN_CODEC.encode(Share(share))], Out())
                     continue
+                case Wish(value, vote):
+                    self.own_wish = message
+                    self._wishes[self.setup.me] = value, vote
                 case Decision():
                     self.decision = message
                     out.deliver(Decided(message.value, message.evidence, CODEC.encode(message)))
@@ -317,6 +342,17 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
             self._keep_evidence(message.evidence)
 
     # --------------------------------------------------------------------------------------------- others' votes
+
+    def _on_wish(self, sender: MemberId, message: Wish, out: Out[Message, Output]) -> None:
+        earlier = self._wishes.get(sender)
+        if not self.plain or self.round > 1 or (earlier is not None and earlier[0] == message.value):
+            return
+        if not self._wish.verify_vote(sender, wish_statement(self.id, 0, message.value), message.vote):
+            out.blame(sender, "a wish with a bad signature")
+        elif earlier is None:
+            self._wishes[sender] = message.value, message.vote
+        else:
+            out.blame(sender, "two wishes", self._two(sender, 0, 0, earlier, (message.value, message.vote)))
 
     def _on_pre_vote(self, sender: MemberId, message: PreVote, out: Out[Message, Output]) -> None:
         if not self._new_vote(sender, sender, False, message.round, message.value, message.vote, out):
@@ -410,9 +446,12 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
             return True
         if (voter, main) not in about.accused:
             about.accused.add((voter, main))
-            proof = equivocation(voter, self.id, main, number, (int(earlier[0]), earlier[1]), (int(value), vote))
-            out.blame(voter, "two votes in one round", proof)
+            out.blame(voter, "two votes in one round", self._two(voter, 1 + main, number, earlier, (value, vote)))
         return False
+
+    def _two(self, voter: MemberId, phase: int, number: int, a: tuple[int, bytes], b: tuple[int, bytes]) -> bytes:
+        """The proof of two values."""
+        return equivocation(voter, self.id, phase, number, (int(a[0]), a[1]), (int(b[0]), b[1]))
 
     # --------------------------------------------------------------------------------------------- justification
 
@@ -444,6 +483,8 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
 
         The evidence was looked at before, since what the certificate proves is taken in here.
         """
+        if number == 1 and self.plain:
+            return not soft and self._wish.verify(wish_statement(self.id, 0, value), certificate)
         if number == 1:
             return not soft and not certificate
         before = number - 1
@@ -518,7 +559,7 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
             self._decide(Decision(number, bool(value), certificate, self._evidence_for(value == 1)), out)
 
     def _evidence_for(self, needed: bool) -> bytes:
-        if not needed:
+        if not needed or self.valid is None:
             return b""
         assert self.evidence is not None, "nothing that needs evidence was taken in without it"
         return self.evidence
@@ -555,9 +596,29 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
                 return False
             self._pre_vote(number + 1, coin, True, about.abstained, out)
             return True
+        if number == 1 and self.own_wish is not None and about.own_pre is None and self._first_pre_vote(out):
+            return True
         if about.own_main is None and self._main_vote(number, about, out):
             return True
         return self._close(number, about, out)
+
+    def _make_wish(self, value: bool, out: Out[Message, Output]) -> None:
+        if self.own_wish is None:
+            vote = self._wish.sign(wish_statement(self.id, 0, value))
+            self.own_wish = Wish(value, vote)
+            self._say(self.own_wish, out)
+            self._wishes[self.setup.me] = value, vote
+
+    def _first_pre_vote(self, out: Out[Message, Output]) -> bool:
+        """In the plain form: pre-vote what most of n - t members wish, which one of them that is correct does."""
+        if len(self._wishes) < self.setup.quorum.available:
+            return False
+        ones = sum(value for value, _ in self._wishes.values())
+        value = 2 * ones >= len(self._wishes)
+        votes = {member: vote for member, (wish, vote) in self._wishes.items() if wish == value}
+        certificate = self._wish.combine(wish_statement(self.id, 0, value), votes)
+        self._pre_vote(1, value, False, certificate, out)
+        return True
 
     def _main_vote(self, number: int, about: _Round, out: Out[Message, Output]) -> bool:
         """Main-vote, if n - t justified pre-votes are in hand."""
@@ -615,7 +676,7 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
         self._say(about.own_pre, out)
         self._count_pre(self.setup.me, number, value, soft, certificate, vote)
 
-    def _say(self, message: PreVote | MainVote | Abstention, out: Out[Message, Output]) -> None:
+    def _say(self, message: Wish | PreVote | MainVote | Abstention, out: Out[Message, Output]) -> None:
         out.persist(CODEC.encode(message))
         out.broadcast(message)
 
@@ -644,6 +705,7 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
         assert number > self.round
         self.round = number
         self.awaiting = False
+        self._wishes.clear()
         for old in [key for key in self._rounds if key < number - KEPT]:
             del self._rounds[old]
         for old in [key for key in self._coins if key < number - KEPT]:

@@ -312,7 +312,7 @@ class ValidatedAgreement(Forkable, Machine[Input, Part, Agreed]):
 
     def _on_agreement(self, sender: MemberId, attempt: int, message: am.Message, out: Out) -> None:
         """A vote about a candidate. With evidence it is a "yes" too. It waits until this member comes to it."""
-        if not isinstance(message, am.CoinShare) and message.evidence:
+        if not isinstance(message, am.CoinShare | am.Wish) and message.evidence:
             self._on_statement(sender, attempt, message.evidence, out)
         if attempt in self.agreements:
             self._in_agreement(attempt, lambda child, inner: child.on_message(sender, message, inner), out)

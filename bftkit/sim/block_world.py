@@ -117,6 +117,8 @@ class BlockWorld(Generic[I, M, O]):
         """What each member's machine said, one entry for a broadcast, before any liar changed it."""
         self.blames: list[tuple[MemberId, Blame]] = []
         """(who blamed, whom and for what)."""
+        self.observers: list[Callable[[MemberId, M], None]] = []
+        """Called with (sender, message) for everything that a member that is no liar says."""
         self.steps = 0
         self.liars = dict(liars or {})
         self._create = create
@@ -207,10 +209,10 @@ class BlockWorld(Generic[I, M, O]):
         for effect in out.effects:
             match effect:
                 case Broadcast(message, carry):
-                    self.sent[member].append(message)
+                    self._saw(member, message)
                     self._broadcast(member, message, carry)
                 case Send(to, message, carry):
-                    self.sent[member].append(message)
+                    self._saw(member, message)
                     for receiver in to:
                         self._send(member, receiver, message, carry)
                 case Deliver(output):
@@ -221,6 +223,12 @@ class BlockWorld(Generic[I, M, O]):
                     self.blames.append((member, effect))
                 case _:
                     raise AssertionError(f"{member}: a block has neither timers nor draws, but asked for {effect}")
+
+    def _saw(self, member: MemberId, message: M) -> None:
+        self.sent[member].append(message)
+        if member not in self.liars:
+            for observer in self.observers:
+                observer(member, message)
 
     def _broadcast(self, sender: MemberId, message: M, carry: tuple[Digest, ...]) -> None:
         for receiver in self.members:
