@@ -39,16 +39,28 @@ CLIENT: Final = 8
 """A client hears a frame: member, the packet's number."""
 ROUND: Final = 9
 """A round begins: member, its wall clock in ms."""
+_LINK: Final = b"link "
+"""Of `OTHER`: a client's connection is there; its public key follows."""
 
 
 class Journal:
     """See the top of this file."""
 
-    def __init__(self, names: Callable[[int], str], *, keep_lines: bool) -> None:
-        """`names` gives the party of a number. With `keep_lines` all lines are kept."""
+    def __init__(
+        self,
+        names: Callable[[int], str],
+        *,
+        keep_lines: bool,
+        clients: Callable[[bytes], str | None] = lambda key: None,
+    ) -> None:
+        """`names` gives the party of a number, `clients` the client whose public key begins so.
+
+        With `keep_lines` all lines are kept.
+        """
         self.numbers: list[int] = []
         self.data: list[bytes] = []
         self._names = names
+        self._clients = clients
         self._hash = blake2b(digest_size=16)
         self._lines: list[str] | None = [] if keep_lines else None
         self._before: tuple[list[int], list[bytes]] = ([], [])
@@ -123,9 +135,9 @@ class Journal:
         if kind == PACKET:
             return f"{names(one)} says {_shown(data)} to {other}"
         if kind == HEARD:
-            return f"{names(one)} < {_said(data)} packet {other}"
+            return f"{names(one)} < {self._named(data)} packet {other}"
         if kind == CLIENT:
-            return f"{names(one)} hears {_said(data)} packet {other}"
+            return f"{names(one)} hears packet {other}"
         if kind == DUE:
             return f"{names(one)} due {data.decode('utf-8', 'replace')}"
         if kind == TIMER:
@@ -135,11 +147,16 @@ class Journal:
             return f"{names(one)} begins a round at {other} ms"
         if kind == DISK:
             return f"{names(one)} disk {data[:20].partition(bytes(1))[0].decode('ascii', 'replace')} {len(data)}"
+        if data.startswith(_LINK):
+            return f"{names(one)} link {self._named(data[len(_LINK) :])}"
         return f"{names(one)} {data.decode('utf-8', 'replace')}"
 
-
-def _said(data: bytes) -> str:
-    return data.decode("utf-8", "replace")
+    def _named(self, peer: bytes) -> str:
+        """A member's name stands there as it is; of a client, the public key or how it begins."""
+        client = self._clients(peer)
+        if client is not None:
+            return client
+        return peer.decode("ascii") if peer.isascii() and peer.decode("ascii").isprintable() else peer[:4].hex()
 
 
 def _shown(frame: bytes) -> str:

@@ -30,13 +30,17 @@ class Scheduler:
         """Microseconds since the start."""
         self.injected: Counter[int] = Counter()
         """How often each line of docs/FAULTS.md really happened."""
-        self.journal = Journal(self._party, keep_lines=trace)
+        self.journal = Journal(self._party, keep_lines=trace, clients=self._client_of)
         self._events: list[Happening] = []
         self._serial = 0
 
     def _party(self, number: int) -> str:
         """Who has this number in the journal."""
         return str(number)
+
+    def _client_of(self, key: bytes) -> str | None:
+        """The client whose public key begins so; None if there is none."""
+        return None
 
     @property
     def now(self) -> int:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PROOF_US: Final = 10_000
 """A link's proof comes within so many microseconds."""
+KEY_PREFIX: Final = 4
+"""So many bytes of a public key stand in the journal where a client is heard."""
 RECONNECT_US: Final = 200_000
 """A connection that cannot be made is tried again after so long."""
 
@@ -74,6 +76,10 @@ class Traffic(Scheduler):
 
     def _party(self, number: int) -> str:
         return self._names[number]
+
+    def _client_of(self, key: bytes) -> str | None:
+        known = (actor.name for public, actor in self._by_public.items() if public.startswith(key))
+        return next(known, None) if len(key) >= KEY_PREFIX else None
 
     # ------------------------------------------------------------------------------------------ between members
 
