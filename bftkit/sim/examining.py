@@ -92,10 +92,8 @@ def check_fit(scenario: str, protocol: str, service: str = KEY_VALUE) -> Scenari
     Raises `UnknownScenario`, `UnknownProtocol`, `ServiceError` and `CampaignError`.
     """
     found = load_scenario(scenario)
-    record = load_protocol(protocol).record
-    if not found.suits(protocol):
-        missing = ", ".join(name for name in found.needs if name not in record.survives)
-        raise CampaignError(f"{scenario} is about faults that {protocol} does not claim to survive: {missing}")
+    if missing := found.misses(protocol):
+        raise CampaignError(f"{scenario} {missing}")
     application_of(service)
     workload_of(service)
     return found

@@ -1,8 +1,9 @@
 """What can go wrong in a plan: one frozen class for each kind of fault.
 
 Each says when it begins (`at`, in ticks from the start), how long it lasts (`ticks`), and to whom it happens. A member
-is named (``m2``), or chosen when the time comes: ``leader`` is whom most correct members follow, ``follower`` the first
-member that is up and is not it. Each ends by itself. Links and slow disks that are broken twice heal when
+is named (``m2``), or chosen when the time comes: ``leader`` is whom most correct members follow (where nobody ever
+leads, one after the other, as slots are decided), ``follower`` the first member that is up and is not it. Each ends by
+itself. Links and slow disks that are broken twice heal when
 the last of both ends; a member that is down, paused, out of space or wrong about time is well when the first ends. The
 numbers in `lines` are those of docs/FAULTS.md.
 
@@ -75,6 +76,8 @@ def chosen(world: World, who: str) -> str | None:
         if leader is not None:
             votes[leader] = votes.get(leader, 0) + 1
     leader = max(sorted(votes), key=lambda name: votes[name], default=None)
+    if up and not world.is_led:
+        leader = up[world.replica(up[0]).applied % len(up)]
     if who == LEADER:
         return leader
     return next((member for member in up if member != leader), None)

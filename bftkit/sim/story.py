@@ -451,8 +451,8 @@ class _Teller:
                 told.append(f"  {name} is down{f': {host.broken_disk}' if host.broken_disk else ''}")
                 continue
             parts = [
-                f"view {replica.machine.view}",
-                f"led by {replica.machine.leader or 'nobody'}",
+                f"{'round' if replica.proposer.everybody else 'view'} {replica.machine.view}",
+                "everybody proposes" if replica.proposer.everybody else f"led by {replica.machine.leader or 'nobody'}",
                 f"executed up to slot {replica.applied}",
                 f"checkpoint at {replica.checkpoints.stable}",
             ]

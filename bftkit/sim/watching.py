@@ -133,7 +133,7 @@ class WatchedWorld(World):
                 batch = replica.history.get(slot)
                 if batch is not None:
                     self.happened.append(Happened(now, DECIDED, name, f"executes slot {slot}", slot, batch))
-            if machine.view != view:
+            if machine.view != view and not replica.proposer.everybody:
                 told = f"enters view {machine.view}" + (f", led by {machine.leader}" if machine.leader else "")
                 self.happened.append(Happened(now, VIEW, name, told))
             self._seen[host] = (max(applied, replica.applied), machine.view, leader)

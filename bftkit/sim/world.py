@@ -131,7 +131,7 @@ class World(Controls):
         self.inputs: list[Callable[[MemberId, Event], None]] = []
         """Called with everything that goes into a member's replica."""
         self.view_changes = 0
-        """Views beyond the first that some correct member was the first to enter."""
+        """Views beyond the first that some correct member was the first to enter; none where nobody ever leads."""
         self._rerun = rerun or os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0] or "(not named)"
         self._application: Callable[[MemberId], Application] = application or _key_value_store
         plugin = load_protocol(protocol)
@@ -320,6 +320,11 @@ class World(Controls):
         return count
 
     @property
+    def is_led(self) -> bool:
+        """Whether the protocol has leaders, as far as members that are up know: else everybody proposes."""
+        return any(host.replica is not None and not host.replica.proposer.everybody for host in self.hosts.values())
+
+    @property
     def correct(self) -> tuple[MemberId, ...]:
         """The members that neither lie nor are broken on purpose."""
         return tuple(member for member in self.members if member not in self.recorder.exempt)
@@ -418,7 +423,7 @@ class World(Controls):
         replica = host.replica
         assert replica is not None
         view = replica.machine.view
-        if view > self.view_changes and host.me not in self.recorder.exempt:
+        if view > self.view_changes and replica.proposer.led and host.me not in self.recorder.exempt:
             self.view_changes = view
         self.bounds.look(host)
         self.guards.look(host)

@@ -16,6 +16,8 @@ Optional beside `plan`:
     In the place of `LINES`, where they depend on what the protocol survives.
 `NEEDS`
     Names of faults (`bftkit.core.ordering.FAULT_NAMES`) that the protocol must claim to survive.
+`MESSAGES`
+    Names of messages, of which the protocol must have one: without it there is nothing that the scenario is about.
 `OPERATIONS_MIN`
     So many operations must be acknowledged in every seed, or a campaign fails: who does nothing does nothing wrong.
 `watch(world, plan)`
@@ -117,6 +119,9 @@ class Scenario:
     """The first line of its file."""
     lines: Callable[[ProtocolRecord], tuple[int, ...]]
     needs: tuple[str, ...]
+    """Faults that the protocol must claim to survive."""
+    messages: tuple[str, ...]
+    """Names of messages, of which the protocol must have one; none: it need not."""
     make: Callable[[Setting], Plan]
     baseline: Callable[[Plan], Plan] | None = None
     judge: Callable[[Result, Result], str | None] | None = None
@@ -130,8 +135,18 @@ class Scenario:
     """So many operations must be acknowledged in every seed."""
 
     def suits(self, protocol: str) -> bool:
-        """Whether the protocol claims to survive what this scenario does."""
-        return all(name in load_protocol(protocol).record.survives for name in self.needs)
+        """Whether it can be run under this protocol."""
+        return not self.misses(protocol)
+
+    def misses(self, protocol: str) -> str:
+        """Why it cannot be run under this protocol, in words; nothing if it can."""
+        plugin = load_protocol(protocol)
+        if unclaimed := [name for name in self.needs if name not in plugin.record.survives]:
+            return f"is about faults that {protocol} does not claim to survive: {', '.join(unclaimed)}"
+        names = [message.__name__ for message in plugin.codec.messages.values()]
+        if self.messages and not set(self.messages) & set(names):
+            return f"is about a message {' or '.join(self.messages)}, and {protocol} has none"
+        return ""
 
     def plan(self, protocol: str, seed: int, service: str = KEY_VALUE) -> Plan:
         """The plan of this seed."""
@@ -190,10 +205,13 @@ def must_go_on(world: World, at: int, ticks: int, what: str) -> None:
 
 
 def must_replace(world: World, plan: Plan) -> None:
-    """For `watch`: a first leader that lies leads no more when the plan's ticks are over, while there is load yet."""
+    """For `watch`: a first leader that lies leads no more when the plan's ticks are over, while there is load yet.
+
+    Where nobody leads, nobody need be replaced.
+    """
 
     def look() -> None:
-        if world.view_changes == 0:
+        if world.view_changes == 0 and world.is_led:
             missed(world, "the leader stays")
 
     if any(isinstance(fault, Lie) for fault in plan.faults):
@@ -252,6 +270,7 @@ def _scenario(name: str, module: ModuleType) -> Scenario:
         text,
         names.get("lines") or (lambda record: tuple(names.get("LINES", ()))),
         tuple(names.get("NEEDS", ())),
+        tuple(names.get("MESSAGES", ())),
         names["plan"],
         names.get("baseline"),
         judge,

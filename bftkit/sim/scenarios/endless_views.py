@@ -8,15 +8,20 @@ from bftkit.sim.world import World
 
 LINES = (48,)
 NEEDS = ("loss", "leader-crash")
-FIGURE = "views in a minute without a new view"
-AT_MOST = 12
+MOST = {"NewView": 12, "Promise": 30}
+"""By the message by which a leader hears that it may begin, or the others that it does. PBFT's waits double without
+end; those of Paxos grow thirty-two times at most, and two candidates may take turns."""
+MESSAGES = tuple(MOST)
+FIGURE = "views in a minute in which no leader can begin"
+AT_MOST = max(MOST.values())
 
 
 def plan(setting: Setting) -> Plan:
     group = setting.smallest()
     # The first leader is gone, and of no view that follows does anybody hear how it begins.
     gone = Crash(at=200 + setting.random.randint(0, 300), who=group.names[0], ticks=60_500)
-    unheard = HoldKind(at=100, ticks=60_000, kind="NewView")
+    (kind,) = (name for name in MESSAGES if name in setting.messages)
+    unheard = HoldKind(at=100, ticks=60_000, kind=kind)
     return setting.plan(group=group, load=Load(bursts=4), ticks=61_000, faults=(unheard, gone))
 
 
@@ -30,3 +35,8 @@ def watch(world: World, plan: Plan) -> None:
 
 def measure(result: Result, baseline: Result) -> float:
     return result.view_changes
+
+
+def judge(result: Result, baseline: Result) -> str | None:
+    (most,) = (MOST[fault.kind] for fault in result.plan.faults if isinstance(fault, HoldKind))
+    return f"{FIGURE}: {result.view_changes}, more than {most}" if result.view_changes > most else None

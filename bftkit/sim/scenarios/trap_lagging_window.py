@@ -12,11 +12,10 @@ LONG_TICKS = 10_000
 
 def plan(setting: Setting) -> Plan:
     group = setting.smallest()
-    late, gone, other = setting.random.sample(group.names[1:], 3)
+    late, gone, *others = setting.random.sample(group.names[1:], group.members - 1)
     faults = (
         # It hears the leader, and no checkpoint vote of anybody else: its window stands still.
-        OneWay(at=100, ticks=1500, sender=gone, receiver=late),
-        OneWay(at=100, ticks=1500, sender=other, receiver=late),
+        *(OneWay(at=100, ticks=1500, sender=sender, receiver=late) for sender in (gone, *others)),
         Crash(at=1590, who=gone, ticks=LONG_TICKS + 10),  # from here on nothing is decided without it
     )
     load = Load(operations=300, bursts=100, pipeline=2)
