@@ -20,6 +20,7 @@ TABLES: Final = {
     "cks-round": "bftkit_cks.machine:CksMachine.round_phases",
     "pbft-slot": "bftkit_pbft.machine:PbftMachine.slot_phases",
     "pbft-view": "bftkit_pbft.machine:PbftMachine.view_phases",
+    "paxos-roles": "bftkit_paxos.roles:ROLES",
     "coordinator-roles": "bftkit_coordinator.machine:TRANSITIONS",
     "consistent-broadcast": "bftkit.blocks.consistent_broadcast:ROLES",
     "reliable-broadcast": "bftkit.blocks.reliable_broadcast:PHASES",
