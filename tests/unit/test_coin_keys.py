@@ -21,7 +21,7 @@ from bftkit.core.ordering import Plugin, ProtocolRecord
 from bftkit.core.plugin import load_protocol
 from bftkit.core.wire import WireError
 from bftkit.crypto.keys import EpochKeys, SigningKey
-from bftkit.crypto.threshold import GROUP_ORDER, CoinPublics, deal, public_point
+from bftkit.crypto.threshold import GROUP_ORDER, CoinPublics, Coins, deal, public_point
 from bftkit.membership.founding import deal_coin, default_faults
 from bftkit.membership.genesis import Genesis, genesis_table
 from bftkit.membership.roster import Roster, RosterEntry
@@ -248,6 +248,7 @@ def test_a_share_comes_back_from_its_text() -> None:
     share = CoinShare.of(7, deal(["m0"], 1, SECRET)[1]["m0"])
     assert CoinShare.from_text(share.to_text()) == share
     assert share.secret.hex() not in repr(share)
+    assert repr(share.secret)[2:-1] not in repr(share)
     assert share.public == public_point(share.secret)
 
 
@@ -370,7 +371,9 @@ def test_the_node_tosses_with_its_own_share(founded: Path) -> None:
     node = assemble(read_member(founded / "m0")).node
     try:
         coins = node.replica.settings.coins
-        assert coins is not None
+        assert isinstance(coins, Coins)
+        group = read_genesis(founded / "genesis.toml").group_id
+        assert (coins.group, coins.epoch, coins.opening) == (group, 0, group)
         assert coins.share(b"coin") == shares["m0"]
     finally:
         for opened in (node.hub, node.log, node.snapshots):
