@@ -371,7 +371,7 @@ class ValidatedAgreement(Forkable, Machine[Input, Part, Agreed]):
             return
         # Whoever took part in an attempt knew that all before it had decided 0.
         last = max((*self.statements, *self.agreements), default=0)
-        if last and self.result is None:
+        if last and self.order and self.result is None:
             self._enter(last, out)
         self._advance(out)
 
@@ -385,6 +385,9 @@ class ValidatedAgreement(Forkable, Machine[Input, Part, Agreed]):
             self._in_coin(lambda child, inner: child.on_restore(records, inner), out)
         else:
             assert kind == AGREEMENT, "nothing else has records"
+            if not self.order:
+                # The log's older end was cut off, and the order with it: what is left of this is settled long since.
+                return
             candidate = self.order[index - 1]
             if candidate in self.held:
                 self.statements.setdefault(index, {}).setdefault(self.me, self.held[candidate])
