@@ -6,8 +6,9 @@ that carries the slot, or a durable checkpoint at it or above it. With a protoco
 takes a certificate of q, so that q members hold it; with one that is not, the c + 1 of rule 24 do.
 
 **How it is looked at.** Nothing that a member says is believed. The bytes of its log that a power cut would leave are
-read from its disk, and the protocol's own `history` and `carry` say whether one record alone makes a slot survive: what
-the group would go by if it had to leave the protocol.
+read from its disk, and the protocol's own `history` and `carry` say whether what it wrote about a slot makes the slot
+survive: what the group would go by if it had to leave the protocol. (A protocol that decides several slots together
+files what it wrote under the last one of them, so the next few slots are looked at, too.)
 
 **Why this raises no false alarm.** Members that lie, or whose disk does, are never counted, and are subtracted from
 what is demanded, since they may have been among the q. A member whose disk was taken away counts as holding
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 _PROTOCOL_RECORD: Final = 1
 """The kind of a log record that the protocol wrote (`bftkit.channel.replica`)."""
 _POWER_CUT: Final = "power-cut"
+KEPT_SLOTS: Final = 64
+"""What was written about so many slots below one that was looked at is kept: clients are told in any order."""
 
 
 @attrs.define(eq=False)
@@ -51,7 +54,7 @@ class _Reader:
     read: dict[str, int] = attrs.field(factory=dict[str, int])
     """How far each segment was read."""
     records: dict[Slot, list[bytes]] = attrs.field(factory=dict[Slot, list[bytes]])
-    """What the protocol wrote of each slot; dropped once the slot was looked at."""
+    """What the protocol wrote of each slot; dropped once the slot and those before it were looked at long since."""
     covered: Slot = 0
     """The highest durable checkpoint that was ever seen."""
     excused: bool = False
@@ -98,6 +101,15 @@ class _Reader:
                     self.records.setdefault(header.slot, []).append(data[at + OVERHEAD + 1 : end])
             at = end
 
+    def about(self, slot: Slot, count: int) -> list[bytes]:
+        """What the protocol wrote about the slot and the next ones, `count` slots in all, in the order of slots."""
+        return [record for at in range(slot, slot + count) for record in self.records.get(at, ())]
+
+    def forget(self, slot: Slot) -> None:
+        """Drop what was written about this slot and those below."""
+        for at in [at for at in self.records if at <= slot]:
+            del self.records[at]
+
     def covers(self, slot: Slot) -> bool:
         """Whether a durable checkpoint is at the slot or above it."""
         if self.covered < slot:
@@ -110,19 +122,21 @@ class Holding:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        settings = world.hosts[world.members[0]].settings
-        self._plugin = settings.plugin
-        self._setup = Setup(
-            settings.me,
-            settings.members,
-            settings.quorum,
-            settings.keyring,
-            0,
-            settings.window,
-            settings.parameters,
-            settings.coins,
-        )
-        quorum = settings.quorum
+        self._plugin = world.hosts[world.members[0]].settings.plugin
+        self._setups: dict[MemberId, Setup] = {}
+        for member, host in world.hosts.items():
+            settings = host.settings
+            self._setups[member] = Setup(
+                settings.me,
+                settings.members,
+                settings.quorum,
+                settings.keyring,
+                0,
+                settings.window,
+                settings.parameters,
+                settings.coins,
+            )
+        quorum = world.quorum
         self._needed = quorum.certificate if self._plugin.record.byzantine else quorum.durable
         self.active = _POWER_CUT in self._plugin.record.survives
         """False: this protocol promises nothing of the kind."""
@@ -146,10 +160,11 @@ class Holding:
                 continue
             reader = self._reader(member)
             reader.go_on(self._done)
-            if reader.excused or self._holds(reader.records.pop(slot, []), slot, digest) or reader.covers(slot):
+            if reader.excused or self._holds(member, reader, slot, digest) or reader.covers(slot):
                 holders.append(member)
                 if len(holders) == needed:
                     break
+            reader.forget(slot - KEPT_SLOTS)
         self._done.add(slot)
         if len(holders) < needed:
             world.recorder.fail(
@@ -164,16 +179,14 @@ class Holding:
             reader.excused = True
         return reader
 
-    def _holds(self, records: list[bytes], slot: Slot, digest: Digest | None) -> bool:
-        return any(self._carries(record, slot, digest) for record in reversed(records))
-
-    def _carries(self, record: bytes, slot: Slot, digest: Digest | None) -> bool:
-        """Whether this record, in one member's history and in nobody else's, makes the slot survive."""
-        plugin, setup = self._plugin, self._setup
+    def _holds(self, member: MemberId, reader: _Reader, slot: Slot, digest: Digest | None) -> bool:
+        """Whether what this member wrote, in its history and in nobody else's, makes the slot survive."""
+        records = reader.about(slot, len(self._setups))
+        plugin, setup = self._plugin, self._setups[member]
         try:
             nothing = plugin.history(setup, slot - 1, ())
             histories = dict.fromkeys(setup.members[: setup.quorum.available], nothing)
-            histories[setup.me] = plugin.history(setup, slot - 1, (record,))
+            histories[member] = plugin.history(setup, slot - 1, records)
             carried = plugin.carry(setup, slot - 1, histories).slots
         except WireError:
             return False

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
 STATUS: Final[TimerKey] = ("status",)
 
-ANSWERS_MAX: Final = 4
-"""So many statuses of one peer are answered between two looks, or while nothing is delivered: asking is cheap."""
+ANSWER_BYTES_MAX: Final = 1 << 18
+"""So much is said again to one peer between two looks, or while nothing is delivered, and then one answer more: asking
+is cheap, answering is not."""
+ANSWER_BYTES: Final = 1 << 12
+"""An answer counts for so much at least."""
 ROUNDS_MAX: Final = 8
 """So many rounds above the delivered one are spoken of in one answer."""
 EAGER: Final = 20
@@ -48,6 +51,7 @@ class Exchange:
     before: tuple[int, int] = (-1, -1)
     """How far this member was at the last look."""
     answered: dict[MemberId, int] = attrs.field(factory=dict[MemberId, int])
+    """How many bytes were said again to each peer of late."""
     answered_at: int = -1
     low: int = 0
     """The lowest round of which messages came too early and were not asked for since; 0: none."""
@@ -73,9 +77,11 @@ class Exchange:
         if delivered != self.answered_at:
             self.answered_at = delivered
             self.answered.clear()
-        count = self.answered.get(member, 0) + 1
-        self.answered[member] = count
-        return count <= ANSWERS_MAX
+        return self.answered.get(member, 0) < ANSWER_BYTES_MAX
+
+    def charge(self, member: MemberId, size: int) -> None:
+        """So many bytes were said again to this member."""
+        self.answered[member] = self.answered.get(member, 0) + size
 
 
 def arm(machine: CksMachine, out: Out) -> None:
@@ -105,16 +111,19 @@ def due(machine: CksMachine, out: Out) -> None:
 
 def on_status(machine: CksMachine, sender: MemberId, status: m.Status, out: Out) -> None:
     """Send what the sender lacks, and say where this member stands, so that it does the same."""
-    if not machine.exchange.may_answer(sender, machine.view):
+    own = machine.exchange
+    if not own.may_answer(sender, machine.view):
         return
+    own.charge(sender, ANSWER_BYTES)
     open_on_both_sides = False
     first = max(status.delivered, machine.slots.complete(machine.stable)) + 1
     for number in range(first, first + ROUNDS_MAX):
         state = machine.rounds.get(number)
-        if state is None:
+        if state is None or not own.may_answer(sender, machine.view):
             continue
         for part in state.said():
             out.send(sender, part)
+            own.charge(sender, len(part.body))
         open_on_both_sides |= not state.agreed
     ahead = status.delivered > machine.view or status.begun > machine.begun
     if not status.answer and (open_on_both_sides or ahead):

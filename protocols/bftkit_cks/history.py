@@ -96,16 +96,15 @@ def history(setup: Setup, stable: Slot, records: Sequence[Record]) -> bytes:
     Raises `WireError` if a record is not this protocol's: one's own disk is no peer.
     """
     over = m.Rounds(setup.start, setup.quorum.available).complete(stable)
-    said: dict[int, list[Record]] = {}
-    for data in records:
-        own = m.RECORDS.decode(data)
-        if own.round > over and own.kind == m.AGREEMENT:
-            said.setdefault(own.round, []).append(own.record)
-    entries = [_entry(setup, number, said[number]) for number in sorted(said)]
+    rounds = m.read_records(records)
+    entries = [_entry(setup, number, rounds[number]) for number in sorted(rounds) if number > over]
     return _CODEC.encode(History(tuple(entry for entry in entries if entry is not None)))
 
 
-def _entry(setup: Setup, number: int, records: Sequence[Record]) -> Entry | None:
+def _entry(setup: Setup, number: int, statements: Sequence[m.Own]) -> Entry | None:
+    records = [own.record for own in statements if own.kind == m.AGREEMENT]
+    if not records:
+        return None
     agreement = lists.agreement(setup, number)
     out: AnyOut[va.Part, va.Agreed] = AnyOut()
     agreement.on_restore(records, out)

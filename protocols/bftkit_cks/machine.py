@@ -309,7 +309,7 @@ class CksMachine(Forkable):
             number,
             child,
             lambda message: m.Part(number, m.OFFER, index, cb.CODEC.encode(message)),
-            lambda record: m.RECORDS.encode(m.Own(number, m.OFFER, index, record)),
+            lambda record: state.record(m.OFFER, index, record),
             self.slots.last(number),
         )
         for output in outputs:
@@ -365,7 +365,7 @@ class CksMachine(Forkable):
             number,
             child,
             lambda part: m.Part(number, part.kind, part.index, part.body),
-            lambda record: m.RECORDS.encode(m.Own(number, m.AGREEMENT, 0, record)),
+            lambda record: state.record(m.AGREEMENT, 0, record),
             self.slots.last(number),
         )
         if number > self.voted and any(isinstance(effect, Persist) for effect in child.effects):

@@ -14,7 +14,7 @@ slot is the last one of its round, so that it is forgotten with the round.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from struct import Struct as Layout
 from typing import Annotated, Final, TypeAlias
 
@@ -24,8 +24,8 @@ from bftkit.blocks import agreement_messages as am
 from bftkit.blocks import consistent_broadcast as cb
 from bftkit.blocks import validated_messages as va
 from bftkit.core.digest import digest
-from bftkit.core.machine import Slot
-from bftkit.core.wire import U8, U16, U64, Blob, Bool, Codec, WireError
+from bftkit.core.machine import Record, Slot
+from bftkit.core.wire import U8, U16, U32, U64, Blob, Bool, Codec, WireError
 
 OFFER: Final = 0
 """The kind of an offer's parts. The kinds of the agreement's parts are counted from 1."""
@@ -120,12 +120,29 @@ class Own:
     """This member's own statement in a block of a round; `record` is what the block persisted."""
 
     round: U64
+    serial: U32
+    """Counts the round's records from 0. The log forgets from its beginning: a round without its 0 is over."""
     kind: U8
     index: U16
     record: Annotated[bytes, Blob(BODY_BYTES_MAX)]
 
 
 RECORDS: Final = Codec[Own]("cks record", {1: Own})
+
+
+def read_records(records: Iterable[Record]) -> dict[int, list[Own]]:
+    """A member's own statements by round; rounds of which the log has forgotten a part are left out.
+
+    Raises `WireError` if a record is not this protocol's.
+    """
+    rounds: dict[int, list[Own]] = {}
+    for record in records:
+        own = RECORDS.decode(record)
+        statements = rounds.setdefault(own.round, [])
+        # In a round that is over, what is left of its records says nothing that could be gone on with.
+        if own.serial == len(statements):
+            statements.append(own)
+    return {number: statements for number, statements in rounds.items() if statements}
 
 
 # ------------------------------------------------------------------------------------------------- slots

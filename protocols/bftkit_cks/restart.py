@@ -12,7 +12,7 @@ from bftkit.core.machine import Record
 
 from . import exchange
 from . import messages as m
-from .rounds import Out
+from .rounds import Out, Round
 
 if TYPE_CHECKING:
     from .machine import CksMachine
@@ -24,29 +24,35 @@ def restore(machine: CksMachine, records: Sequence[Record], out: Out) -> None:
     Raises `WireError` if a record is not this protocol's: one's own disk is no peer.
     """
     machine.restoring = True
-    own: dict[tuple[int, int, int], list[Record]] = {}
-    for data in records:
-        record = m.RECORDS.decode(data)
-        number = record.round
+    rounds = m.read_records(records)
+    for number in sorted(rounds):
         machine.begun = max(machine.begun, number)
-        own.setdefault((number, record.kind, record.index), []).append(record.record)
-    for number, kind, index in sorted(own):
         state = machine.round(number)
-        statements = own[number, kind, index]
-        if kind == m.OFFER and index == machine.index:
-            state.offered = offered(statements)
-            machine.highest = max(machine.highest, number)
-        if kind == m.OFFER:
-            child: AnyOut[cb.Message, cb.Output] = AnyOut()
-            state.offer(machine.setup, index).on_restore(statements, child)
-            machine.adopt_offer(state, index, child, out)
-        else:
-            inner: AnyOut[va.Part, va.Agreed] = AnyOut()
-            state.agree(machine.setup).on_restore(statements, inner)
-            machine.note_vote(state)
-            machine.adopt_agreement(state, inner, out)
+        state.serial = len(rounds[number])
+        blocks: dict[tuple[int, int], list[Record]] = {}
+        for own in rounds[number]:
+            blocks.setdefault((own.kind, own.index), []).append(own.record)
+        for kind, index in sorted(blocks):
+            restore_block(machine, state, kind, index, blocks[kind, index], out)
     machine.restoring = False
     machine.exchange.restored = bool(records)
+
+
+def restore_block(
+    machine: CksMachine, state: Round, kind: int, index: int, records: Sequence[Record], out: Out
+) -> None:
+    if kind == m.OFFER:
+        if index == machine.index:
+            state.offered = offered(records)
+            machine.highest = max(machine.highest, state.number)
+        child: AnyOut[cb.Message, cb.Output] = AnyOut()
+        state.offer(machine.setup, index).on_restore(records, child)
+        machine.adopt_offer(state, index, child, out)
+    else:
+        inner: AnyOut[va.Part, va.Agreed] = AnyOut()
+        state.agree(machine.setup).on_restore(records, inner)
+        machine.note_vote(state)
+        machine.adopt_agreement(state, inner, out)
 
 
 def offered(statements: Sequence[Record]) -> bytes | None:

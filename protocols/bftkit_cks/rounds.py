@@ -18,7 +18,7 @@ import attrs
 from bftkit.blocks import consistent_broadcast as cb
 from bftkit.blocks import validated_agreement as va
 from bftkit.core.digest import DIGEST_SIZE, NO_DIGEST
-from bftkit.core.machine import Digest, MemberId, Transition
+from bftkit.core.machine import Digest, MemberId, Record, Transition
 from bftkit.core.machine import Out as AnyOut
 from bftkit.core.ordering import OrderingOutput, Setup
 
@@ -54,6 +54,8 @@ class Round:
     """The offers that were delivered here, by the index of the sender."""
     agreement: va.ValidatedAgreement | None = None
     proposed: bool = False
+    serial: int = 0
+    """Of the next record."""
     proof: bytes = b""
     """Of the agreement; b"": there is none yet."""
     batches: tuple[lists.Listed, ...] = ()
@@ -83,6 +85,12 @@ class Round:
         if self.agreement is None:
             self.agreement = lists.agreement(setup, self.number)
         return self.agreement
+
+    def record(self, kind: int, index: int, record: Record) -> Record:
+        """What a block of the round persists, as this member's log has it."""
+        own = m.Own(self.number, self.serial, kind, index, record)
+        self.serial += 1
+        return m.RECORDS.encode(own)
 
     def settle(self, setup: Setup, value: bytes, proof: bytes) -> None:
         """The round is agreed on: nothing of its blocks matters any more, since the proof convinces everybody."""
