@@ -104,14 +104,15 @@ def forget(machine: PaxosMachine) -> None:
 
 
 def beat(machine: PaxosMachine, out: Out) -> None:
-    """Say that we are there; and go if a quorum no longer answers, or if we cannot get what was settled before us.
+    """Say that we are there; and go if a quorum no longer answers, or if we cannot get what we must begin with.
 
     A leader that hears no quorum decides nothing, and as long as its heartbeats arrive, members that could do better
     do not look for another one (Ng, Haridi, Carbone 2023, section 3).
     """
     patience = machine.parameter("silence") << machine.level
     fresh = 1 + sum(machine.beats - beat <= patience for beat in machine.heard_at.values())
-    machine.lagging = machine.lagging + 1 if machine.known < machine.base else 0
+    blocked = machine.known < machine.base or bool(machine.opening)
+    machine.lagging = machine.lagging + 1 if blocked else 0
     if fresh < machine.setup.quorum.certificate or machine.lagging > machine.parameter("patience") << machine.level:
         election.resign(machine, out)
         return

@@ -215,8 +215,7 @@ class PaxosMachine(Forkable):
             case Propose(batch):
                 if self.room <= 0:
                     raise ValueError(f"{self.setup.me} has no room for a proposal in ballot {self.promised}")
-                if batch.digest != NO_DIGEST:
-                    self.here[batch.digest] = max(self.next_slot, self.here.get(batch.digest, 0))
+                self.on_bytes(batch.digest, self.next_slot, out)
                 leading.propose_next(self, batch.digest, out)
             case Available(digest):
                 self.on_available(digest, out)
@@ -229,8 +228,7 @@ class PaxosMachine(Forkable):
                 if leader == self.leader:
                     election.give_up(self, out)
             case Learned(slot, digest):
-                if digest != NO_DIGEST:
-                    self.here[digest] = max(slot, self.here.get(digest, 0))
+                self.on_bytes(digest, slot, out)
                 self.choose(slot, digest, out)
 
     def on_message(self, sender: MemberId, message: m.Message, out: Out) -> None:
@@ -396,6 +394,13 @@ class PaxosMachine(Forkable):
             slots.append(slot)
         out.deliver(Fetch(digest, slot, tuple(member for member in holders if member != self.setup.me)))
         return False
+
+    def on_bytes(self, digest: Digest, slot: Slot, out: Out) -> None:
+        """The channel has the bytes for this slot; perhaps they were asked for, and the answer will not come now."""
+        if digest != NO_DIGEST:
+            self.here[digest] = max(slot, self.here.get(digest, slot))
+            if digest in self.wanted:
+                self.on_available(digest, out)
 
     def on_available(self, digest: Digest, out: Out) -> None:
         slots = self.wanted.pop(digest, [])
