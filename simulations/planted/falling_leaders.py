@@ -18,7 +18,7 @@ def plan(setting: Setting) -> Plan:
     random = setting.random
     sizes = ((4, 1, 0), (4, 1, 0), (6, 1, 1), (3, 0, 1)) if setting.record.byzantine else ((3, 0, 1), (5, 0, 2))
     members, f, c = random.choice(sizes)
-    group = Group(members=members, f=f, c=c)
+    group = Group(members=max(members, setting.record.members_needed(f, c)), f=f, c=c)
     faults: list[Fault] = []
     at = 0
     while at < 2000:

@@ -145,7 +145,7 @@ def _group(setting: Setting) -> Group:
     else:
         sizes = ((3, 0, 1),) * 4 + ((5, 0, 2), (4, 0, 1), (2, 0, 0), (1, 0, 0))
     members, f, c = setting.random.choice(sizes)
-    return Group(members=members, f=f, c=c)
+    return Group(members=max(members, setting.record.members_needed(f, c)), f=f, c=c)
 
 
 def _network(random: Random) -> Network:
