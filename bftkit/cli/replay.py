@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
 
-from bftkit.cli.app import CommandFailed, ExitCode, output
+from bftkit.cli.app import ExitCode, output
 from bftkit.cli.simulate import explained, planned, usage
 from bftkit.sim.examining import check_fit, examine_plan
 from bftkit.sim.plan import KEY_VALUE, Plan, plan_data
@@ -16,6 +16,7 @@ from bftkit.sim.running import Result
 from bftkit.sim.shrinking import BUDGET_RUNS, Shrunk, Trial, shrink
 from bftkit.sim.story import LINES_MAX, tell
 from bftkit.sim.trace_files import Trace, TraceError, load_trace, save_trace
+from bftkit.sim.wording import counted
 
 PROGRESS_SECONDS = 0.25
 
@@ -94,7 +95,7 @@ def recorded(path: Path | None, seed: int | None, scenario: str, protocol: str, 
         try:
             return load_trace(path)
         except TraceError as error:
-            raise CommandFailed(ExitCode.FAILED, str(error)) from None
+            usage(str(error))
     if seed is None:
         usage("give a trace, or the --seed of a scenario")
     if seed < 0:
@@ -160,7 +161,7 @@ def _shrink(plan: Plan, result: Result, seconds: float, runs: int, any_oracle: b
     out.event("shrunk", runs=shrunk.tried, finished=shrunk.finished, smaller=sizes, steps=shrunk.steps)
     words = ", ".join(f"{name} {before:,} → {after:,}" for name, (before, after) in sizes.items() if before != after)
     rest = "" if shrunk.finished else "; the budget is spent, more may be possible"
-    out.plain(f"shrunk in {shrunk.tried} runs: {words or 'nothing can be left out'}{rest}")
+    out.plain(f"shrunk in {counted(shrunk.tried, 'run')}: {words or 'nothing can be left out'}{rest}")
     return shrunk
 
 

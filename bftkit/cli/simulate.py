@@ -19,6 +19,7 @@ from bftkit.sim.outcomes import ResumeError
 from bftkit.sim.plan import KEY_VALUE, Plan, PlanError, plan_data, plan_from_data
 from bftkit.sim.running import Result, replay_line
 from bftkit.sim.scenarios import Scenario, UnknownScenario, load_scenario, raised, scenario_names
+from bftkit.sim.wording import counted
 
 
 def simulate(
@@ -116,9 +117,10 @@ def _tell_plan(plan: Plan) -> None:
     out, group, load, network = output(), plan.group, plan.load, plan.network
     out.event("plan", plan=plan_data(plan))
     out.plain(
-        f"{plan.scenario}, {plan.protocol}, seed {plan.seed}: {group.members} members, f {group.f}, c {group.c}, "
-        f"for {plan.ticks:,} ms\n"
-        f"{load.clients} clients ask for {load.operations:,} operations in {load.bursts} bursts, "
+        f"{plan.scenario}, {plan.protocol}, seed {plan.seed}: {counted(group.members, 'member')}, "
+        f"f {group.f}, c {group.c}, for {plan.ticks:,} ms\n"
+        f"{counted(load.clients, 'client')} {'asks' if load.clients == 1 else 'ask'} for "
+        f"{counted(load.operations, 'operation')} in {counted(load.bursts, 'burst')}, "
         f"{load.pipeline} at a time\n"
         f"links: {network.delay_min} to {network.delay_max} ms, {network.loss:.0%} lost, "
         f"{network.duplication:.0%} doubled, {network.straggling:.0%} held up"
@@ -159,8 +161,9 @@ def tell_result(result: Result, again: str, save: Path | None = None) -> ExitCod
     }
     happened = ", ".join(f"{line} ({count:,}×)" for line, count in result.injected.items())
     out.plain(
-        f"{result.operations:,} operations and {result.reads:,} reads answered, {result.view_changes:,} view changes, "
-        f"{result.messages:,} messages, {result.ticks:,} ms simulated in {result.seconds:.2f} s\n"
+        f"{counted(result.operations, 'operation')} and {counted(result.reads, 'read')} answered, "
+        f"{counted(result.view_changes, 'view change')}, "
+        f"{counted(result.messages, 'message')}, {result.ticks:,} ms simulated in {result.seconds:.2f} s\n"
         f"half of the answers came within {result.p50_ms:.1f} ms, 99 % within {result.p99_ms:.1f} ms; "
         f"{result.throughput:,.1f} operations a second under load\n"
         f"lines of docs/FAULTS.md that happened: {happened or 'none'}\n"

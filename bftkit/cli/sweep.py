@@ -13,13 +13,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
 
 from bftkit.cli.app import ExitCode, output
-from bftkit.cli.simulate import explained, usage
+from bftkit.cli.simulate import explained, planned, usage
 from bftkit.sim.campaign import SECONDS_PER_SEED, Campaign, seeds_in
 from bftkit.sim.campaign import sweep as run_campaign
 from bftkit.sim.examining import check_fit
-from bftkit.sim.outcomes import Outcome
+from bftkit.sim.outcomes import NO_PLAN, Outcome
 from bftkit.sim.plan import KEY_VALUE
 from bftkit.sim.running import replay_line
+from bftkit.sim.wording import counted
 
 TOLD_EVERY_SECONDS = 10.0
 DRAWN_EVERY_SECONDS = 0.2
@@ -47,8 +48,9 @@ def sweep(
 ) -> ExitCode:
     """Run a scenario under many seeds. Each failing one is told with the line that repeats it.
 
-    Exit code 10 if any seed broke a promise, else 11 if any made no progress or missed a figure, else 1 if the
-    campaign did not do what it claims (lines of docs/FAULTS.md that hardly happened, seeds in which little was done).
+    Exit code 10 if any seed broke a promise, else 11 if any made no progress or missed a figure, else 2 if the scenario
+    makes no plan for a seed, else 1 if the campaign did not do what it claims (lines of docs/FAULTS.md that hardly
+    happened, seeds in which little was done).
     """
     with explained():
         wanted = seeds_in(seeds)
@@ -58,15 +60,13 @@ def sweep(
         if save_failing is not None:
             save_failing.mkdir(parents=True, exist_ok=True)
 
+        # A scenario that can make no plan for this protocol is found out before it is tried many times.
+        planned(found, protocol, wanted[0], service).check()
+
         def failed(outcome: Outcome) -> None:
-            if save_failing is not None:
+            if save_failing is not None and outcome.kind != NO_PLAN:
                 path = save_failing / f"{Path(scenario).stem}-{protocol}-{outcome.seed}.json"
-                try:
-                    plan = found.plan(protocol, outcome.seed, service)
-                except Exception as error:  # the scenario itself is broken, as the outcome says already
-                    output().log(f"seed {outcome.seed} has no plan to be saved: {type(error).__name__}: {error}")
-                else:
-                    path.write_text(plan.to_json() + "\n", encoding="utf-8")
+                path.write_text(found.plan(protocol, outcome.seed, service).to_json() + "\n", encoding="utf-8")
 
         with _Bar(scenario, protocol, service, len(wanted)) as bar:
 
@@ -132,7 +132,11 @@ class _Bar:
         """One more seed has ended."""
         self._done += 1
         out = output()
-        if not outcome.ok:
+        if outcome.kind == NO_PLAN:
+            self._failures += 1
+            out.event("unplanned", seed=outcome.seed, text=outcome.violation, report=outcome.report)
+            out.plain(f"seed {outcome.seed}: {outcome.violation}")
+        elif not outcome.ok:
             self._failures += 1
             again = replay_line(self._again[0], self._again[1], outcome.seed, self._again[2])
             out.event(
@@ -153,11 +157,11 @@ class _Bar:
             self._told = now
             out.event("progress", **self._figures())
             if not out.json:
-                out.log(f"{self._done:,} of {self._total:,} seeds, {self._words()}")
+                out.log(f"{self._done:,} of {counted(self._total, 'seed')}, {self._words()}")
 
     def interrupted(self, resume: Path | None) -> None:
         """Say what there is, and how to go on."""
-        text = f"interrupted after {self._done:,} of {self._total:,} seeds, {self._failures:,} failed"
+        text = f"interrupted after {self._done:,} of {counted(self._total, 'seed')}, {self._failures:,} failed"
         if resume is not None:
             text += f"; the same command goes on where it stopped (--resume {resume})"
         output().log(text)
@@ -186,8 +190,10 @@ def _tell(campaign: Campaign) -> ExitCode:
     minutes = max(1e-6, campaign.seconds) / 60
     lines = ", ".join(f"{line}: {count:,}" for line, count in campaign.injected.items())
     told = [
-        f"{campaign.scenario}, {campaign.protocol}: {seeds:,} seeds, {figures['violations']:,} violations"
-        + (f" (seeds {_some(figures['failing'])})" if campaign.failing else ""),
+        f"{campaign.scenario}, {campaign.protocol}: {counted(seeds, 'seed')}, "
+        + counted(figures["violations"], "violation")
+        + (f" (seed{'s' * (figures['violations'] > 1)} {_some(figures['failing'])})" if figures["failing"] else "")
+        + (f", {len(campaign.unplanned):,} without a plan" if campaign.unplanned else ""),
         f"operations acknowledged   {figures['operations']:,}, in each seed {figures['operations_least']:,} or more",
         f"view changes              {figures['view_changes']:,}",
         f"speed                     {figures['messages_per_second']:,.0f} messages a second and core, "
@@ -202,7 +208,7 @@ def _tell(campaign: Campaign) -> ExitCode:
     told.append(f"trace digest              {campaign.trace_digest}")
     out.plain("\n".join(told))
     if seeds < campaign.requested:
-        out.log(f"stopped: {campaign.requested - seeds:,} of {campaign.requested:,} seeds were not begun")
+        out.log(f"stopped: {campaign.requested - seeds:,} of {counted(campaign.requested, 'seed')} not begun")
     for complaint in campaign.complaints:
         out.log(f"too little: {complaint}")
     out.event("result", **figures)
@@ -210,6 +216,8 @@ def _tell(campaign: Campaign) -> ExitCode:
         return ExitCode.SAFETY_VIOLATED
     if campaign.kind == "progress":
         return ExitCode.PROGRESS_MISSED
+    if campaign.kind == NO_PLAN:
+        usage(f"{campaign.scenario} makes no plan for {counted(len(campaign.unplanned), 'seed')}; they were not run")
     return ExitCode.FAILED if campaign.complaints else ExitCode.OK
 
 

@@ -8,6 +8,8 @@ genesis holds the name that the record says, so members find it on the shelf onl
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
@@ -45,4 +47,13 @@ def load_protocol(name: str) -> Plugin:
             if not isinstance(plugin, Plugin):
                 raise BrokenProtocol(f"the entry point {name} = {entry.value} is not a bftkit Plugin")
             return plugin
-    raise UnknownProtocol(f"no protocol named {name!r}; installed: {', '.join(protocol_names()) or 'none'}")
+    names = protocol_names()
+    raise UnknownProtocol(
+        f"no protocol named {name!r}; installed: {', '.join(names) or 'none'}{did_you_mean(name, names)}"
+    )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``; did you mean …?`` with the nearest of the known names; nothing if none is near."""
+    near = get_close_matches(name, list(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else ""

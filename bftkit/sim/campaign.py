@@ -37,9 +37,10 @@ from bftkit.sim.examining import (
     protocol_name,
     service_name,
 )
-from bftkit.sim.outcomes import Header, Outcome, ResultsFile, ResumeError, code_identity, outcome_of
-from bftkit.sim.plan import KEY_VALUE
-from bftkit.sim.scenarios import load_scenario
+from bftkit.sim.outcomes import NO_PLAN, Header, Outcome, ResultsFile, ResumeError, code_identity, outcome_of
+from bftkit.sim.plan import KEY_VALUE, PlanError
+from bftkit.sim.scenarios import load_scenario, raised
+from bftkit.sim.wording import counted
 
 __all__ = [
     "Campaign",
@@ -76,12 +77,22 @@ def _run_seed(task: _Task) -> Outcome:
     try:
         with limited(task.seconds):
             scenario = load_scenario(task.scenario)
-            result, figure, baseline = examined(scenario, scenario.plan(task.protocol, task.seed, task.service))
-            return outcome_of(result, figure, baseline)
+            try:
+                plan = scenario.plan(task.protocol, task.seed, task.service)
+                plan.check()
+            except Exception as error:
+                return _unplanned(task, error)
+            return outcome_of(*examined(scenario, plan))
     except TooLong as error:
         return Outcome(seed=task.seed, oracle="progress", violation=f"the run did not end within {error}")
     except Exception as error:
         return _raised(task, error)
+
+
+def _unplanned(task: _Task, error: Exception) -> Outcome:
+    what = str(error) if isinstance(error, PlanError) else raised(error)
+    report = "".join(traceback.format_exception(error))
+    return Outcome(seed=task.seed, oracle=NO_PLAN, violation=f"{task.scenario} makes no plan: {what}", report=report)
 
 
 def _raised(task: _Task, error: BaseException) -> Outcome:
@@ -145,24 +156,31 @@ class Campaign:
     def complaints(self) -> tuple[str, ...]:
         """Why the campaign says less than it claims to, although no checker found anything; empty: it does not."""
         seeds = len(self.outcomes)
+        least = max(1, -(-seeds * 2 // 100)) if seeds >= RARE_FROM else 1
         told = [
-            f"line {line} of docs/FAULTS.md happened in {self.injected[line]} of {seeds} seeds; {self.scenario} claims "
-            f"it, so it must in {max(1, -(-seeds * 2 // 100)) if seeds >= RARE_FROM else 1} or more"
+            f"line {line} of docs/FAULTS.md happened in {self.injected[line]} of {counted(seeds, 'seed')}; "
+            f"{self.scenario} claims it, so it must in {least} or more"
             for line in self.too_rare
         ]
         if self.too_idle:
-            least = min(self.too_idle, key=lambda one: one.operations)
+            idlest = min(self.too_idle, key=lambda one: one.operations)
             told.append(
-                f"{len(self.too_idle)} of {seeds} seeds acknowledged fewer than {self.operations_min} operations; "
-                f"seed {least.seed} the fewest, {least.operations}"
+                f"{len(self.too_idle)} of {counted(seeds, 'seed')} acknowledged fewer than {self.operations_min} "
+                f"operations; "
+                f"seed {idlest.seed} the fewest, {idlest.operations}"
             )
         return tuple(told)
 
     @property
     def kind(self) -> str:
-        """``safety`` if any seed broke a promise, else ``progress`` if any missed it; empty: none failed."""
+        """The worst of the outcomes: ``safety``, ``progress``, ``plan`` (see `Outcome.kind`); empty: none failed."""
         kinds = {outcome.kind for outcome in self.failing}
-        return "safety" if "safety" in kinds else "progress" if kinds else ""
+        return next((kind for kind in ("safety", "progress", NO_PLAN) if kind in kinds), "")
+
+    @cached_property
+    def unplanned(self) -> tuple[Outcome, ...]:
+        """The failing seeds that were not run, since the scenario made no plan for them."""
+        return tuple(outcome for outcome in self.failing if outcome.oracle == NO_PLAN)
 
     @property
     def ok(self) -> bool:
@@ -191,8 +209,8 @@ class Campaign:
             "scenario": self.scenario,
             "protocol": self.protocol,
             "seeds": len(self.outcomes),
-            "violations": len(self.failing),
-            "failing": [outcome.seed for outcome in self.failing],
+            "violations": len(self.failing) - len(self.unplanned),
+            "failing": [outcome.seed for outcome in self.failing if outcome.oracle != NO_PLAN],
             "operations": sum(outcome.operations for outcome in self.outcomes),
             "view_changes": sum(outcome.view_changes for outcome in self.outcomes),
             "injected": {str(line): count for line, count in self.injected.items()},
@@ -201,6 +219,7 @@ class Campaign:
             "service": self.service,
             "requested": self.requested,
             "complaints": list(self.complaints),
+            "unplanned": [outcome.seed for outcome in self.unplanned],
             "operations_least": min((one.operations for one in self.outcomes if one.ok), default=0),
             "cpu_seconds": round(sum(one.seconds for one in self.outcomes), 2),
             "cpu_seconds_most": round(slowest.seconds, 3) if slowest is not None else 0.0,

@@ -28,6 +28,8 @@ from bftkit.core.plugin import GROUP, load_protocol
 from bftkit.sim.running import PROGRESS_MISSED, SAFETY_MISSED, Result
 
 FORMAT: Final = 1
+NO_PLAN: Final = "plan"
+"""In the place of an oracle: there was nothing to be run, so nothing was found."""
 
 
 class ResumeError(ValueError):
@@ -65,9 +67,9 @@ class Outcome:
 
     @property
     def kind(self) -> str:
-        """``safety`` or ``progress``; empty if all is well."""
-        if not self.oracle:
-            return ""
+        """``safety`` or ``progress``; ``plan`` if the scenario made no plan; empty if all is well."""
+        if self.oracle in ("", NO_PLAN):
+            return self.oracle
         return PROGRESS_MISSED if self.oracle in ("progress", "figure") else SAFETY_MISSED
 
 

@@ -28,6 +28,9 @@ from bftkit.sim.faults import Fault, fault_name, load_fault
 from bftkit.sim.links import Network
 
 KEYS: Final = ("fast", "ed25519")
+PARTIES_MAX: Final = 1000
+"""Members, and clients, of a world: more would take minutes before the first tick."""
+BURSTS_MAX: Final = 100_000
 OWN: Final = "own"
 """The scenario of plans that come from none."""
 KEY_VALUE: Final = "bftkit.service.keyvalue:KeyValueStore"
@@ -105,6 +108,7 @@ class Plan:
     def check(self) -> None:
         """Raises `PlanError` unless this run is one that the protocol claims to survive."""
         record = load_protocol(self.protocol).record
+        self._check_scenario()
         group = self.group
         try:
             Quorum(group.members, group.f, group.c)
@@ -124,7 +128,7 @@ class Plan:
             raise PlanError(f"window: {self.window} must be at least twice the interval of {self.interval}")
         if self.load.clients < 1 or self.load.bursts < 1:
             raise PlanError("load: at least one client and one burst")
-        self._check_numbers()
+        self._check_numbers()  # before anything is made of so many
         lying: set[str] = set()
         forgetful: set[str] = set()
         for place, fault in enumerate(self.faults):
@@ -141,6 +145,17 @@ class Plan:
                 f"faults: {', '.join(sorted(lying | forgetful))} lie or forget, more than f + c = {group.f + group.c}"
             )
 
+    def _check_scenario(self) -> None:
+        """What a scenario demands beyond the checkers is part of the run: without it, the run would say less."""
+        from bftkit.sim.scenarios import UnknownScenario, load_scenario  # they are made of plans
+
+        if self.scenario == OWN:
+            return
+        try:
+            load_scenario(self.scenario)
+        except UnknownScenario as error:
+            raise PlanError(f"scenario: {error} (a plan of none says {OWN!r})") from None
+
     def _check_numbers(self) -> None:
         network, load = self.network, self.load
         shares = {
@@ -154,6 +169,7 @@ class Plan:
             if not 0 <= share <= 1:
                 raise PlanError(f"{name}: {share} is no share between 0 and 1")
         least = {
+            "seed": (self.seed, 0),
             "ticks": (self.ticks, 1),
             "batch_requests": (self.batch_requests, 1),
             "segment_bytes": (self.segment_bytes, 1),
@@ -166,6 +182,15 @@ class Plan:
         for name, (number, bound) in least.items():
             if number < bound:
                 raise PlanError(f"{name}: {number} is less than {bound}")
+        most = {
+            "seed": (self.seed, (1 << 64) - 1),
+            "group.members": (self.group.members, PARTIES_MAX),
+            "load.clients": (load.clients, PARTIES_MAX),
+            "load.bursts": (load.bursts, BURSTS_MAX),
+        }
+        for name, (number, bound) in most.items():
+            if number > bound:
+                raise PlanError(f"{name}: {number} is more than {bound}")
         if network.delay_max < network.delay_min:
             raise PlanError(f"network: delay_max {network.delay_max} is less than delay_min {network.delay_min}")
 

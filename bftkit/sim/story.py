@@ -22,7 +22,7 @@ from bftkit.sim.faults import ClientDies, LyingClient, Partition, Twin
 from bftkit.sim.plan import Plan
 from bftkit.sim.running import Result, run_world
 from bftkit.sim.watching import ANSWERED, ASKED, CRASH, DECIDED, NOTE, RETURN, TOLD, VIEW, Happened, Said, WatchedWorld
-from bftkit.sim.wording import operation_words, short
+from bftkit.sim.wording import counted, operation_words, short
 
 if TYPE_CHECKING:
     from bftkit.channel.application import Application
@@ -176,9 +176,9 @@ class _Teller:
         group = plan.group
         record = load_protocol(plan.protocol).record
         head = [
-            f"{record.title}: {_count(group.members, 'member')} ({', '.join(group.names)}), f = {group.f}"
+            f"{record.title}: {counted(group.members, 'member')} ({', '.join(group.names)}), f = {group.f}"
             + (f", c = {group.c}" if group.c else "")
-            + f"; {_count(load.clients, 'client')} with {_count(load.operations, 'operation')} together; "
+            + f"; {counted(load.clients, 'client')} with {counted(load.operations, 'operation')} together; "
             f"seed {plan.seed}."
         ]
         network = plan.network
@@ -343,7 +343,7 @@ class _Teller:
             if slots
             else ""
         )
-        return f"        …  {_count(frames, 'frame')}, {done or 'no slot executed'}, {(end - begin) / 1_000_000:.1f} s"
+        return f"        …  {counted(frames, 'frame')}, {done or 'no slot executed'}, {(end - begin) / 1_000_000:.1f} s"
 
     # ------------------------------------------------------------------------------------------ the end
 
@@ -457,7 +457,7 @@ class _Teller:
                 f"checkpoint at {replica.checkpoints.stable}",
             ]
             if len(replica.pool):
-                parts.append(f"{_count(len(replica.pool), 'bundle')} waiting")
+                parts.append(f"{counted(len(replica.pool), 'bundle')} waiting")
             if replica.machine.room:
                 parts.append("would take proposals")
             if replica.silent:
@@ -476,7 +476,7 @@ class _Teller:
         for name, actor in world.actors.items():
             if actor.outstanding:
                 asked = [operation_words(asked.ask.operation) for asked in actor.pending.values()]
-                told.append(f"  {name} waits for {_count(actor.outstanding, 'answer')}: {'; '.join(asked[:3])}")
+                told.append(f"  {name} waits for {counted(actor.outstanding, 'answer')}: {'; '.join(asked[:3])}")
         if cut:
             told.append(f"  cut: {', '.join(sorted(cut))}")
         return told
@@ -497,7 +497,3 @@ class _Teller:
         for (sender, name), count in sorted(counts.items(), key=lambda pair: (pair[0][0], -pair[1]))[:12]:
             told.append(f"  {sender}: {count} × {name}, at last {lately[sender, name][:120]}")
         return told
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -66,6 +66,10 @@ def load_trace(path: Path) -> Trace:
         raise TraceError(f"{path}: this is no text, so it is no trace") from None
     except json.JSONDecodeError as error:
         raise TraceError(f"{path}: this is no JSON, or not all of it: {error}") from None
+    except RecursionError:
+        raise TraceError(f"{path}: this is no trace: it is nested too deeply") from None
+    except ValueError as error:  # such as a number of thousands of digits
+        raise TraceError(f"{path}: this is no trace: {error}") from None
     if not isinstance(loaded, dict):
         raise TraceError(f"{path}: a trace is one JSON object with the key {MARK!r}")
     data = cast("dict[str, Any]", loaded)

@@ -74,6 +74,11 @@ def operation_words(operation: bytes) -> str:
     return _text(operation)
 
 
+def counted(number: int, what: str) -> str:
+    """``1 seed``, ``2,000 seeds``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def _text(data: bytes) -> str:
     text = data.decode("ascii", "replace")
     return text[:40] if text.isprintable() and data.isascii() and data else describe(data)

@@ -143,6 +143,8 @@ def test_usage(arguments: list[str], words: str, capsys: pytest.CaptureFixture[s
         (b'{"bftkit_trace": 1}', "the trace has no plan"),
         (b'{"bftkit_trace": 1, "plan": {"tikcs": 4}}', "its plan cannot be read"),
         (b'{"bftkit_trace": 1, "plan": {}, "digest": 4}', "digest is not a text"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"1" * 5_000, "4300 digits"),
     ],
 )
 def test_files_that_are_no_traces(
@@ -154,8 +156,9 @@ def test_files_that_are_no_traces(
         load_trace(path)
     assert words in str(caught.value)
     assert str(path) in str(caught.value)
-    assert main(["replay", str(path)]) == 1
-    assert words in capsys.readouterr().err
+    for command in (["replay"], ["trace", "show"]):
+        assert main([*command, str(path)]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,8 +198,33 @@ def test_an_error_in_a_scenario_file_is_told_with_its_place(
 def test_a_plan_that_is_no_object_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "seven.json"
     path.write_text('{"bftkit_trace": 1, "plan": 7}')
-    assert main(["replay", str(path)]) == 1
+    assert main(["replay", str(path)]) == 2
     assert "its plan cannot be read: a plan is an object" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ({"scenario": "mixd"}, "scenario: there is no scenario 'mixd'"),
+        ({"scenario": "mixd"}, "did you mean 'mixed'? (a plan of none says 'own')"),
+        ({"scenario": "./gone.py"}, "there is no scenario file 'gone.py'"),
+        ({"protocol": "pbtf"}, "did you mean 'pbft'?"),
+        ({"seed": -1}, "seed: -1 is less than 0"),
+        ({"seed": 1 << 64}, "seed: 18446744073709551616 is more than 18446744073709551615"),
+        ({"load": {"clients": 1 << 70}}, "load.clients: "),
+        ({"group": {"members": 1 << 70}}, "group.members: "),
+    ],
+)
+@pytest.mark.parametrize("command", [("replay",), ("trace", "show")])
+def test_a_plan_of_what_there_is_not_is_refused(
+    command: Sequence[str], data: dict[str, object], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(data))
+    assert main([*command, str(path)]) == 2
+    told = capsys.readouterr().err
+    assert reason in told
+    assert told.count("\n") == 1
 
 
 def test_what_is_no_plug_in_is_no_bug_of_ours(capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,7 +80,7 @@ def test_a_campaign_ends_with_its_result(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("head", "before", "code"),
     [
-        ("", "if setting.seed == 1: raise ValueError('bug')", 10),
+        ("", "if setting.seed == 1: raise ValueError('bug')", 2),
         ("FIGURE, AT_LEAST = 'n', 7\ndef measure(result, baseline): return result.plan.seed", "pass", 11),
         ("OPERATIONS_MIN = 1000", "pass", 1),
     ],
@@ -93,6 +93,10 @@ def test_the_exit_code_says_what_was_missed(
     captured = capsys.readouterr()
     if code == 1:
         assert "fewer than 1000 operations" in captured.err
+    elif code == 2:
+        assert f"seed 1: {scenario} makes no plan: ValueError: bug" in captured.out
+        assert "2 seeds, 0 violations, 1 without a plan" in captured.out
+        assert "makes no plan for 1 seed; they were not run" in captured.err
     else:
         assert f"bftkit replay --seed 1 --scenario {scenario} --protocol pbft --shrink" in captured.out
     if code == 11:
@@ -100,14 +104,22 @@ def test_the_exit_code_says_what_was_missed(
         assert saved.seed == 1
 
 
-def test_a_seed_that_makes_no_plan_is_not_saved_and_still_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        ("raise ValueError('bug')", "plan(setting) fails: ValueError: bug (small.py, line 8)"),
+        ("from bftkit.sim.plan import Group; return setting.plan(group=Group(members=4, f=2))", "need 7 members"),
+    ],
+)
+def test_a_scenario_that_makes_no_plan_is_a_matter_of_usage_and_not_a_violation(
+    before: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scenario = small(tmp_path, before="raise ValueError('bug')")
-    assert main(["sweep", scenario, "--seeds", "0", "--jobs", "1", "--save-failing", str(tmp_path / "bad")]) == 10
+    scenario = small(tmp_path, before=before)
+    assert main(["sweep", scenario, "--jobs", "1", "--save-failing", str(tmp_path / "bad")]) == 2
     captured = capsys.readouterr()
-    assert "unhandled ValueError: bug" in captured.out
-    assert "seed 0 has no plan to be saved" in captured.err
+    assert words in captured.err
+    assert captured.err.count("\n") == 1
+    assert list((tmp_path / "bad").iterdir()) == []
 
 
 def test_one_seed_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,6 +132,10 @@ def test_one_seed_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "every promise was kept" in out
     plan = Plan.from_json(saved.read_text())
     assert (plan.seed, plan.load.clients) == (3, 2)
+    assert main(["simulate", scenario, "--seed", "3"]) == 0
+    assert "1 client asks for 6 operations in 1 burst, " in capsys.readouterr().out
+    assert main(["sweep", scenario, "--seeds", "3"]) == 0
+    assert "small.py, pbft: 1 seed, 0 violations\n" in capsys.readouterr().out
     assert main(["simulate", scenario, "--seed", "3", "--json"]) == 0
     assert (
         result_of(capsys.readouterr().out)["again"] == f"bftkit replay --seed 3 --scenario {scenario} --protocol pbft"
@@ -140,6 +156,10 @@ def test_all_shipped_scenarios_are_listed(capsys: pytest.CaptureFixture[str]) ->
     ("arguments", "words"),
     [  # each with the last words of the complaint
         (["sweep", "nix"], "there is no scenario 'nix'"),
+        (["sweep", "mixde"], "did you mean 'mixed'?"),
+        (["simulate", "power-cut"], "did you mean 'power-cuts'?"),
+        (["sweep", "loss", "--protocol", "coordinater"], "did you mean 'coordinator'?"),
+        (["simulate", "loss", "--protocol", "pbtf"], "did you mean 'pbft'?"),
         (["sweep", "loss", "--protocol", "raft"], "no protocol named 'raft'"),
         (["sweep", "equivocation", "--protocol", "coordinator"], "coordinator does not claim to survive"),
         (["sweep", "loss", "--seeds", "9..2"], "'9..2' are no seeds"),

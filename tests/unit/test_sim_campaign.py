@@ -130,7 +130,8 @@ def test_a_seed_that_never_ends_fails_for_want_of_progress(small: Callable[..., 
 
 def test_what_a_seed_raises_is_its_outcome(small: Callable[..., str]) -> None:
     campaign = sweep(small(before="if seed == 1: raise KeyError('k')"), "pbft", range(3), jobs=1)
-    assert [(one.seed, one.violation) for one in campaign.failing] == [(1, "unhandled KeyError: 'k'")]
+    assert [(one.seed, one.kind) for one in campaign.failing] == [(1, "plan")]
+    assert "makes no plan: KeyError: 'k' (small.py, line 9)" in campaign.failing[0].violation
     assert "small.py" in campaign.failing[0].report
 
 
@@ -197,7 +198,7 @@ def test_a_claimed_line_that_hardly_happens_fails_the_campaign(seeds: int, count
     assert campaign.too_rare == ((7,) if rare else ())
     assert campaign.ok is not rare
     if rare:
-        assert f"line 7 of docs/FAULTS.md happened in {count} of {seeds} seeds" in campaign.complaints[0]
+        assert f"line 7 of docs/FAULTS.md happened in {count} of {seeds:,} seeds" in campaign.complaints[0]
 
 
 def test_a_line_that_nobody_claimed_may_be_rare() -> None:

@@ -50,7 +50,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import attrs
 
 from bftkit.core.ordering import ProtocolRecord
-from bftkit.core.plugin import load_protocol
+from bftkit.core.plugin import did_you_mean, load_protocol
 from bftkit.sim.faults import Fault, Lie
 from bftkit.sim.plan import KEY_VALUE, Group, Load, Plan
 from bftkit.sim.running import Result
@@ -172,8 +172,10 @@ def load_scenario(name: str) -> Scenario:
         except ImportError as error:
             raise UnknownScenario(f"the scenario {name!r} cannot be loaded: {error}") from None
     else:
+        names = scenario_names()
         raise UnknownScenario(
-            f"there is no scenario {name!r}; known are {', '.join(scenario_names())}, package.module and ./file.py"
+            f"there is no scenario {name!r}; known are {', '.join(names)}, package.module and ./file.py"
+            f"{did_you_mean(name, names)}"
         )
     return _scenario(name, module)
 
