@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 import pytest
 
@@ -12,6 +14,7 @@ from bftkit.crypto.threshold import Coins
 from bftkit.sim.adversaries import Honest
 from bftkit.sim.coins import FastCoins, real_coins
 from bftkit.sim.costs import Costs, Meter
+from bftkit.sim.journal import Journal
 from bftkit.sim.keyring import Notary
 from bftkit.sim.ordering_world import OrderingWorld
 from bftkit.sim.plan import Group, Plan, PlanError
@@ -103,6 +106,35 @@ def test_a_plan_has_the_members_that_the_protocol_needs(monkeypatch: pytest.Monk
     smaller = [step.group for _, step in members(Plan(group=Group(members=8, f=1, c=1)))]
     assert smaller
     assert all(group.members >= 3 * (group.f + group.c) + 1 for group in smaller)
+
+
+def test_no_share_of_the_key_leaves_its_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SAFETY rule 20: not in a frame, a record, a snapshot or the journal, while coins are tossed all the time."""
+    seen: list[bytes] = []
+    add = Journal.add
+
+    def heard(journal: Journal, now_us: int, kind: int, one: int, other: int, data: bytes) -> None:
+        seen.append(data)
+        add(journal, now_us, kind, one, other, data)
+
+    monkeypatch.setattr(Journal, "add", heard)
+    world = World(1, "cks", keys="ed25519")
+    world.load(10, keys=3, poison=0.0)
+    world.run_until(lambda: world.outstanding == 0, 60_000, "all answered")
+    world.finish()
+    assert world.counters.coins > 0
+    dealt = [world.notary._coins[3][member] for member in MEMBERS]  # pyright: ignore[reportPrivateUsage]
+    secrets = [part._share for part in dealt if isinstance(part, Coins)]  # pyright: ignore[reportPrivateUsage]
+    assert len(secrets) == 4
+    for host in world.hosts.values():
+        seen += [host.disk.directory.read(name) for name in host.disk.directory.names()]
+    everything = b"\0".join(seen)
+    # Whatever was said is in there: the shares of coins, which everybody may know, are found.
+    known: Any = world.notary._known  # pyright: ignore[reportPrivateUsage]
+    said: list[bytes] = [key[4] for key in known if len(key) == 5 and key[0] == "coin"]
+    assert said
+    assert all(share in everything for share in said)
+    assert not any(secret in everything or secret.hex().encode() in everything for secret in secrets)
 
 
 def setups(world: OrderingWorld) -> list[Setup]:
