@@ -621,6 +621,7 @@ class Replica:
             "protocol": self.settings.plugin.record.name,
             "view": self.machine.view,
             "leader": self.machine.leader,
+            "everybody_proposes": self.proposer.everybody,
             "applied": self.applied,
             "stable": self.checkpoints.stable,
             "checkpoints": {str(kept.slot): kept.root.hex() for kept in self.checkpoints.kept},

@@ -129,6 +129,8 @@ def _show(members: tuple[str, ...], found: Any) -> None:
         state = "[red]stopped[/red]" if one.get("stopped") else "silent" if one.get("silent") else "[green]up[/green]"
         if one.get("catching_up"):
             state = "catching up"
+        if one.get("everybody_proposes"):
+            one = {**one, "leader": "everybody"}
         names = ("protocol", "view", "leader", "applied", "stable", "waiting", "durability")
         table.add_row(member, state, *("-" if one.get(name) is None else str(one[name]) for name in names))
     output().show(table)

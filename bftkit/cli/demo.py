@@ -1,8 +1,9 @@
 """`bftkit demo`: a replicated service that survives crashes and liars, before your eyes.
 
 A temporary group of separate processes on loopback, over encrypted TCP, with real disks. While clients work on its
-key-value service, its leader is killed, one member lies, and the power of all members is cut at once. At the end all
-that was acknowledged must be there, exactly once, in an order that explains every answer.
+key-value service, its leader is killed (or, where nobody leads, the first member), one member lies, and the power of
+all members is cut at once: as far as the protocol claims to survive it. At the end all that was acknowledged must be
+there, exactly once, in an order that explains every answer.
 """
 
 from __future__ import annotations
@@ -37,13 +38,15 @@ from bftkit.service import keyvalue
 LIAR: Final = "bftkit.sim.adversaries:Liar"
 CHECKPOINT_INTERVAL: Final = 64
 STATUS_SECONDS: Final = 0.25
-AFTERMATH_SECONDS: Final = 30.0
+AFTERMATH_SECONDS: Final = 60.0
 """How long the group may take, after the load, until everything is settled."""
 
 
 async def demo(
     *,
-    members: Annotated[int, Parameter(help="How many members.")] = 4,
+    members: Annotated[
+        int | None, Parameter(help="How many members. Default: as few as survive one faulty one under the protocol.")
+    ] = None,
     protocol: Annotated[str, Parameter(help="The ordering protocol.")] = "pbft",
     seconds: Annotated[float, Parameter(help="How long the load runs, faults included.")] = 20.0,
     clients: Annotated[int, Parameter(help="How many clients work at the same time (at least 4).")] = 4,
@@ -51,8 +54,9 @@ async def demo(
 ) -> ExitCode:
     """Run a group with faults and show that nothing is lost."""
     record = load_protocol(protocol).record
-    if members < (4 if record.byzantine else 3):
-        least = 4 if record.byzantine else 3
+    least = record.members_needed(1) if record.byzantine else record.members_needed(0, 1)
+    members = least if members is None else members
+    if members < least:
         raise CommandFailed(ExitCode.USAGE, f"--members {members}: with faults to survive, {protocol} needs {least}")
     if seconds < 4:
         raise CommandFailed(ExitCode.USAGE, f"--seconds {seconds}: all faults together need at least 4 seconds")
@@ -190,7 +194,8 @@ class _Demo:
         await self._kill_leader()
         while self.liar is not None and not self.injected.equivocations and self._elapsed() < 0.5 * self.seconds:
             await trio.sleep(STATUS_SECONDS)
-            if self._leader() != self.liar and self._leader_is_settled():
+            # Where everybody proposes, it has its chance all the time.
+            if not self._everybody_proposes and self._leader() != self.liar and self._leader_is_settled():
                 await self._kill_leader()
         await self._until(0.6)
         await self._cut_power()
@@ -201,8 +206,16 @@ class _Demo:
     async def _until(self, share: float) -> None:
         await trio.sleep(max(0.0, share * self.seconds - self._elapsed()))
 
+    @property
+    def _everybody_proposes(self) -> bool:
+        """Whether the protocol has no leader, as the honest members say."""
+        said = [status["everybody_proposes"] for member, status in self.statuses.items() if member in self.honest]
+        return bool(said) and all(said)
+
     def _leader(self) -> MemberId | None:
-        """Whom most honest members take for the leader."""
+        """Whom most honest members take for the leader; where nobody leads, the first honest member that runs."""
+        if self._everybody_proposes:
+            return next((member for member in self.honest if self.group.is_running(member)), None)
         named = [
             self.statuses[member].get("leader")
             for member in self.honest
@@ -219,7 +232,7 @@ class _Demo:
             if self._elapsed() > 0.5 * self.seconds:
                 return  # told at the end as a fault that was not injected
             await trio.sleep(STATUS_SECONDS)
-        self.view.say(f"SIGKILL to {leader}, which leads")
+        self.view.say(f"SIGKILL to {leader}" + ("; nobody leads here" if self._everybody_proposes else ", which leads"))
         output().event("fault", kind="leader-kill", member=leader)
         await trio.to_thread.run_sync(self.group.kill, leader)
         self.injected.leader_kills += 1
@@ -271,6 +284,7 @@ class _Demo:
             "digest_slot": slot,
             "linearizable": linearizable.linearizable,
             **attrs.asdict(self.injected),
+            "everybody_proposes": self._everybody_proposes,
             "ops_per_second": round(self.load.acknowledged / seconds, 1),
             "unknown": self.load.unknown,
             "longest_gap_ms": round(self.load.longest_gap * 1000, 1),

@@ -112,7 +112,7 @@ class DemoView:
                 member,
                 f"{state} {role}{leads}",
                 str(one.get("view")),
-                str(one.get("leader")),
+                "everybody" if one.get("everybody_proposes") else one.get("leader") or "-",
                 f"{one.get('applied', 0):,}",
                 f"{one.get('stable', 0):,}",
                 str(sum(one.get("blamed", {}).values())),
@@ -127,7 +127,7 @@ class DemoView:
             ("lost / duplicated", f"{result['lost']} / {result['duplicated']}"),
             ("linearizable", "yes" if result["linearizable"] else "NO"),
             ("digests", f"{'agree' if result['digests_agree'] else 'DIFFER'} at slot {result['digest_slot']}"),
-            ("leader killed", f"{result['leader_kills']} times"),
+            ("member killed" if result["everybody_proposes"] else "leader killed", f"{result['leader_kills']} times"),
             (
                 "liars",
                 f"{result['liars']} ({result['equivocations']} equivocations, {result['wrong_replies']} wrong replies)",

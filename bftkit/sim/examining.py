@@ -19,7 +19,6 @@ from typing import Any, TypeAlias
 import attrs
 
 from bftkit.core.ordering import Plugin
-from bftkit.core.plugin import load_protocol
 from bftkit.service.loading import ServiceError
 from bftkit.sim.plan import KEY_VALUE, Plan
 from bftkit.sim.running import Result, again

@@ -23,6 +23,7 @@ executed, and correct clients give each operation content of its own.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
@@ -115,7 +116,7 @@ class Speech:
     *No vote contradicts an earlier one* (SAFETY rules 5 and 16; oracle ``agreement``). Wherever a message of the
     protocol names a slot and a digest, its sender binds itself, and for one kind, view and slot it may do so to one
     digest only, however often it restarts. The same for its checkpoint votes. This needs no knowledge of the protocol
-    but the names of the fields.
+    but the names of the fields; a message whose parts are encoded may say by a method `binds` what it binds to.
 
     *No false alarm:* what a correct member sent is either in its log or was sent in the same life. Statements of others
     that it passes on (a `NewView`, a proof) travel as bytes in which nothing is looked for.
@@ -174,6 +175,11 @@ class Speech:
     def _walk(self, member: MemberId, message: object) -> None:
         """Bind the sender to whatever the message says."""
         kind = type(message)
+        binds = getattr(message, "binds", None)
+        if callable(binds):
+            for place, said in cast("Iterable[tuple[tuple[object, ...], Digest]]", binds()):
+                self._bind((member, kind, *place), said)
+            return
         shape = self._shapes.get(kind)
         if shape is None:
             shape = self._shapes[kind] = _Shape.of(kind)
