@@ -259,7 +259,8 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
                 if wish:
                     self._keep_evidence(evidence)
                 # A member that others took along, or that voted before it crashed, has no say in round 1 any more.
-                if self.round == 1 and not self.awaiting and self._round(1).own_pre is None:
+                first = self.round == 1 and not self.awaiting and self._rounds.get(1, _NOTHING).own_pre is None
+                if first and self.decision is None:
                     if self.plain:
                         self._make_wish(wish, out)
                     else:

@@ -106,7 +106,7 @@ class Forger:
         known = self._pre_proofs.get((number, value))
         if known is not None:
             return known
-        votes = {liar: self._sign_pre(liar, number, value) for liar in self.liars}
+        votes = {liar: self.pre_signature(liar, number, value) for liar in self.liars}
         votes |= self._pre.get((number, value), {})
         if len(votes) < self._setup.quorum.available:
             return None
@@ -117,7 +117,7 @@ class Forger:
         known = self._main_proofs.get((number, value))
         if known is not None:
             return known
-        votes = {liar: self._sign_main(liar, number, value) for liar in self.liars}
+        votes = {liar: self.main_signature(liar, number, value) for liar in self.liars}
         votes |= self._main.get((number, value), {})
         if len(votes) < self._setup.quorum.available:
             return None
@@ -136,14 +136,14 @@ class Forger:
             return None
         soft, certificate = reason
         evidence = self.evidence if value or soft else b""
-        return PreVote(number, value, soft, certificate, self._sign_pre(liar, number, value), evidence)
+        return PreVote(number, value, soft, certificate, self.pre_signature(liar, number, value), evidence)
 
     def main_vote(self, liar: MemberId, number: int, value: bool) -> MainVote | None:
         """The liar's main-vote for 0 or 1; None if nothing justifies one."""
         certificate = self.pre_certificate(number, value)
         if certificate is None:
             return None
-        vote = self._sign_main(liar, number, value)
+        vote = self.main_signature(liar, number, value)
         return MainVote(number, value, certificate, vote, self.evidence if value else b"")
 
     def abstention(self, liar: MemberId, number: int) -> Abstention | None:
@@ -155,10 +155,10 @@ class Forger:
             others = [item for item in self.liars if item != zero.member]
             if not others:
                 return None
-            one = Shown(others[0], one.soft, one.certificate, self._sign_pre(others[0], number, True))
+            one = Shown(others[0], one.soft, one.certificate, self.pre_signature(others[0], number, True))
         if zero is None or one is None:
             return None
-        return Abstention(number, zero, one, self._sign_main(liar, number, ABSTAIN), self.evidence)
+        return Abstention(number, zero, one, self.main_signature(liar, number, ABSTAIN), self.evidence)
 
     def all_abstained(self, number: int) -> AllAbstained | None:
         """n - t abstentions; None if there are not so many."""
@@ -188,11 +188,13 @@ class Forger:
                 certificate = self.main_certificate(number - 1, ABSTAIN) or b""
                 coin = self.coin(number - 1)
                 against = value if coin is None else not coin
-                return PreVote(number, against, True, certificate, self._sign_pre(liar, number, against), self.evidence)
+                return PreVote(
+                    number, against, True, certificate, self.pre_signature(liar, number, against), self.evidence
+                )
             case 3 if good is not None:
                 return attrs.evolve(good, vote=random.randbytes(64))
             case 4:
-                vote = self._sign_main(liar, number, value)
+                vote = self.main_signature(liar, number, value)
                 return MainVote(number, value, self.pre_certificate(number, not value) or b"", vote, b"")
             case _:
                 certificate = self.main_certificate(number, ABSTAIN) or b""
@@ -221,10 +223,12 @@ class Forger:
 
     # --------------------------------------------------------------------------------------------- inside
 
-    def _sign_pre(self, liar: MemberId, number: int, value: bool) -> bytes:
+    def pre_signature(self, liar: MemberId, number: int, value: bool) -> bytes:
+        """The liar's signature under any pre-vote."""
         return self._pre_certifiers[liar].sign(pre_statement(self._id, number, value))
 
-    def _sign_main(self, liar: MemberId, number: int, value: int) -> bytes:
+    def main_signature(self, liar: MemberId, number: int, value: int) -> bytes:
+        """The liar's signature under any main-vote."""
         return self._main_certifiers[liar].sign(main_statement(self._id, number, value))
 
     def _share(self, liar: MemberId, number: int) -> bytes:
