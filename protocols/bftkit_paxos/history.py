@@ -43,7 +43,7 @@ class History:
     entries: Annotated[tuple[Entry, ...], Many(Struct(Entry), HELD_MAX)]
 
 
-_CODEC: Final = Codec[History]("paxos history", {1: History}, bytes_max=64 << 20)
+HISTORIES: Final = Codec[History]("paxos history", {1: History}, bytes_max=64 << 20)
 
 
 def history(setup: Setup, stable: Slot, records: Sequence[Record]) -> bytes:
@@ -58,13 +58,13 @@ def history(setup: Setup, stable: Slot, records: Sequence[Record]) -> bytes:
             known = best.get(record.slot)
             if known is None or record.ballot > known.ballot:
                 best[record.slot] = record
-    return _CODEC.encode(History(tuple(best[slot] for slot in sorted(best))))
+    return HISTORIES.encode(History(tuple(best[slot] for slot in sorted(best))))
 
 
 def check_history(setup: Setup, member: MemberId, stable: Slot, history: bytes) -> bool:
     """Whether a report can be read, is sorted, above `stable`, and each entry is signed by its ballot's leader."""
     try:
-        entries = _CODEC.decode(history).entries
+        entries = HISTORIES.decode(history).entries
     except WireError:
         return False
     slots = [stable, *(entry.slot for entry in entries)]
@@ -86,7 +86,7 @@ def carry(setup: Setup, stable: Slot, histories: Mapping[MemberId, bytes]) -> Ca
         raise ValueError(f"{len(histories)} histories are too few: with c = {setup.quorum.c}, {needed} are needed")
     best: dict[Slot, tuple[int, Digest]] = {}
     for member in sorted(histories):
-        for entry in _CODEC.decode(histories[member]).entries:
+        for entry in HISTORIES.decode(histories[member]).entries:
             best[entry.slot] = max(best.get(entry.slot, (0, b"")), (entry.ballot, entry.digest))
     slots: list[tuple[Slot, Digest]] = []
     while (slot := stable + 1 + len(slots)) in best:
@@ -98,7 +98,7 @@ def conflicts(histories: Mapping[MemberId, bytes]) -> tuple[Conflict, ...]:
     """Slots for which one ballot's leader signed two batches: if there are any, this epoch's safety is lost."""
     proposals: dict[tuple[Slot, int], dict[Digest, Entry]] = {}
     for member in sorted(histories):
-        for entry in _CODEC.decode(histories[member]).entries:
+        for entry in HISTORIES.decode(histories[member]).entries:
             proposals.setdefault((entry.slot, entry.ballot), {})[entry.digest] = entry
     found: list[Conflict] = []
     for place in sorted(proposals):
