@@ -423,8 +423,7 @@ class ValidatedAgreement(Forkable, Machine[Input, Part, Agreed]):
 
     def _release(self, out: Out) -> None:
         """With n - t commitments here, which nobody can change any more: let the order be known."""
-        # If it is known already, then n - t shares are in everybody's hands and holding back this one hides nothing.
-        if not self.released and (len(self.vectors) >= self.setup.quorum.available or self.order):
+        if not self.released and len(self.vectors) >= self.setup.quorum.available:
             self.released = True
             self._in_coin(lambda child, inner: child.on_input(co.Release(), inner), out)
 

@@ -107,25 +107,25 @@ class Babbler:
         self.world, self.me = world, me
         self.heard: list[va.Part] = []
 
-    def say(self, receiver: MemberId, part: va.Part) -> Iterable[va.Part]:
+    def say(self, receiver: MemberId, message: va.Part) -> Iterable[va.Part]:
         chance = self.world.random
-        self.heard.append(part)
+        self.heard.append(message)
         self.heard += [flight.message for flight in self.world.flights[-3:]]
         match chance.randrange(8):
             case 0:
                 return []
             case 1:
-                return [part, va.Part(part.kind, part.index, self.flipped(part.body))]
+                return [message, va.Part(message.kind, message.index, self.flipped(message.body))]
             case 2:
-                return [part, self.moved(chance.choice(self.heard))]
+                return [message, self.moved(chance.choice(self.heard))]
             case 3:
-                return [part, va.Part(va.STATEMENT, chance.randint(1, 4), b"")]
+                return [message, va.Part(va.STATEMENT, chance.randint(1, 4), b"")]
             case 4:
-                return [part, self.vote()]
+                return [message, self.vote()]
             case 5:
-                return [part, self.vector()]
+                return [message, self.vector()]
             case _:
-                return [part]
+                return [message]
 
     def flipped(self, body: bytes) -> bytes:
         at = self.world.random.randrange(len(body)) if body else 0

@@ -99,6 +99,9 @@ def test_the_phases_are_those_of_the_table() -> None:
             assert phase == before[name] or (before[name], phase) in moves
             before[name] = phase
             seen.add(phase)
+            # "Whose share is released only after n - t commitments were delivered."
+            if inside(made, name).released:
+                assert phase == "agreed" or len(inside(made, name).vectors) >= 3
     assert seen == {"gathering", "committed", "tossing", "attempting", "agreed"}
 
 
@@ -172,6 +175,25 @@ def test_the_proof_convinces_of_nothing_else() -> None:
     assert va.check_agreed(setup, ID, valid, VALUE_MAX, b"") is None
     # And the good proof still is one, whatever was asked before.
     assert va.check_agreed(setup, ID, valid, VALUE_MAX, result.proof) == result.value
+
+
+def test_a_decision_about_one_candidate_proves_nothing_of_another() -> None:
+    """Else the evidence could be exchanged for another member's proposal, and there were two proofs for two values."""
+    made = world()
+    made.run(lambda: len(inside(made, "m0").held) == 4)
+    held = dict(inside(made, "m0").held)
+    made.run()
+    said = PROOFS.decode(made.outputs["m0"][0].proof)
+    decision = am.CODEC.decode(said.decision)
+    assert isinstance(decision, am.Decision)
+    assert decision.evidence
+    others = [index for index in held if index != said.candidate]
+    assert others
+    for other in others:
+        exchanged = am.CODEC.encode(attrs.evolve(decision, evidence=held[other]))
+        for candidate in (said.candidate, other):
+            forged = PROOFS.encode(attrs.evolve(said, candidate=candidate, decision=exchanged))
+            assert va.check_agreed(inside(made, "m0").setup, ID, valid, VALUE_MAX, forged) is None
 
 
 def test_a_proof_from_elsewhere_ends_it_and_is_handed_on() -> None:
@@ -268,6 +290,17 @@ def test_what_waits_of_one_sender_is_bounded() -> None:
     assert found.agreements == {}
 
 
+def test_what_a_vote_shows_is_kept_though_the_vote_is_not() -> None:
+    """A vote with evidence is its sender's "yes", and stays when its later votes push it out of the waiting ones."""
+    made = world(propose=False)
+    for number in range(1 + WAITING_MAX):
+        vote = am.PreVote(1 + number, number == 0, False, b"", bytes(64), b"" if number else b"evidence")
+        made.inject("m3", "m0", va.Part(va.AGREEMENT, 1, am.CODEC.encode(vote)))
+        made.run()
+    assert all(not isinstance(vote, am.PreVote) or vote.round > 1 for vote in inside(made, "m0").waiting[1]["m3"])
+    assert inside(made, "m0").statements[1] == {3: b"evidence"}
+
+
 def test_no_statement_is_longer_than_a_proof_can_be() -> None:
     made = world(propose=False)
     longest = inside(made, "m0").judge.proof_bytes_max
@@ -318,9 +351,21 @@ def test_what_a_commitment_claims_is_there_after_a_restart() -> None:
     assert kinds[:commitment].count(Held) == len(claimed)
 
 
-def test_a_restarted_member_says_the_same() -> None:
-    """In each state of a run: what it would say to a peer, its strongest vote, and nothing in contradiction."""
-    made = world(seed=3)
+@pytest.mark.parametrize("withheld", [None, 0, 1, 2, 3])
+def test_a_restarted_member_says_the_same(withheld: int | None) -> None:
+    """In each state of a run: what it would say to a peer, its strongest vote, and nothing in contradiction.
+
+    Where a proposal is withheld and its turn comes, members deny that they hold it.
+    """
+
+    def choose(running: World) -> int:
+        free = [
+            i for i, x in enumerate(running.flights) if (x.message.kind, x.message.index) != (va.PROPOSAL, withheld)
+        ]
+        return running.random.choice(free or range(len(running.flights)))
+
+    made = world(seed=3, choose=choose)
+    statements = 0
     while made.step():
         for name in made.members:
             now = inside(made, name)
@@ -333,9 +378,11 @@ def test_a_restarted_member_says_the_same() -> None:
             assert [part for part in again.said() if part.kind == va.AGREEMENT] == [
                 part for part in now.said() if part.kind == va.AGREEMENT
             ]
-            assert {part for part in again.said() if part.kind == va.ORDER} == {
-                part for part in now.said() if part.kind == va.ORDER
-            }
+            for kind in (va.ORDER, va.STATEMENT):
+                said = [part for part in now.said() if part.kind == kind]
+                assert [part for part in again.said() if part.kind == kind] == said
+                statements += kind == va.STATEMENT and len(said)
+    assert statements
 
 
 def test_a_member_that_was_done_is_done_after_a_restart() -> None:
