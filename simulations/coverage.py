@@ -2,6 +2,7 @@
 
     python simulations/coverage.py                          # twenty seeds of each, under each protocol that it suits
     python simulations/coverage.py --seeds 0..99 --jobs 2
+    python simulations/coverage.py --protocols cks --seeds 0..4   # the rows of the others stay as they are
     python simulations/coverage.py --only slow-links,twins    # shows these, writes nothing
 
 Lines that concern the real network layer are measured by simulations of their own, which are run too. The scenario
@@ -23,14 +24,15 @@ from typing import Any, Final
 
 import attrs
 
-from bftkit.core.plugin import load_protocol
+from bftkit.core.plugin import load_protocol, protocol_names
 from bftkit.sim.campaign import Campaign, seeds_in, sweep
 from bftkit.sim.scenarios import Scenario, load_scenario, scenario_names
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGE: Final = ROOT / "docs" / "COVERAGE.md"
 CATALOGUE: Final = ROOT / "docs" / "FAULTS.md"
-PROTOCOLS: Final = ("pbft", "coordinator")
+PROTOCOLS: Final = protocol_names()
+"""All that is on the shelf."""
 APART: Final = ("mixed",)
 """Scenarios whose campaigns are not run from here."""
 
@@ -173,29 +175,52 @@ def page(lines: Sequence[Line], rows: Sequence[Row], studies: Mapping[int, tuple
     return "\n".join(parts) + "\n"
 
 
+def kept(text: str, protocols: Sequence[str]) -> tuple[list[Row], dict[int, tuple[Study, bool, str]]]:
+    """What a page says already of these protocols, and of the studies."""
+    rows: dict[tuple[str, str], Row] = {}
+    studies: dict[int, tuple[Study, bool, str]] = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("| ") or len(cells) not in (5, 6):
+            continue
+        named, protocol, seeds, result = cells[-4].strip("`"), cells[-3], cells[-2], cells[-1]
+        if protocol in protocols and named in scenario_names():
+            scenario = load_scenario(named)
+            lines = tuple(scenario.lines(load_protocol(protocol).record))
+            ok = "**" not in result
+            rows[named, protocol] = Row(scenario, protocol, int(seeds), ok, lines, result)
+        for study in STUDIES:
+            if named == study.command[0] and cells[0] == str(study.line):
+                studies[study.line] = (study, "**failed" not in result, result)
+    return list(rows.values()), studies
+
+
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0..19")
     parser.add_argument("--jobs", type=int, default=None)
+    parser.add_argument("--protocols", default=",".join(PROTOCOLS), help="with commas between; default: all")
     parser.add_argument("--only", default="", help="scenarios, with commas; the page is not written")
     options = parser.parse_args()
     only: list[str] = [name for name in options.only.split(",") if name]
-    rows: list[Row] = []
+    chosen: list[str] = [name for name in options.protocols.split(",") if name]
+    others = [name for name in PROTOCOLS if name not in chosen]
+    rows, studies = kept(PAGE.read_text(encoding="utf-8") if others else "", others)
     for name in only or [name for name in scenario_names() if name not in APART]:
         scenario = load_scenario(name)
-        for protocol in PROTOCOLS:
+        for protocol in chosen:
             if scenario.suits(protocol):
                 rows.append(run_scenario(scenario, protocol, seeds_in(options.seeds), options.jobs))
                 print(f"{name:28} {protocol:12} {rows[-1].result}", flush=True)
     ok = all(row.ok for row in rows)
     if not only:
-        studies: dict[int, tuple[Study, bool, str]] = {}
-        for study in STUDIES:
+        for study in STUDIES if not others else ():
             held, told = run_study(study)
             ok = ok and held
             studies[study.line] = (study, held, told)
             print(f"{study.command[0]:41} {told}", flush=True)
+        rows.sort(key=lambda row: (row.scenario.name, PROTOCOLS.index(row.protocol)))
         PAGE.write_text(page(catalogue(), rows, studies), encoding="utf-8")
         print(f"wrote {PAGE.relative_to(ROOT)}")
     return 0 if ok else 1
