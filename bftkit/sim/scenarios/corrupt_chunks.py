@@ -10,7 +10,7 @@ NEEDS = ("liar",)
 
 def plan(setting: Setting) -> Plan:
     random = setting.random
-    group = Group(members=6, f=1, c=1)
+    group = Group(members=setting.record.members_needed(1, 1), f=1, c=1)
     liar, late = random.sample(group.names, 2)
     faults: list[Fault] = [Lie(at=0, who=liar, kind="bad-chunks")]
     # It is away until the others have cut the log that it would need.
