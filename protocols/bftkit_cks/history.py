@@ -85,7 +85,7 @@ class History:
     entries: Annotated[tuple[Entry, ...], Many(Struct(Entry), ENTRIES_MAX)]
 
 
-_CODEC: Final = Codec[History]("cks history", {1: History})
+HISTORIES: Final = Codec[History]("cks history", {1: History})
 
 Strength: TypeAlias = tuple[int, int, bool, int]
 
@@ -98,7 +98,7 @@ def history(setup: Setup, stable: Slot, records: Sequence[Record]) -> bytes:
     over = m.Rounds(setup.start, setup.quorum.available).complete(stable)
     rounds = m.read_records(records)
     entries = [_entry(setup, number, rounds[number]) for number in sorted(rounds) if number > over]
-    return _CODEC.encode(History(tuple(entry for entry in entries if entry is not None)))
+    return HISTORIES.encode(History(tuple(entry for entry in entries if entry is not None)))
 
 
 def _entry(setup: Setup, number: int, statements: Sequence[m.Own]) -> Entry | None:
@@ -120,7 +120,7 @@ def _entry(setup: Setup, number: int, statements: Sequence[m.Own]) -> Entry | No
 def check_history(setup: Setup, member: MemberId, stable: Slot, history: bytes) -> bool:
     """Whether a member's history is well formed, above `stable`, and proved."""
     try:
-        entries = _CODEC.decode(history).entries
+        entries = HISTORIES.decode(history).entries
     except WireError:
         return False
     slots = m.Rounds(setup.start, setup.quorum.available)
@@ -155,7 +155,7 @@ def carry(setup: Setup, stable: Slot, histories: Mapping[MemberId, bytes]) -> Ca
     agreed: dict[int, bytes] = {}
     strongest: dict[int, tuple[Strength, bytes]] = {}
     for member in sorted(histories):
-        for entry in _CODEC.decode(histories[member]).entries:
+        for entry in HISTORIES.decode(histories[member]).entries:
             if entry.voted is None:
                 agreed.setdefault(entry.number, entry.proof)
             else:
