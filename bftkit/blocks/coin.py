@@ -117,7 +117,7 @@ class CommonCoin(Forkable, Machine[Input, Message, Output]):
         share = Share(self._coins.share(self.id))
         out.persist(CODEC.encode(share))
         out.broadcast(share)
-        self._count_own(out)
+        self._count_own(share.share, out)
 
     def on_message(self, sender: MemberId, message: Message, out: Out[Message, Output]) -> None:
         """Keep the first share of each member, until it proves bad or the coin is known."""
@@ -129,12 +129,12 @@ class CommonCoin(Forkable, Machine[Input, Message, Output]):
         """What was released stays released. The share is a function of the name, so it is the same again."""
         if records and not self.released:
             self.released = True
-            self._count_own(out)
+            self._count_own(self._coins.share(self.id), out)
 
-    def _count_own(self, out: Out[Message, Output]) -> None:
+    def _count_own(self, share: bytes, out: Out[Message, Output]) -> None:
         if self.value is None:
             me = self.setup.me
-            self._shares[me] = self._coins.share(self.id)
+            self._shares[me] = share
             self._good.add(me)
             self._toss(out)
 

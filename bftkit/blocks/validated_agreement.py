@@ -529,7 +529,8 @@ class ValidatedAgreement(Forkable, Machine[Input, Part, Agreed]):
 
     def _in_proposal(self, index: int, step: Step[cb.ConsistentBroadcast, cb.Message, cb.Output], out: Out) -> None:
         """Let the broadcast of a member's proposal take a step."""
-        child, inner = self.proposals[index], AnyOut[cb.Message, cb.Output]()
+        child = self.proposals[index]
+        inner: AnyOut[cb.Message, cb.Output] = AnyOut()
         step(child, inner)
         for output in adopt(PROPOSAL, index, cb.CODEC.encode, inner, out):
             match output:
@@ -545,7 +546,8 @@ class ValidatedAgreement(Forkable, Machine[Input, Part, Agreed]):
 
     def _in_commitment(self, index: int, step: Step[cb.ConsistentBroadcast, cb.Message, cb.Output], out: Out) -> None:
         """Let the broadcast of a member's commitment take a step."""
-        child, inner = self.commitments[index], AnyOut[cb.Message, cb.Output]()
+        child = self.commitments[index]
+        inner: AnyOut[cb.Message, cb.Output] = AnyOut()
         step(child, inner)
         for output in adopt(COMMITMENT, index, cb.CODEC.encode, inner, out):
             match output:
@@ -562,7 +564,7 @@ class ValidatedAgreement(Forkable, Machine[Input, Part, Agreed]):
 
     def _in_coin(self, step: Step[co.CommonCoin, co.Message, co.Output], out: Out) -> None:
         """Let the coin take a step."""
-        inner = AnyOut[co.Message, co.Output]()
+        inner: AnyOut[co.Message, co.Output] = AnyOut()
         step(self.coin, inner)
         for output in adopt(ORDER, 0, co.CODEC.encode, inner, out):
             if not self.order:
@@ -577,7 +579,7 @@ class ValidatedAgreement(Forkable, Machine[Input, Part, Agreed]):
 
     def _in_agreement(self, attempt: int, step: Step[ba.BinaryAgreement, am.Message, ba.Decided], out: Out) -> None:
         """Let the agreement of an attempt take a step."""
-        inner = AnyOut[am.Message, ba.Decided]()
+        inner: AnyOut[am.Message, ba.Decided] = AnyOut()
         step(self.agreements[attempt], inner)
         decided = next((effect.output for effect in inner.effects if isinstance(effect, Deliver)), None)
         if decided is not None and decided.value:
