@@ -6,6 +6,7 @@ from bftkit.sim.scenarios import Setting
 
 LINES = (23,)
 NEEDS = ("liar",)
+MESSAGES = ("ViewChange", "NewView")
 
 
 def plan(setting: Setting) -> Plan:

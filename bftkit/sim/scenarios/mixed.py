@@ -13,6 +13,7 @@ from random import Random
 from typing import Final
 
 from bftkit.core.ordering import ProtocolRecord
+from bftkit.core.plugin import load_protocol
 from bftkit.sim import faults as fault
 from bftkit.sim.faults import FOLLOWER, LEADER, Fault
 from bftkit.sim.links import Network
@@ -78,9 +79,16 @@ LYING_CLIENTS: Final = (
 """Names of `bftkit.sim.lying_clients`."""
 
 
+VIEW_CHANGES: Final = {23: "ViewChange", 24: "NewView"}
+"""Lines about one message, which not every protocol has."""
+
+
 def lines(record: ProtocolRecord) -> tuple[int, ...]:
     """What a campaign over this scenario must really inject."""
-    return tuple(sorted((*NETWORK, *DISKS, *CLIENTS, *(BYZANTINE if "liar" in record.survives else ()))))
+    messages = {message.__name__ for message in load_protocol(record.name).codec.messages.values()}
+    byzantine = BYZANTINE if "liar" in record.survives else ()
+    told = [line for line in byzantine if VIEW_CHANGES.get(line) in (None, *messages)]
+    return tuple(sorted((*NETWORK, *DISKS, *CLIENTS, *told)))
 
 
 def plan(setting: Setting) -> Plan:

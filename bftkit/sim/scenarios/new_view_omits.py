@@ -6,6 +6,7 @@ from bftkit.sim.scenarios import Setting
 
 LINES = (24,)
 NEEDS = ("liar", "leader-crash")
+MESSAGES = ("NewView",)
 
 
 def plan(setting: Setting) -> Plan:
