@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from bftkit.channel.frames import PROTOCOL
 from bftkit.core.plugin import load_protocol
 from bftkit.sim.world import World
-from simulations import compare_protocols
+from simulations import compare_peers, compare_protocols
 from simulations.compare_protocols import DATA, PAGE, SIZES, Tally, carried_bytes, load, main, page_of, save, written
 
 SHELF = ("cks", "coordinator", "paxos", "pbft")
@@ -103,3 +104,13 @@ def test_the_data_file_is_written_as_it_is_read(tmp_path: Path) -> None:
 )
 def test_figures_are_told_in_three_digits(number: float, told: str) -> None:
     assert compare_protocols.three_digits(number) == told
+
+
+def test_the_tables_beside_other_systems_are_what_the_command_writes() -> None:
+    peers = json.loads(compare_peers.PEERS.read_text(encoding="utf-8"))
+    page = compare_peers.PAGE.read_text(encoding="utf-8")
+    assert page == compare_peers.written(page, peers, load(DATA)), "write it: python simulations/compare_peers.py"
+    assert sorted(re.findall(r"<!-- beside: (\w+) begins -->", page)) == sorted(peers) == sorted(compare_peers.OURS)
+    for rows in peers.values():
+        assert all(list(row) == list(compare_peers.COLUMNS) for row in rows)
+        assert all(f"| {row['how']} | {row['outstanding']} | {row['ops']} |" in page for row in rows)
