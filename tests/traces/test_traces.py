@@ -95,6 +95,36 @@ def coordinator_restart() -> str:
     return lines(world)
 
 
+def paxos_one_batch() -> str:
+    """There and back: accept, accepted; then the commit."""
+    world = OrderingWorld(load_protocol("paxos"), 3, 0, 1, 1, network=QUICK, disk=PROMPT, trace=True)
+    world.submit(1)
+    world.run_until(world.all_delivered, 35)
+    return lines(world)
+
+
+def paxos_leader_change() -> str:
+    """Slot 1 is known to the leader alone, slot 2 is accepted at m1, too; then the leader crashes.
+
+    The others ask each other first; the promise of m1 tells of slot 2, and the empty batch closes the hole.
+    """
+    quick = {"beat": 10, "spread": 8}
+    world = OrderingWorld(load_protocol("paxos"), 3, 0, 1, 1, network=QUICK, disk=PROMPT, parameters=quick, trace=True)
+    world.partition(["m0"])
+    world.submit(1, ["m0"])
+    world.run(10)
+    world.heal()
+    world.partition(["m0", "m1"], ["m2"])
+    (accepted,) = world.submit(1, ["m0"])
+    world.run_until(lambda: len(world.records("m1")) > 1, 30)
+    world.crash("m0")
+    assert world.chosen == {}
+    world.heal()
+    world.run_until(lambda: all(world.height(member) == 2 for member in ("m1", "m2")), 110)
+    assert world.chosen[2] == accepted
+    return lines(world)
+
+
 class WatchedWorld(World):
     """The whole-stack world; each frame that reaches a member, and each that leaves for a client, is a line."""
 
@@ -164,6 +194,8 @@ def client_put_and_read() -> str:
 SCENARIOS: Final[dict[str, Callable[[], str]]] = {
     "pbft-one-batch": pbft_one_batch,
     "pbft-view-change": pbft_view_change,
+    "paxos-one-batch": paxos_one_batch,
+    "paxos-leader-change": paxos_leader_change,
     "coordinator-one-batch": coordinator_one_batch,
     "coordinator-restart": coordinator_restart,
     "client-put-and-read": client_put_and_read,
