@@ -42,6 +42,8 @@ from typing import Final, TypeAlias
 
 import attrs
 
+from bftkit.blocks.agreement_grounds import Abstained, Finding, Grounds, PreVoted, Vote
+from bftkit.blocks.agreement_grounds import Input as Wished
 from bftkit.blocks.agreement_messages import (
     ABSTAIN,
     CODEC,
@@ -53,27 +55,14 @@ from bftkit.blocks.agreement_messages import (
     MainVote,
     Message,
     PreVote,
-    Shown,
     Valid,
     Wish,
     check_decision,
-    coin_id,
     decision_holds,
-    equivocation,
     evidence_fits,
-    main_certifier,
-    main_statement,
-    pre_certifier,
-    pre_statement,
     read_decision,
-    wish_certifier,
-    wish_statement,
 )
-from bftkit.blocks.certificates import Certifier
-from bftkit.blocks.coin import CODEC as COIN_CODEC
-from bftkit.blocks.coin import CommonCoin, Release, Share
-from bftkit.blocks.coin import Message as CoinMessage
-from bftkit.blocks.coin import Output as CoinOutput
+from bftkit.blocks.agreement_rounds import KEPT, NOTHING, Round, RoundCoins
 from bftkit.core.machine import Machine, MemberId, Out, Record, Transition
 from bftkit.core.ordering import Setup
 from bftkit.core.state import SHARED, Forkable
@@ -91,11 +80,6 @@ __all__ = [
     "check_decision",
     "read_decision",
 ]
-
-KEPT: Final = 2
-"""The rounds before the present one whose own messages are kept, to be said again."""
-EARLY_SHARES: Final = 3
-"""So many coin shares of each member are kept of rounds that are not known to exist."""
 
 
 @attrs.frozen
@@ -141,41 +125,12 @@ PHASES: Final = (
 
 
 @attrs.define
-class _Round:
-    """What is known of one round."""
-
-    pre: dict[MemberId, tuple[bool, bytes]] = attrs.field(factory=dict[MemberId, tuple[bool, bytes]])
-    """Justified pre-votes: value and vote."""
-    main: dict[MemberId, tuple[int, bytes]] = attrs.field(factory=dict[MemberId, tuple[int, bytes]])
-    """Justified main-votes: value and vote."""
-    shown: dict[bool, Shown] = attrs.field(factory=dict[bool, Shown])
-    """A justified pre-vote for each value, to justify an abstention."""
-    quorum: tuple[bool, bytes] | None = None
-    """The value that n - t members pre-voted, and their certificate."""
-    abstained: bytes = b""
-    """The certificate of n - t abstentions, if there is one."""
-    waiting_pre: dict[MemberId, PreVote] = attrs.field(factory=dict[MemberId, PreVote])
-    """Soft pre-votes that are justified if the coin falls so."""
-    waiting_main: dict[MemberId, Abstention] = attrs.field(factory=dict[MemberId, Abstention])
-    """Abstentions that rest on such a pre-vote."""
-    accused: set[tuple[MemberId, bool]] = attrs.field(factory=set[tuple[MemberId, bool]])
-    """Who was blamed for two pre-votes (False) or two main-votes (True)."""
-    own_pre: PreVote | None = None
-    own_main: MainVote | Abstention | None = None
-    own_abstained: AllAbstained | None = None
-
-
-@attrs.define
 class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
     """One member's part in one agreement; see `create`."""
 
     setup: Setup = attrs.field(metadata=SHARED)
-    id: bytes
-    biased: bool
-    valid: Valid | None = attrs.field(metadata=SHARED)
-    _wish: Certifier = attrs.field(metadata=SHARED)
-    _pre: Certifier = attrs.field(metadata=SHARED)
-    _main: Certifier = attrs.field(metadata=SHARED)
+    grounds: Grounds
+    _coins: RoundCoins
     round: int = 1
     awaiting: bool = False
     """All of n - t main-votes of `round` abstain, the share is out, and the next pre-vote is the coin."""
@@ -186,9 +141,7 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
     own_wish: Wish | None = None
     _wishes: dict[MemberId, tuple[bool, bytes]] = attrs.field(factory=dict[MemberId, tuple[bool, bytes]])
     """Value and vote; forgotten with round 1."""
-    _rounds: dict[int, _Round] = attrs.field(factory=dict[int, _Round])
-    _coins: dict[int, CommonCoin] = attrs.field(factory=dict[int, CommonCoin])
-    _early: dict[MemberId, dict[int, bytes]] = attrs.field(factory=dict[MemberId, dict[int, bytes]])
+    _rounds: dict[int, Round] = attrs.field(factory=dict[int, Round])
     _asked: set[int] = attrs.field(factory=set[int])
     """Rounds that are past here and whose coin others need: our share leaves at the end of this step."""
 
@@ -217,26 +170,17 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
         wanted = quorum.available if coin_threshold is None else coin_threshold
         if setup.coins.threshold != wanted:
             raise ValueError(f"the coin must take {wanted} shares, not {setup.coins.threshold}")
-        return cls(setup, id, biased, valid, wish_certifier(setup), pre_certifier(setup), main_certifier(setup))
+        return cls(setup, Grounds.of(setup, id, valid, biased), RoundCoins(setup, id, biased))
 
     # --------------------------------------------------------------------------------------------- what others ask
-
-    @property
-    def plain(self) -> bool:
-        """Whether the members' inputs alone justify a decision; see the three forms at the top of this file."""
-        return self.valid is None and not self.biased
 
     def said(self) -> tuple[Message, ...]:
         """What this member said that may still matter to others, oldest first; after the decision only that."""
         if self.decision is not None:
             return (self.decision,)
         said: list[Message] = [] if self.own_wish is None else [self.own_wish]
-        for number in sorted({*self._rounds, *self._coins}):
-            about = self._rounds.get(number, _NOTHING)
-            passed_on = about.own_abstained if about.own_main is None else None
-            said += [message for message in (about.own_pre, about.own_main, passed_on) if message is not None]
-            if number in self._coins:
-                said += [CoinShare(number, message.share) for message in self._coins[number].said()]
+        for number in sorted({*self._rounds, *self._coins.coins}):
+            said += [*self._rounds.get(number, NOTHING).said(), *self._coins.said(number)]
         return tuple(said)
 
     def strongest(self) -> tuple[int, bool, bytes] | None:
@@ -254,20 +198,20 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
         """Raises `ValueError` for evidence that is not what it must be."""
         match value:
             case Propose(wish, evidence):
-                if not evidence_fits(wish, evidence, self.valid):
+                if not evidence_fits(wish, evidence, self.grounds.valid):
                     raise ValueError("the evidence must be good where 1 is proposed and needs any, and else empty")
                 if wish:
                     self._keep_evidence(evidence)
                 # A member that others took along, or that voted before it crashed, has no say in round 1 any more.
-                first = self.round == 1 and not self.awaiting and self._rounds.get(1, _NOTHING).own_pre is None
+                first = self.round == 1 and not self.awaiting and self._rounds.get(1, NOTHING).own_pre is None
                 if first and self.decision is None:
-                    if self.plain:
+                    if self.grounds.plain:
                         self._make_wish(wish, out)
                     else:
                         self._pre_vote(1, wish, False, b"", out)
                     self._advance(out)
             case Learn(proof):
-                decision = read_decision(self.setup, self.id, proof, self.valid)
+                decision = read_decision(self.setup, self.grounds.id, proof, self.grounds.valid)
                 if decision is not None:
                     self._decide(decision, out)
 
@@ -277,15 +221,16 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
             return
         match message:
             case Decision():
-                if decision_holds(self.setup, self.id, message, self.valid):
+                if decision_holds(self.setup, self.grounds.id, message, self.grounds.valid):
                     self._decide(message, out)
                 else:
                     out.blame(sender, "a decision that is not proved")
                 return
             case Wish():
                 self._on_wish(sender, message, out)
-            case CoinShare():
-                self._on_coin_share(sender, message, out)
+            case CoinShare(number, share):
+                if self._coins.take(sender, number, share, self.round, out):
+                    self._coin_came(number, out)
             case _ if message.round < 1:
                 out.blame(sender, "a vote of no round")
             case _ if message.round < self.round - 1:
@@ -307,8 +252,7 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
             message = CODEC.decode(record)
             match message:
                 case CoinShare(number, share):
-                    self._coin(number).on_restore([COIN_CODEC.encode(Share(share))], Out())
-                    continue
+                    self._coins.restore(number, share)
                 case Wish(value, vote):
                     self.own_wish = message
                     self._wishes[self.setup.me] = value, vote
@@ -319,7 +263,7 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
                 case _:
                     self._restore(message)
 
-    def _restore(self, message: PreVote | MainVote | Abstention | AllAbstained) -> None:
+    def _restore(self, message: Vote) -> None:
         if message.round > self.round:
             self._enter(message.round)
         about = self._round(message.round)
@@ -327,7 +271,7 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
         match message:
             case PreVote():
                 about.own_pre = message
-                self._count_pre(me, message.round, message.value, message.soft, message.certificate, message.vote)
+                about.count_pre(me, message.value, message.soft, message.certificate, message.vote)
             case MainVote():
                 about.own_main = self.own_strongest = message
                 about.quorum = message.value, message.certificate
@@ -339,21 +283,21 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
                 about.own_abstained = message
                 about.abstained = message.certificate
                 self.awaiting = True
-        if self._needs_evidence(message):
+        if self.grounds.needs_evidence(message):
             self._keep_evidence(message.evidence)
 
     # --------------------------------------------------------------------------------------------- others' votes
 
     def _on_wish(self, sender: MemberId, message: Wish, out: Out[Message, Output]) -> None:
         earlier = self._wishes.get(sender)
-        if not self.plain or self.round > 1 or (earlier is not None and earlier[0] == message.value):
+        if not self.grounds.plain or self.round > 1 or (earlier is not None and earlier[0] == message.value):
             return
-        if not self._wish.verify_vote(sender, wish_statement(self.id, 0, message.value), message.vote):
+        if not self.grounds.is_wish(sender, message.value, message.vote):
             out.blame(sender, "a wish with a bad signature")
         elif earlier is None:
             self._wishes[sender] = message.value, message.vote
         else:
-            out.blame(sender, "two wishes", self._two(sender, 0, 0, earlier, (message.value, message.vote)))
+            out.blame(sender, "two wishes", self.grounds.two(sender, 0, 0, earlier, (message.value, message.vote)))
 
     def _on_pre_vote(self, sender: MemberId, message: PreVote, out: Out[Message, Output]) -> None:
         if not self._new_vote(sender, sender, False, message.round, message.value, message.vote, out):
@@ -365,7 +309,8 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
         if verdict is None:
             self._round(message.round).waiting_pre[sender] = message
         elif verdict:
-            self._count_pre(sender, message.round, message.value, message.soft, message.certificate, message.vote)
+            about = self._round(message.round)
+            about.count_pre(sender, message.value, message.soft, message.certificate, message.vote)
         else:
             out.blame(sender, "a pre-vote that is not justified")
 
@@ -375,10 +320,10 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
             return
         if not self._evidence_good(message):
             out.blame(sender, "a main-vote without the evidence that it needs")
-        elif not self._pre.verify(pre_statement(self.id, number, value), message.certificate):
+        elif not self.grounds.pre_voted(number, value, message.certificate):
             out.blame(sender, "a main-vote that is not justified")
         else:
-            self._found_quorum(number, value, message.certificate)
+            self._found(PreVoted(number, value, message.certificate))
             self._count_main(sender, number, value, message.vote, out)
 
     def _on_abstention(self, sender: MemberId, message: Abstention, out: Out[Message, Output]) -> None:
@@ -387,34 +332,24 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
         if not self._evidence_good(message):
             out.blame(sender, "an abstention without the evidence that it needs")
             return
-        verdict = self._mixed(sender, message, out)
+        verdict = self._mixed(message)
         if verdict is None:
             self._round(message.round).waiting_main[sender] = message
         elif verdict:
-            self._accept_abstention(sender, message, out)
+            # The pre-votes that it shows are as good as if their signers had sent them here.
+            for value, shown in ((False, message.zero), (True, message.one)):
+                if self._new_vote(sender, shown.member, False, message.round, value, shown.vote, out):
+                    about = self._round(message.round)
+                    about.count_pre(shown.member, value, shown.soft, shown.certificate, shown.vote)
+            self._count_main(sender, message.round, ABSTAIN, message.vote, out)
         else:
             out.blame(sender, "an abstention that is not justified")
 
     def _on_all_abstained(self, sender: MemberId, message: AllAbstained, out: Out[Message, Output]) -> None:
-        if self._evidence_good(message) and self._main.verify(
-            main_statement(self.id, message.round, ABSTAIN), message.certificate
-        ):
-            self._found_abstentions(message.round, message.certificate)
+        if self._evidence_good(message) and self.grounds.abstained(message.round, message.certificate):
+            self._found(Abstained(message.round, message.certificate))
         else:
             out.blame(sender, "abstentions that are not proved")
-
-    def _on_coin_share(self, sender: MemberId, message: CoinShare, out: Out[Message, Output]) -> None:
-        number = message.round
-        if number < max(1, self.round - KEPT) or self._coin_is_fixed(number):
-            return
-        if number <= self.round + 1:
-            self._give_share(sender, number, message.share, out)
-            return
-        # Any number can be written on a share. The newest are kept: whoever sent them will show its round, too.
-        early = self._early.setdefault(sender, {})
-        early.setdefault(number, message.share)
-        if len(early) > EARLY_SHARES:
-            del early[min(early)]
 
     def _new_vote(
         self,
@@ -430,49 +365,30 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
 
         `sender` showed it, and answers for a signature that is none; `voter` signed it.
         """
-        about = self._rounds.get(number, _NOTHING)
-        earlier: tuple[int, bytes] | None = about.main.get(voter) if main else about.pre.get(voter)
-        if main and voter in about.waiting_main:
-            earlier = ABSTAIN, about.waiting_main[voter].vote
-        elif not main and voter in about.waiting_pre:
-            earlier = about.waiting_pre[voter].value, about.waiting_pre[voter].vote
+        about = self._rounds.get(number, NOTHING)
+        earlier = about.earlier(voter, main)
         if earlier is not None and earlier[0] == value:
             return False
-        certifier = self._main if main else self._pre
-        statement = main_statement if main else pre_statement
-        if not certifier.verify_vote(voter, statement(self.id, number, value), vote):
+        signed = self.grounds.is_main_vote if main else self.grounds.is_pre_vote
+        if not signed(voter, number, value, vote):
             out.blame(sender, "a vote with a bad signature")
             return False
         if earlier is None:
             return True
         if (voter, main) not in about.accused:
             about.accused.add((voter, main))
-            out.blame(voter, "two votes in one round", self._two(voter, 1 + main, number, earlier, (value, vote)))
+            proof = self.grounds.two(voter, 1 + main, number, earlier, (value, vote))
+            out.blame(voter, "two votes in one round", proof)
         return False
-
-    def _two(self, voter: MemberId, phase: int, number: int, a: tuple[int, bytes], b: tuple[int, bytes]) -> bytes:
-        """The proof of two values."""
-        return equivocation(voter, self.id, phase, number, (int(a[0]), a[1]), (int(b[0]), b[1]))
 
     # --------------------------------------------------------------------------------------------- justification
 
-    def _needs_evidence(self, message: PreVote | MainVote | Abstention | AllAbstained) -> bool:
-        """Whether a pre-vote for 1 may follow from it."""
-        match message:
-            case PreVote():
-                return message.value or message.soft
-            case MainVote():
-                return message.value
-            case Abstention() | AllAbstained():
-                return True
-
-    def _evidence_good(self, message: PreVote | MainVote | Abstention | AllAbstained) -> bool:
+    def _evidence_good(self, message: Vote) -> bool:
         """Whether the message has the evidence that it needs, or needs none and has none. It is kept."""
-        if not self._needs_evidence(message):
-            return not message.evidence
-        if message.evidence != self.evidence and not evidence_fits(True, message.evidence, self.valid):
+        if not self.grounds.evidence_good(message, self.evidence):
             return False
-        self._keep_evidence(message.evidence)
+        if self.grounds.needs_evidence(message):
+            self._keep_evidence(message.evidence)
         return True
 
     def _keep_evidence(self, evidence: bytes) -> None:
@@ -484,83 +400,57 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
 
         The evidence was looked at before, since what the certificate proves is taken in here.
         """
-        if number == 1 and self.plain:
-            return not soft and self._wish.verify(wish_statement(self.id, 0, value), certificate)
-        if number == 1:
-            return not soft and not certificate
-        before = number - 1
-        if not soft:
-            if not self._pre.verify(pre_statement(self.id, before, value), certificate):
-                return False
-            self._found_quorum(before, value, certificate)
-            return True
-        if not self._main.verify(main_statement(self.id, before, ABSTAIN), certificate):
+        finding = self.grounds.rests(number, value, soft, certificate)
+        if finding is None:
             return False
-        self._found_abstentions(before, certificate)
-        coin = self._coin_value(before)
+        self._found(finding)
+        if not soft:
+            return True
+        coin = self._coins.value(number - 1)
         return None if coin is None else coin == value
 
-    def _mixed(self, sender: MemberId, message: Abstention, out: Out[Message, Output]) -> bool | None:
+    def _mixed(self, message: Abstention) -> bool | None:
         """Whether an abstention shows a justified pre-vote for each value; None: that hangs on the coin."""
-        number = message.round
-        verdicts: list[bool | None] = []
-        for value, shown in ((False, message.zero), (True, message.one)):
-            statement = pre_statement(self.id, number, value)
-            if shown.member not in self.setup.members:
-                return False
-            if not self._pre.verify_vote(shown.member, statement, shown.vote):
-                return False
-            verdicts.append(self._rests(number, value, shown.soft, shown.certificate))
-        if False in verdicts or message.zero.member == message.one.member:
+        if not self.grounds.shown_votes(message):
             return False
-        return None if None in verdicts else True
+        verdicts = [
+            self._rests(message.round, value, shown.soft, shown.certificate)
+            for value, shown in ((False, message.zero), (True, message.one))
+        ]
+        return False if False in verdicts else None if None in verdicts else True
 
-    def _accept_abstention(self, sender: MemberId, message: Abstention, out: Out[Message, Output]) -> None:
-        # The pre-votes that it shows are as good as if their signers had sent them here.
-        for value, shown in ((False, message.zero), (True, message.one)):
-            if self._new_vote(sender, shown.member, False, message.round, value, shown.vote, out):
-                self._count_pre(shown.member, message.round, value, shown.soft, shown.certificate, shown.vote)
-        self._count_main(sender, message.round, ABSTAIN, message.vote, out)
-
-    def _found_quorum(self, number: int, value: bool, certificate: bytes) -> None:
-        """n - t members pre-voted the value; evidence for 1 is in hand."""
-        if number > self.round:
-            self._enter(number)
-        if number == self.round and self._round(number).quorum is None:
-            self._round(number).quorum = value, certificate
-
-    def _found_abstentions(self, number: int, certificate: bytes) -> None:
-        """n - t members abstained; evidence is in hand."""
-        if number > self.round:
-            self._enter(number)
-        if number == self.round:
-            about = self._round(number)
-            about.abstained = about.abstained or certificate
-        elif not self._coin_is_fixed(number):
-            # We are past that round: nothing that its coin says can change a word of ours there.
-            self._asked.add(number)
+    def _found(self, finding: Finding) -> None:
+        """Take in what a certificate proves; evidence for what may follow from it is in hand."""
+        if isinstance(finding, Wished):
+            return
+        if finding.round > self.round:
+            self._enter(finding.round)
+        now = finding.round == self.round
+        match finding:
+            case PreVoted(number, value, certificate) if now:
+                about = self._round(number)
+                about.quorum = about.quorum or (value, certificate)
+            case Abstained(number, certificate) if now:
+                about = self._round(number)
+                about.abstained = about.abstained or certificate
+            case Abstained(number):
+                # We are past that round: nothing that its coin says can change a word of ours there.
+                self._asked.add(number)
+            case _:
+                pass
 
     # --------------------------------------------------------------------------------------------- counting
 
-    def _count_pre(
-        self, voter: MemberId, number: int, value: bool, soft: bool, certificate: bytes, vote: bytes
-    ) -> None:
-        about = self._round(number)
-        about.pre[voter] = value, vote
-        about.shown.setdefault(value, Shown(voter, soft, certificate, vote))
-
     def _count_main(self, voter: MemberId, number: int, value: int, vote: bytes, out: Out[Message, Output]) -> None:
-        votes = self._round(number).main
-        votes[voter] = value, vote
-        if value == ABSTAIN:
-            return
-        agreeing = {member: signed for member, (main, signed) in votes.items() if main == value}
-        if len(agreeing) >= self._main.size:
-            certificate = self._main.combine(main_statement(self.id, number, value), agreeing)
+        about = self._round(number)
+        about.main[voter] = value, vote
+        agreeing = about.votes_for(value)
+        if value != ABSTAIN and len(agreeing) >= self.setup.quorum.available:
+            certificate = self.grounds.main_votes(number, value, agreeing)
             self._decide(Decision(number, bool(value), certificate, self._evidence_for(value == 1)), out)
 
     def _evidence_for(self, needed: bool) -> bytes:
-        if not needed or self.valid is None:
+        if not needed or self.grounds.valid is None:
             return b""
         assert self.evidence is not None, "nothing that needs evidence was taken in without it"
         return self.evidence
@@ -585,14 +475,15 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
 
     def _step(self, out: Out[Message, Output]) -> bool:
         """One step of the paper's, if one is due; whether there may be another."""
-        if self._early:
-            self._give_early_shares(out)
+        if self._coins.early:
+            for tossed in self._coins.take_early(self.round, out):
+                self._coin_came(tossed, out)
         if self.decision is not None:
             return False
         number, about = self.round, self._round(self.round)
         if self.awaiting:
             # "If all abstain, pre-vote the coin." What came since then changes nothing: the share is out.
-            coin = self._coin_value(number)
+            coin = self._coins.value(number)
             if coin is None:
                 return False
             self._pre_vote(number + 1, coin, True, about.abstained, out)
@@ -605,7 +496,7 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
 
     def _make_wish(self, value: bool, out: Out[Message, Output]) -> None:
         if self.own_wish is None:
-            vote = self._wish.sign(wish_statement(self.id, 0, value))
+            vote = self.grounds.sign_wish(value)
             self.own_wish = Wish(value, vote)
             self._say(self.own_wish, out)
             self._wishes[self.setup.me] = value, vote
@@ -617,20 +508,20 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
         ones = sum(value for value, _ in self._wishes.values())
         value = 2 * ones >= len(self._wishes)
         votes = {member: vote for member, (wish, vote) in self._wishes.items() if wish == value}
-        certificate = self._wish.combine(wish_statement(self.id, 0, value), votes)
+        certificate = self.grounds.wishes(value, votes)
         self._pre_vote(1, value, False, certificate, out)
         return True
 
-    def _main_vote(self, number: int, about: _Round, out: Out[Message, Output]) -> bool:
+    def _main_vote(self, number: int, about: Round, out: Out[Message, Output]) -> bool:
         """Main-vote, if n - t justified pre-votes are in hand."""
-        if about.quorum is None and len(about.pre) >= self._pre.size:
+        if about.quorum is None and len(about.pre) >= self.setup.quorum.available:
             values = {value for value, _ in about.pre.values()}
             if len(values) == 1:
                 (value,) = values
                 votes = {member: vote for member, (_, vote) in about.pre.items()}
-                about.quorum = value, self._pre.combine(pre_statement(self.id, number, value), votes)
+                about.quorum = value, self.grounds.pre_votes(number, value, votes)
             else:
-                vote = self._main.sign(main_statement(self.id, number, ABSTAIN))
+                vote = self.grounds.sign_main_vote(number, ABSTAIN)
                 zero, one = about.shown[False], about.shown[True]
                 about.own_main = Abstention(number, zero, one, vote, self._evidence_for(True))
                 self._say(about.own_main, out)
@@ -639,15 +530,15 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
         if about.quorum is None:
             return False
         value, certificate = about.quorum
-        vote = self._main.sign(main_statement(self.id, number, value))
+        vote = self.grounds.sign_main_vote(number, value)
         about.own_main = self.own_strongest = MainVote(number, value, certificate, vote, self._evidence_for(value))
         self._say(about.own_main, out)
         self._count_main(self.setup.me, number, value, vote, out)
         return True
 
-    def _close(self, number: int, about: _Round, out: Out[Message, Output]) -> bool:
+    def _close(self, number: int, about: Round, out: Out[Message, Output]) -> bool:
         """Leave the round, if n - t justified main-votes are in hand. What they say is settled with this step."""
-        if len(about.main) < self._main.size and not about.abstained:
+        if len(about.main) < self.setup.quorum.available and not about.abstained:
             return False
         if any(value != ABSTAIN for value, _ in about.main.values()):
             assert about.quorum is not None, "a main-vote for 0 or 1 brings its certificate"
@@ -656,8 +547,7 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
             self._release(number, out)
             return True
         if not about.abstained:
-            votes = {member: vote for member, (_, vote) in about.main.items()}
-            about.abstained = self._main.combine(main_statement(self.id, number, ABSTAIN), votes)
+            about.abstained = self.grounds.main_votes(number, ABSTAIN, about.votes_for(ABSTAIN))
         about.own_abstained = AllAbstained(number, about.abstained, self._evidence_for(True))
         self.awaiting = True
         out.persist(CODEC.encode(about.own_abstained))
@@ -669,13 +559,13 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
 
     def _pre_vote(self, number: int, value: bool, soft: bool, certificate: bytes, out: Out[Message, Output]) -> None:
         evidence = self._evidence_for(value or soft)
-        vote = self._pre.sign(pre_statement(self.id, number, value))
+        vote = self.grounds.sign_pre_vote(number, value)
         if number > self.round:
             self._enter(number)
         about = self._round(number)
         about.own_pre = PreVote(number, value, soft, certificate, vote, evidence)
         self._say(about.own_pre, out)
-        self._count_pre(self.setup.me, number, value, soft, certificate, vote)
+        about.count_pre(self.setup.me, value, soft, certificate, vote)
 
     def _say(self, message: Wish | PreVote | MainVote | Abstention, out: Out[Message, Output]) -> None:
         out.persist(CODEC.encode(message))
@@ -688,7 +578,6 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
         self.decision = decision
         self._rounds.clear()
         self._coins.clear()
-        self._early.clear()
         self._asked.clear()
         proof = CODEC.encode(decision)
         out.persist(proof)
@@ -697,9 +586,9 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
 
     # --------------------------------------------------------------------------------------------- rounds and coins
 
-    def _round(self, number: int) -> _Round:
+    def _round(self, number: int) -> Round:
         assert max(1, self.round - KEPT) <= number <= self.round + 1, "what is justified is of the present"
-        return self._rounds.setdefault(number, _Round())
+        return self._rounds.setdefault(number, Round())
 
     def _enter(self, number: int) -> None:
         """Go to a later round and forget what is too old to matter."""
@@ -709,59 +598,15 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
         self._wishes.clear()
         for old in [key for key in self._rounds if key < number - KEPT]:
             del self._rounds[old]
-        for old in [key for key in self._coins if key < number - KEPT]:
-            del self._coins[old]
-
-    def _coin_is_fixed(self, number: int) -> bool:
-        """ "In round 1 the coin is fixed to 1", in the biased form."""
-        return self.biased and number == 1
-
-    def _coin(self, number: int) -> CommonCoin:
-        if number not in self._coins:
-            self._coins[number] = CommonCoin.create(self.setup, coin_id(self.id, number))
-        return self._coins[number]
-
-    def _coin_value(self, number: int) -> bool | None:
-        if self._coin_is_fixed(number):
-            return True
-        coin = self._coins.get(number)
-        return None if coin is None or coin.value is None else bool(coin.value[0] & 1)
+        self._coins.forget(number)
 
     def _release(self, number: int, out: Out[Message, Output]) -> None:
-        if not self._coin_is_fixed(number):
-            step = Out[CoinMessage, CoinOutput]()
-            self._coin(number).on_input(Release(), step)
-            self._took_coin_step(number, step, out)
-
-    def _give_share(self, sender: MemberId, number: int, share: bytes, out: Out[Message, Output]) -> None:
-        step = Out[CoinMessage, CoinOutput]()
-        self._coin(number).on_message(sender, Share(share), step)
-        self._took_coin_step(number, step, out)
-
-    def _give_early_shares(self, out: Out[Message, Output]) -> None:
-        for member in self.setup.members:
-            early = self._early.get(member, {})
-            for number in sorted(early):
-                if number <= self.round + 1:
-                    share = early.pop(number)
-                    if number >= self.round - KEPT:
-                        self._give_share(member, number, share, out)
-            if not early:
-                self._early.pop(member, None)
-
-    def _took_coin_step(self, number: int, step: Out[CoinMessage, CoinOutput], out: Out[Message, Output]) -> None:
-        def wrap(message: CoinMessage) -> CoinShare:
-            return CoinShare(number, message.share)
-
-        def wrap_record(record: Record) -> Record:
-            return CODEC.encode(wrap(COIN_CODEC.decode(record)))
-
-        if out.adopt("coin", step, wrap, wrap_record):
-            self._coin_came(number + 1, out)
+        if self._coins.release(number, out):
+            self._coin_came(number, out)
 
     def _coin_came(self, number: int, out: Out[Message, Output]) -> None:
-        """The votes of round `number` that waited for the coin of the round before are justified now, or lies."""
-        about = self._rounds.get(number)
+        """The votes of the next round that waited for this round's coin are justified now, or lies."""
+        about = self._rounds.get(number + 1)
         if about is None:
             return
         waiting_pre, about.waiting_pre = about.waiting_pre, {}
@@ -770,9 +615,5 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
             if member in waiting_pre:
                 self._on_pre_vote(member, waiting_pre[member], out)
         for member in self.setup.members:
-            if member in waiting_main and self.decision is None:
+            if member in waiting_main:
                 self._on_abstention(member, waiting_main[member], out)
-
-
-_NOTHING: Final = _Round()
-"""Stands for a round of which nothing is known; never changed."""

@@ -30,7 +30,8 @@ from bftkit.blocks.agreement_messages import (
     coin_id,
     read_decision,
 )
-from bftkit.blocks.binary_agreement import EARLY_SHARES, BinaryAgreement, Decided, Input, Learn, Propose
+from bftkit.blocks.agreement_rounds import EARLY_SHARES
+from bftkit.blocks.binary_agreement import BinaryAgreement, Decided, Input, Learn, Propose
 from bftkit.core.machine import Blame, Broadcast, Deliver, MemberId, Out, Persist, Record
 from bftkit.core.ordering import Setup
 from bftkit.sim.adversaries.agreement import Forger
@@ -311,11 +312,14 @@ def test_unjustified_votes_are_blamed_and_change_nothing() -> None:
     bench.mixed_round_one()
     before = bench.machine.fingerprint()
     forger = bench.forger
+    zero = forger.pre_vote("m3", 1, False)
+    assert zero is not None
     hard, main, mixed = forger.pre_vote("m3", 2, True), forger.main_vote("m3", 1, True), forger.abstention("m3", 1)
     assert hard is not None
     assert main is not None
     assert mixed is not None
     lies: list[Message] = [
+        attrs.evolve(zero, evidence=EVIDENCE),
         attrs.evolve(hard, certificate=b""),
         attrs.evolve(hard, certificate=forger.pre_certificate(1, False) or b"junk"),
         attrs.evolve(hard, evidence=b""),
@@ -463,9 +467,9 @@ def test_memory_is_bounded_whatever_a_liar_sends() -> None:
         bench.hear("m3", bench.forger.bad("m3", number + 3, random))
     machine = bench.machine
     if machine.decision is None:
-        assert sum(len(early) for early in machine._early.values()) <= EARLY_SHARES
+        assert sum(len(early) for early in machine._coins.early.values()) <= EARLY_SHARES
         assert len(machine._rounds) <= 4
-        assert len(machine._coins) <= 4
+        assert len(machine._coins.coins) <= 4
 
 
 def test_rounds_that_are_long_past_are_forgotten() -> None:
@@ -479,9 +483,9 @@ def test_rounds_that_are_long_past_are_forgotten() -> None:
         bench.hear("m3", bench.forger.share("m3", number))
     assert bench.machine.round == 100
     assert len(bench.machine._rounds) <= 4
-    assert len(bench.machine._coins) <= 4
+    assert len(bench.machine._coins.coins) <= 4
     assert len(bench.machine.said()) <= 12
-    assert not bench.machine._early
+    assert not bench.machine._coins.early
 
 
 # ------------------------------------------------------------------------------------------------- decisions
