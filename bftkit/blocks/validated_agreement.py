@@ -62,6 +62,7 @@ from bftkit.blocks.validated_messages import (
     COMMITMENT,
     ORDER,
     OUTCOME,
+    PHASES,
     PROOFS,
     PROPOSAL,
     RECORDS,
@@ -78,8 +79,11 @@ from bftkit.blocks.validated_messages import (
     Part,
     Propose,
     Said,
+    Strongest,
     check_agreed,
     part_id,
+    read_vector,
+    vector_bytes,
 )
 from bftkit.core.machine import Broadcast, Deliver, Machine, MemberId, Persist, Record, Transition
 from bftkit.core.machine import Out as AnyOut
@@ -126,36 +130,6 @@ WAITING_MAX: Final = 8
 The last one that a correct member sends there is the decision, which is all that a late member needs.
 """
 
-PHASES: Final = (
-    Transition("gathering", "n - t valid proposals: record them, commit", "committed"),
-    Transition("committed", "n - t commitments: release the share", "tossing"),
-    Transition("tossing", "n - t shares: the order", "attempting"),
-    Transition("gathering", "n - t shares of others", "attempting"),
-    Transition("committed", "n - t shares of others", "attempting"),
-    Transition("attempting", "0 decided: the next candidate", "attempting"),
-    Transition("attempting", "1 decided", "agreed"),
-    Transition("gathering", "a proof of the outcome", "agreed"),
-    Transition("committed", "a proof of the outcome", "agreed"),
-    Transition("tossing", "a proof of the outcome", "agreed"),
-    Transition("attempting", "a proof of the outcome", "agreed"),
-)
-"""The phases, for the documentation."""
-
-
-@attrs.frozen
-class Strongest:
-    """A member's strongest vote, for histories: its main-vote for 0 or 1 of the highest attempt and round."""
-
-    attempt: int
-    candidate: int
-    round: int
-    value: bool
-    certificate: bytes
-    """The n - t pre-votes behind it."""
-    proposal: bytes
-    """The proof of the candidate's proposal; empty if the vote is for 0."""
-
-
 # ------------------------------------------------------------------------------------------------- the machine
 
 
@@ -177,6 +151,10 @@ class ValidatedAgreement(Forkable, Machine[Input, Part, Agreed]):
     """Those of them that are in this member's records."""
     vectors: dict[int, int] = attrs.field(factory=dict[int, int])
     """The commitments that are here: bit i stands for the proposal of member i."""
+    surplus: dict[tuple[int, int], dict[MemberId, cb.Final]] = attrs.field(
+        factory=dict[tuple[int, int], dict[MemberId, cb.Final]]
+    )
+    """By kind and index, then sender: finals that nothing hangs on for the time being, unchecked."""
     released: bool = False
     order: tuple[int, ...] = ()
     """The candidates in their order; () as long as it is not known."""
@@ -295,9 +273,7 @@ class ValidatedAgreement(Forkable, Machine[Input, Part, Agreed]):
     def _on_part(self, sender: MemberId, part: Part, out: Out) -> None:
         kind, index, body, n = part.kind, part.index, part.body, self.setup.quorum.n
         if kind in (PROPOSAL, COMMITMENT) and index < n:
-            message = cb.CODEC.decode(body)
-            within = self._in_proposal if kind == PROPOSAL else self._in_commitment
-            within(index, lambda child, inner: child.on_message(sender, message, inner), out)
+            self._on_broadcast(kind, index, sender, cb.CODEC.decode(body), out)
         elif kind == ORDER and index == 0:
             share = co.CODEC.decode(body)
             self._in_coin(lambda child, inner: child.on_message(sender, share, inner), out)
@@ -309,6 +285,29 @@ class ValidatedAgreement(Forkable, Machine[Input, Part, Agreed]):
             self._on_outcome(sender, body, out)
         else:
             out.blame(sender, f"sent a part ({kind}, {index}), which does not exist")
+
+    def _on_broadcast(self, kind: int, index: int, sender: MemberId, message: cb.Message, out: Out) -> None:
+        """A message of the broadcast of a proposal or a commitment.
+
+        To check a final is dear. With n - t of a kind here, the others wait, and are mostly never needed.
+        """
+        if isinstance(message, cb.Final) and not self._wanted(kind, index):
+            self.surplus.setdefault((kind, index), {}).setdefault(sender, message)
+            return
+        within = self._in_proposal if kind == PROPOSAL else self._in_commitment
+        within(index, lambda child, inner: child.on_message(sender, message, inner), out)
+
+    def _wanted(self, kind: int, index: int) -> bool:
+        """Whether a final of this broadcast would move anything here."""
+        if kind == PROPOSAL:
+            return self._vector is None or (self.attempt > 0 and self.order[self.attempt - 1] == index)
+        return not self.released or self.statements.get(self.attempt, {}).get(index) == b""
+
+    def _use_surplus(self, kind: int, index: int, out: Out) -> None:
+        """The finals of a broadcast that waited are wanted now."""
+        finals = self.surplus.pop((kind, index), {})
+        for sender in sorted(finals):
+            self._on_broadcast(kind, index, sender, finals[sender], out)
 
     def _on_agreement(self, sender: MemberId, attempt: int, message: am.Message, out: Out) -> None:
         """A vote about a candidate. With evidence it is a "yes" too. It waits until this member comes to it."""
@@ -454,6 +453,7 @@ class ValidatedAgreement(Forkable, Machine[Input, Part, Agreed]):
         self.attempt, self.entered, self.rejected, self.weighed = attempt, False, False, {}
         if attempt not in self.agreements:
             self.agreements[attempt] = self._agreement(attempt)
+        self._use_surplus(PROPOSAL, self.order[attempt - 1], out)
         for speaker in sorted(self.statements.get(attempt, {})):
             self._weigh(speaker, out)
         waiting = self.waiting.pop(attempt, {})
@@ -477,6 +477,11 @@ class ValidatedAgreement(Forkable, Machine[Input, Part, Agreed]):
         if speaker in self.weighed or speaker not in said:
             return
         proof, candidate, member = said[speaker], self.order[self.attempt - 1], self.setup.members[speaker]
+        if not proof and speaker not in self.vectors:
+            # If the commitment is among them, this comes back here and weighs it.
+            self._use_surplus(COMMITMENT, speaker, out)
+            if speaker in self.weighed:
+                return
         if proof:
             counts = self.judge.proves(candidate, proof)
             if counts:
@@ -518,7 +523,15 @@ class ValidatedAgreement(Forkable, Machine[Input, Part, Agreed]):
     def _take(self, result: Agreed, out: Out) -> None:
         self.last_vote = self.strongest()
         self.result = result
-        for table in (self.held, self.vectors, self.statements, self.weighed, self.agreements, self.waiting):
+        for table in (
+            self.held,
+            self.vectors,
+            self.statements,
+            self.weighed,
+            self.agreements,
+            self.waiting,
+            self.surplus,
+        ):
             table.clear()
         self.recorded.clear()
         self.proposals.clear()
@@ -618,16 +631,3 @@ def adopt(kind: int, index: int, encode: Callable[[CM], bytes], inner: AnyOut[CM
         return RECORDS.encode(Said(kind, index, record))
 
     return out.adopt(kind, inner, wrap, wrap_record)
-
-
-def vector_bytes(setup: Setup) -> int:
-    """The length of a commitment."""
-    return (setup.quorum.n + 7) >> 3
-
-
-def read_vector(setup: Setup, value: bytes) -> int | None:
-    """The bits of a commitment; None if it commits to fewer than n - t proposals, or to more than there can be."""
-    vector = int.from_bytes(value, "little")
-    if len(value) != vector_bytes(setup) or vector >> setup.quorum.n:
-        return None
-    return vector if vector.bit_count() >= setup.quorum.available else None

@@ -28,6 +28,7 @@ import attrs
 from bftkit.blocks import agreement_messages as am
 from bftkit.blocks import consistent_broadcast as cb
 from bftkit.blocks.certificates import VOTE_BYTES
+from bftkit.core.machine import Transition
 from bftkit.core.ordering import Setup
 from bftkit.core.wire import U16, Blob, Codec, Digest32, WireError
 
@@ -150,6 +151,36 @@ class Agreed:
 Input: TypeAlias = Propose | Learn
 
 
+@attrs.frozen
+class Strongest:
+    """A member's strongest vote, for histories: its main-vote for 0 or 1 of the highest attempt and round."""
+
+    attempt: int
+    candidate: int
+    round: int
+    value: bool
+    certificate: bytes
+    """The n - t pre-votes behind it."""
+    proposal: bytes
+    """The proof of the candidate's proposal; empty if the vote is for 0."""
+
+
+PHASES: Final = (
+    Transition("gathering", "n - t valid proposals: record them, commit", "committed"),
+    Transition("committed", "n - t commitments: release the share", "tossing"),
+    Transition("tossing", "n - t shares: the order", "attempting"),
+    Transition("gathering", "n - t shares of others", "attempting"),
+    Transition("committed", "n - t shares of others", "attempting"),
+    Transition("attempting", "0 decided: the next candidate", "attempting"),
+    Transition("attempting", "1 decided", "agreed"),
+    Transition("gathering", "a proof of the outcome", "agreed"),
+    Transition("committed", "a proof of the outcome", "agreed"),
+    Transition("tossing", "a proof of the outcome", "agreed"),
+    Transition("attempting", "a proof of the outcome", "agreed"),
+)
+"""The phases, for the documentation."""
+
+
 # ------------------------------------------------------------------------------------------------- judgement
 
 
@@ -225,3 +256,16 @@ class Judge:
 def check_agreed(setup: Setup, id: bytes, valid: Callable[[bytes], bool], value_max: int, proof: bytes) -> bytes | None:  # noqa: A002
     """The value that this proves to be agreed on in instance `id`; None for what is no proof of that. Pure."""
     return Judge(setup, id, valid, value_max).agreed(proof)
+
+
+def vector_bytes(setup: Setup) -> int:
+    """The length of a commitment."""
+    return (setup.quorum.n + 7) >> 3
+
+
+def read_vector(setup: Setup, value: bytes) -> int | None:
+    """The bits of a commitment; None if it commits to fewer than n - t proposals, or to more than there can be."""
+    vector = int.from_bytes(value, "little")
+    if len(value) != vector_bytes(setup) or vector >> setup.quorum.n:
+        return None
+    return vector if vector.bit_count() >= setup.quorum.available else None

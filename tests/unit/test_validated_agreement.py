@@ -180,7 +180,7 @@ def test_the_proof_convinces_of_nothing_else() -> None:
 def test_a_decision_about_one_candidate_proves_nothing_of_another() -> None:
     """Else the evidence could be exchanged for another member's proposal, and there were two proofs for two values."""
     made = world()
-    made.run(lambda: len(inside(made, "m0").held) == 4)
+    made.run(lambda: len(inside(made, "m0").held) == 3)
     held = dict(inside(made, "m0").held)
     made.run()
     said = PROOFS.decode(made.outputs["m0"][0].proof)
@@ -281,6 +281,9 @@ def test_what_waits_of_one_sender_is_bounded() -> None:
             vote = am.PreVote(1 + number, False, False, b"", bytes(64), b"")
             made.inject("m3", "m0", va.Part(va.AGREEMENT, attempt, am.CODEC.encode(vote)))
             made.inject("m3", "m0", va.Part(va.STATEMENT, attempt, bytes([number % 256])))
+            final = cb.CODEC.encode(cb.Final(bytes([number % 256]), b""))
+            made.inject("m3", "m0", va.Part(va.PROPOSAL, attempt - 1, final))
+            made.inject("m3", "m0", va.Part(va.COMMITMENT, attempt - 1, final))
     made.run()
     found = inside(made, "m0")
     assert {attempt: {name: len(kept) for name, kept in by.items()} for attempt, by in found.waiting.items()} == {
@@ -288,6 +291,23 @@ def test_what_waits_of_one_sender_is_bounded() -> None:
     }
     assert all(len(said) == 1 for said in found.statements.values())
     assert found.agreements == {}
+
+
+def test_finals_that_are_not_needed_wait_unchecked_one_of_each_sender() -> None:
+    made = world()
+    made.run(lambda: inside(made, "m0").phase == "attempting")
+    found = inside(made, "m0")
+    waiting = {key for key in found.surplus if "m3" in found.surplus[key]}
+    for number in range(100):
+        final = cb.CODEC.encode(cb.Final(bytes([number]), b""))
+        for index in range(4):
+            found.on_message("m3", va.Part(va.COMMITMENT, index, final), Out())
+    assert {key for key in found.surplus if "m3" in found.surplus[key]} == waiting | {
+        (va.COMMITMENT, i) for i in range(4)
+    }
+    assert all(len(finals) <= 3 for finals in found.surplus.values())
+    made.run()
+    assert len({made.outputs[name][0].value for name in made.members}) == 1
 
 
 def test_what_a_vote_shows_is_kept_though_the_vote_is_not() -> None:
@@ -315,7 +335,7 @@ def test_the_longest_proposal_has_a_proof_within_the_bound() -> None:
     made = world(propose=False)
     for name in made.members:
         made.input(name, va.Propose((b"good" + name.encode()).ljust(VALUE_MAX)))
-    made.run(lambda: len(inside(made, "m0").held) == 4)
+    made.run(lambda: len(inside(made, "m0").held) == 3)
     found = inside(made, "m0")
     assert max(len(proof) for proof in found.held.values()) <= found.judge.proof_bytes_max
 
