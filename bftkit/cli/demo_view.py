@@ -127,7 +127,10 @@ class DemoView:
             ("lost / duplicated", f"{result['lost']} / {result['duplicated']}"),
             ("linearizable", "yes" if result["linearizable"] else "NO"),
             ("digests", f"{'agree' if result['digests_agree'] else 'DIFFER'} at slot {result['digest_slot']}"),
-            ("member killed" if result["everybody_proposes"] else "leader killed", f"{result['leader_kills']} times"),
+            (
+                "member killed" if result["everybody_proposes"] else "leader killed",
+                f"{result['leader_kills']} time{'s' * (result['leader_kills'] != 1)}",
+            ),
             (
                 "liars",
                 f"{result['liars']} ({result['equivocations']} equivocations, {result['wrong_replies']} wrong replies)",

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import attrs
 
+from bftkit.core.plugin import did_you_mean
+
 if TYPE_CHECKING:
     from bftkit.sim.world import World
 
@@ -639,7 +641,10 @@ def load_fault(name: str) -> type[Fault]:
         if isinstance(found, type) and issubclass(found, Fault):
             return found
         raise ValueError(f"{name!r} is not derived from bftkit.sim.faults.Fault")
-    raise ValueError(f"there is no fault {name!r}; known are {', '.join(sorted(FAULTS))}, or package.module:Class")
+    raise ValueError(
+        f"there is no fault {name!r}; known are {', '.join(sorted(FAULTS))}, or package.module:Class"
+        f"{did_you_mean(name, FAULTS)}"
+    )
 
 
 def lines_of(faults: Iterable[Fault]) -> frozenset[int]:

@@ -209,6 +209,7 @@ def test_a_plan_that_is_no_object_is_refused(tmp_path: Path, capsys: pytest.Capt
         ({"scenario": "mixd"}, "did you mean 'mixed'? (a plan of none says 'own')"),
         ({"scenario": "./gone.py"}, "there is no scenario file 'gone.py'"),
         ({"protocol": "pbtf"}, "did you mean 'pbft'?"),
+        ({"faults": [{"fault": "power-cutt"}]}, "did you mean 'power-cut'?"),
         ({"seed": -1}, "seed: -1 is less than 0"),
         ({"seed": 1 << 64}, "seed: 18446744073709551616 is more than 18446744073709551615"),
         ({"load": {"clients": 1 << 70}}, "load.clients: "),
