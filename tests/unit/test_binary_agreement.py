@@ -327,7 +327,7 @@ def test_unjustified_votes_are_blamed_and_change_nothing() -> None:
         attrs.evolve(hard, vote=bytes(64)),
         attrs.evolve(hard, soft=True, certificate=b""),
         attrs.evolve(hard, round=1, vote=forger.pre_signature("m3", 1, True)),
-        attrs.evolve(hard, round=0),
+        attrs.evolve(hard, round=0, vote=forger.pre_signature("m3", 0, True)),
         attrs.evolve(main, certificate=b""),
         attrs.evolve(main, certificate=forger.pre_certificate(1, False) or b"junk"),
         attrs.evolve(main, evidence=b""),
