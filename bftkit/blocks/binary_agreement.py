@@ -15,14 +15,14 @@ Constantinople", PODC 2000, section 5):
 a round; and beside n - t main-votes for b there are no n - t abstentions. So after a decision for b no pre-vote but for
 b is justified, hence no main-vote but for b, for ever. No assumption on time or chance enters here.
 
-**Termination.** When a coin comes out, t + 1 correct members at least have settled their next pre-votes, since at most f
-of its n - t shares are liars'. If these pre-votes are all for one v, a certificate in their round can only be for v, so
-with probability 1/2 that round's coin is v, too: then all pre-votes of the next round are for v, and it decides. If they
-are not, some are hard for b and the others soft for a coin that fell against b (for b it had decided). In that round
-the scheduler can wait for the coin and then have the others make a certificate against it; but those who settled by then
-are all for the coin again, or some of them were hard for a b that stood before it. So of two rounds in a row, one
-coin at least ends it with probability 1/2 (`sim/adversaries/agreement_schedule.py` plays what is left). This needs the
-threshold n - t: with t + 1, a coin is known while all correct members but one can still be steered.
+**Termination.** When a coin comes out, t + 1 correct members at least have settled their next pre-votes, since at most
+f of its n - t shares are liars'. If these pre-votes are all for one v, a certificate in their round can only be for v,
+so with probability 1/2 that round's coin is v, too: then all pre-votes of the next round are for v, and it decides. If
+they are not, some are hard for b and the others soft for a coin that fell against b (for b, it would be decided). In
+that round the scheduler can wait for the coin and then have the others make a certificate against it; but those who
+settled by then are all for the coin, or some of them were hard for a b that stood before it. So of two rounds in a row,
+one coin at least ends it with probability 1/2 (`sim/adversaries/agreement_schedule.py` plays what is left). This needs
+the threshold n - t: with t + 1, a coin is known while all correct members but one can still be steered.
 
 **Certificates stand for votes.** A certificate of n - t pre-votes counts as those pre-votes, one of n - t abstentions
 as those main-votes, wherever it is found. So a member that was away is taken to the present by any justified
