@@ -23,7 +23,7 @@ from bftkit.core.machine import Digest, DrawKey, MemberId, Slot
 
 from . import leading
 from . import messages as m
-from .ballots import leader_of, next_ballot
+from .ballots import WINDOWS, leader_of, next_ballot
 from .roles import ELECTION, Out, Role
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ CALM: Final = 10
 """After so many beats under one leader, grown waits are halved."""
 PREPARES_MAX: Final = 3
 """A prepare is sent so often before the candidate asks again."""
+
+FAR: Final = 4 * WINDOWS
+"""A promise that reports slots more than so many windows above everybody's checkpoint is not believed."""
 
 LEADERLESS: Final = (Role.SEEKING, Role.ASKING)
 
@@ -196,6 +199,7 @@ def on_message(
         case m.Promise():
             if machine.role is Role.PREPARING and message.ballot == machine.promised:
                 machine.promises[sender] = message
+                drop_far_promises(machine, out)
                 if len(machine.promises) >= machine.setup.quorum.certificate:
                     lead(machine, out)
         case m.Refuse(ballot):
@@ -227,6 +231,18 @@ def prepare(machine: PaxosMachine, out: Out) -> None:
     out.set_timer(ELECTION, patience(machine))
     if len(machine.promises) >= machine.setup.quorum.certificate:
         lead(machine, out)
+
+
+def drop_far_promises(machine: PaxosMachine, out: Out) -> None:
+    """No window reaches so far above what is settled: whoever reports such slots would have us fill all below them.
+
+    It need not lie within windows of the sender's *own* checkpoint: a leader may propose above one that it lacks.
+    """
+    base = max(promise.stable for promise in machine.promises.values())
+    for member in sorted(machine.promises):
+        if any(held.slot > base + FAR * machine.setup.window for held in machine.promises[member].held):
+            del machine.promises[member]
+            out.blame(member, "a promise about slots that no window reaches")
 
 
 def on_refuse(machine: PaxosMachine, ballot: int, out: Out) -> None:

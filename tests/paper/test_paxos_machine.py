@@ -455,6 +455,15 @@ def test_bytes_that_come_with_a_proposal_of_our_own_serve_an_earlier_slot_too() 
     assert sorted(message.entry.slot for message in sent(effects, m.Accept)) == [1, 2]
 
 
+def test_a_promise_about_slots_far_beyond_any_window_is_not_believed() -> None:
+    candidate = started("m1", window=8)
+    preparing(candidate, "m2")
+    effects = hear(candidate, "m2", m.Promise(1, 0, (m.Held(1 << 60, 0, A),)))
+    assert [e.member for e in effects if isinstance(e, Blame)] == ["m2"]
+    assert role_of(candidate) is Role.PREPARING
+    assert sent(hear(candidate, "m0", m.Promise(1, 0, (m.Held(32, 0, NO_DIGEST),))), m.Accept)
+
+
 def test_too_few_promises_make_no_leader() -> None:
     candidate = started("m1", 5, 2)
     lose(candidate)
