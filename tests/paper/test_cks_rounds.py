@@ -11,7 +11,7 @@ import pytest
 from bftkit.blocks import consistent_broadcast as cb
 from bftkit.blocks import validated_agreement as va
 from bftkit.core.digest import NO_DIGEST, digest
-from bftkit.core.machine import Blame, Broadcast, Deliver, MemberId, Out, Persist, Send, SetTimer
+from bftkit.core.machine import Blame, Broadcast, Deliver, Effect, MemberId, Out, Persist, Send, SetTimer
 from bftkit.core.ordering import (
     Available,
     Batch,
@@ -47,7 +47,7 @@ EMPTY: dict[MemberId, bytes] = dict.fromkeys(("m1", "m2", "m3"), NO_DIGEST)
 """A list of empty batches."""
 
 
-def left(effects: Sequence[Any]) -> list[tuple[tuple[MemberId, ...] | None, Any]]:
+def left(effects: Sequence[Effect[Any, Any]]) -> list[tuple[tuple[MemberId, ...] | None, Any]]:
     """The messages that left, each with its receivers; None: all."""
     found: list[tuple[tuple[MemberId, ...] | None, Any]] = []
     for effect in effects:
@@ -61,11 +61,11 @@ def left(effects: Sequence[Any]) -> list[tuple[tuple[MemberId, ...] | None, Any]
     return found
 
 
-def sends(effects: Sequence[Any]) -> list[Any]:
+def sends(effects: Sequence[Effect[Any, Any]]) -> list[Any]:
     return [message for to, message in left(effects) if to is not None]
 
 
-def broadcasts(effects: Sequence[Any]) -> list[Any]:
+def broadcasts(effects: Sequence[Effect[Any, Any]]) -> list[Any]:
     return [message for to, message in left(effects) if to is None]
 
 
@@ -150,7 +150,7 @@ def outcome(number: int, names: dict[MemberId, bytes]) -> bytes:
     return result.proof
 
 
-def outputs(effects: Sequence[Any]) -> list[Any]:
+def outputs(effects: Sequence[Effect[Any, Any]]) -> list[Any]:
     found: list[Any] = []
     for effect in effects:
         match effect:
@@ -161,12 +161,12 @@ def outputs(effects: Sequence[Any]) -> list[Any]:
     return found
 
 
-def said(effects: Sequence[Any], kind: int = m.OFFER) -> list[Any]:
+def said(effects: Sequence[Effect[Any, Any]], kind: int = m.OFFER) -> list[Any]:
     """The messages of blocks of this kind that left."""
     return [message for _, message in left(effects) if isinstance(message, m.Part) and message.kind == kind]
 
 
-def echoes(effects: Sequence[Any]) -> list[Any]:
+def echoes(effects: Sequence[Effect[Any, Any]]) -> list[Any]:
     return [part for part in said(effects) if isinstance(cb.CODEC.decode(part.body), cb.Echo)]
 
 
