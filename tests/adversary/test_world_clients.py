@@ -12,7 +12,7 @@ from bftkit.channel.interface import Limits
 from bftkit.service.keyvalue import put
 from bftkit.sim.world import World
 
-GROUPS = [("pbft", 4), ("coordinator", 3)]
+GROUPS = [("pbft", 4), ("coordinator", 3), ("paxos", 3)]
 groups = pytest.mark.parametrize(("protocol", "members"), GROUPS)
 
 

@@ -13,7 +13,7 @@ from bftkit.sim import run
 STEP = 5
 
 
-@pytest.mark.parametrize("protocol", ["pbft", "coordinator"])
+@pytest.mark.parametrize("protocol", ["pbft", "coordinator", "paxos"])
 @pytest.mark.parametrize("first", range(0, 30, STEP))
 def test_mixed_scenarios(protocol: str, first: int) -> None:
     for seed in range(first, first + STEP):

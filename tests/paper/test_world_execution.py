@@ -11,7 +11,7 @@ from bftkit.service.keyvalue import KeyValueStore
 from bftkit.sim.links import Network
 from bftkit.sim.world import START_MS, World
 
-GROUPS = [("pbft", 4), ("coordinator", 3)]
+GROUPS = [("pbft", 4), ("coordinator", 3), ("paxos", 3)]
 groups = pytest.mark.parametrize(("protocol", "members"), GROUPS)
 
 MONTH_MS = 30 * 86_400_000

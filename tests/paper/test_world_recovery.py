@@ -18,7 +18,7 @@ from bftkit.sim.host import FromMember
 from bftkit.sim.links import Network
 from bftkit.sim.world import World
 
-GROUPS = [("pbft", 4), ("coordinator", 3)]
+GROUPS = [("pbft", 4), ("coordinator", 3), ("paxos", 3)]
 groups = pytest.mark.parametrize(("protocol", "members"), GROUPS)
 
 

@@ -8,7 +8,7 @@ from bftkit.sim.host import Host
 from bftkit.sim.links import Network
 from bftkit.sim.world import Violation, World
 
-GROUPS = [("pbft", 4), ("coordinator", 3)]
+GROUPS = [("pbft", 4), ("coordinator", 3), ("paxos", 3)]
 groups = pytest.mark.parametrize(("protocol", "members"), GROUPS)
 
 
