@@ -11,22 +11,26 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import attrs
 import pytest
 
+from bftkit.blocks import agreement_messages, coin, consistent_broadcast, validated_messages
 from bftkit.channel import frames
 from bftkit.channel.bundles import CLOCK, OPEN, REQUESTS, Bundle, parse_batch, parse_bundle
 from bftkit.channel.interface import FromClient
-from bftkit.core.machine import MemberId
+from bftkit.core.machine import Broadcast, MemberId, Out, Send
 from bftkit.core.ordering import Neglected
 from bftkit.core.plugin import load_protocol
 from bftkit.core.trace import Trace
 from bftkit.sim.host import Due, Event, FromMember, Host
 from bftkit.sim.links import Network as Links
+from bftkit.sim.ordering_parts import Node
 from bftkit.sim.ordering_world import Disk, Network, OrderingWorld
 from bftkit.sim.register import Put
 from bftkit.sim.world import World
+from bftkit_cks import messages as cks_messages
 
 HERE: Final = Path(__file__).parent
 QUICK: Final = Network(delay_min=1, delay_max=4)
@@ -125,6 +129,62 @@ def paxos_leader_change() -> str:
     return lines(world)
 
 
+@attrs.frozen
+class Opened:
+    """A message of a block, with what stands in its bytes."""
+
+    block: str
+    round: int
+    index: int
+    said: Any
+
+
+def opened(message: Any) -> Any:
+    """A message of cks as a person wants to read it; anything else as it is."""
+    if not isinstance(message, cks_messages.Part):
+        return message
+    number, kind, index, body = message.round, message.kind, message.index, message.body
+    match kind:
+        case 0:
+            return Opened("offer", number, index, consistent_broadcast.CODEC.decode(body))
+        case validated_messages.PROPOSAL:
+            return Opened("proposal", number, index, consistent_broadcast.CODEC.decode(body))
+        case validated_messages.COMMITMENT:
+            return Opened("commitment", number, index, consistent_broadcast.CODEC.decode(body))
+        case validated_messages.ORDER:
+            return Opened("order", number, index, coin.CODEC.decode(body))
+        case validated_messages.AGREEMENT:
+            return Opened("agreement", number, index, agreement_messages.CODEC.decode(body))
+        case validated_messages.STATEMENT:
+            return Opened("statement", number, index, "yes" if body else "no")
+        case _:
+            return Opened("outcome", number, index, validated_messages.PROOFS.decode(body))
+
+
+class OpenedWorld(OrderingWorld):
+    """A world whose trace shows what stands in the messages of blocks."""
+
+    def _note(self, node: Node, event: str, values: tuple[Any, ...], out: Out[Any, Any]) -> None:
+        shown: Out[Any, Any] = Out()
+        for effect in out.effects:
+            match effect:
+                case Send(to, message, carry):
+                    shown.send(to, opened(message), carry)
+                case Broadcast(message, carry):
+                    shown.broadcast(opened(message), carry)
+                case _:
+                    shown.effects.append(effect)
+        super()._note(node, event, tuple(opened(value) for value in values), shown)
+
+
+def cks_one_round() -> str:
+    """One request: its member offers it, the others offer nothing, and all agree on three of the four offers."""
+    world = OpenedWorld(load_protocol("cks"), 4, 1, 0, 1, network=QUICK, disk=PROMPT, trace=True)
+    world.submit(1)
+    world.run_until(world.all_delivered, 190)
+    return lines(world)
+
+
 class WatchedWorld(World):
     """The whole-stack world; each frame that reaches a member, and each that leaves for a client, is a line."""
 
@@ -198,6 +258,7 @@ SCENARIOS: Final[dict[str, Callable[[], str]]] = {
     "paxos-leader-change": paxos_leader_change,
     "coordinator-one-batch": coordinator_one_batch,
     "coordinator-restart": coordinator_restart,
+    "cks-one-round": cks_one_round,
     "client-put-and-read": client_put_and_read,
 }
 
