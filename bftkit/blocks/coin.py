@@ -7,8 +7,8 @@ In words:
 
 Any `setup.coins.threshold` valid shares make the coin, the same for everybody. So it is known to an adversary as soon
 as threshold - f correct members released theirs, and a protocol on top must have its correct members committed by
-then: that is why agreement takes the threshold n - t and not t + 1 (docs/ARCHITECTURE.md and
-simulations/agreement_rounds.py show what happens otherwise).
+then: that is why agreement takes the threshold n - t and not t + 1 (simulations/agreement_rounds.py shows what happens
+otherwise).
 
 Shares are checked late: none before there are as many as the threshold, and then only until so many are good, since a
 check costs more than all else here. A share that is found bad is blamed and forgotten.
