@@ -198,6 +198,20 @@ def test_a_candidate_that_nobody_holds_is_passed_over() -> None:
         assert made.blames == []
 
 
+@pytest.mark.parametrize("seed", seeds(4, 1, first=3, count=12))
+def test_a_candidate_that_crashed_after_its_commitment_is_passed_over(seed: int) -> None:
+    """Its proposal reached nobody, its commitment everybody: all the others' commitments are needed for their "no"."""
+
+    def change(receiver: MemberId, part: va.Part) -> Iterable[va.Part]:
+        final = part.kind == va.PROPOSAL and isinstance(cb.CODEC.decode(part.body), cb.Final)
+        return [] if final or part.kind in (va.STATEMENT, va.AGREEMENT, va.OUTCOME) else [part]
+
+    made = world(4, 1, seed, liars={"m3": Lying(change)})
+    made.run()
+    assert attempts(made) == 2
+    assert made.blames == []
+
+
 @pytest.mark.parametrize("seed", seeds(4, 1, first=3, count=6))
 def test_a_proposal_that_one_member_holds_is_brought_to_the_others(seed: int) -> None:
     """Only m0 got the candidate's proposal before the candidate fell silent; its "yes" brings it to all."""
