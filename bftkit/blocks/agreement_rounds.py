@@ -52,8 +52,8 @@ class Round:
     """Soft pre-votes that are justified if the coin falls so."""
     waiting_main: dict[MemberId, Abstention] = attrs.field(factory=dict[MemberId, Abstention])
     """Abstentions that rest on such a pre-vote."""
-    accused: set[tuple[MemberId, bool]] = attrs.field(factory=set[tuple[MemberId, bool]])
-    """Who was blamed for two pre-votes (False) or two main-votes (True)."""
+    accused: set[tuple[MemberId, int]] = attrs.field(factory=set[tuple[MemberId, int]])
+    """Who was blamed for two votes, and in which phase: 0 for wishes, 1 for pre-votes, 2 for main-votes."""
     own_pre: PreVote | None = None
     own_main: MainVote | Abstention | None = None
     own_abstained: AllAbstained | None = None

@@ -301,7 +301,7 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
         elif earlier is None:
             self._wishes[sender] = message.value, message.vote
         else:
-            out.blame(sender, "two wishes", self.grounds.two(sender, 0, 0, earlier, (message.value, message.vote)))
+            self._accuse(sender, 0, 1, earlier, (message.value, message.vote), out)
 
     def _on_pre_vote(self, sender: MemberId, message: PreVote, out: Out[Message, Output]) -> None:
         if not self._new_vote(sender, sender, False, message.round, message.value, message.vote, out):
@@ -379,11 +379,25 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
             return False
         if earlier is None:
             return True
-        if (voter, main) not in about.accused:
-            about.accused.add((voter, main))
-            proof = self.grounds.two(voter, 1 + main, number, earlier, (value, vote))
-            out.blame(voter, "two votes in one round", proof)
+        self._accuse(voter, 1 + main, number, earlier, (value, vote), out)
         return False
+
+    def _accuse(
+        self,
+        voter: MemberId,
+        phase: int,
+        number: int,
+        first: tuple[int, bytes],
+        second: tuple[int, bytes],
+        out: Out[Message, Output],
+    ) -> None:
+        """Two values of one member in one phase and round: blame it, once."""
+        accused = self._round(number).accused
+        if (voter, phase) not in accused:
+            accused.add((voter, phase))
+            # A wish's statement has the round 0.
+            proof = self.grounds.two(voter, phase, number if phase else 0, first, second)
+            out.blame(voter, "two votes in one round", proof)
 
     # --------------------------------------------------------------------------------------------- justification
 

@@ -355,6 +355,15 @@ def test_unjustified_votes_are_blamed_and_change_nothing() -> None:
     assert bench.machine.fingerprint() == before
 
 
+def test_a_wish_with_a_bad_signature_is_blamed_and_does_not_count() -> None:
+    bench = Bench(validated=False)
+    bench.propose(False)
+    bench.hear("m1", bench.forger.wish("m1", False))
+    assert bench.hear("m2", Wish(False, bench.forger.wish("m3", False).vote)) == []
+    assert [(blame.member, blame.fault) for blame in bench.blames] == [("m2", "a wish with a bad signature")]
+    assert kinds(bench.hear("m2", bench.forger.wish("m2", False))) == ["PreVote"]
+
+
 def test_a_vote_of_another_instance_is_no_vote() -> None:
     bench = Bench()
     others = {name: setup for name, setup in bench.setups.items() if name != "m0"}
@@ -376,7 +385,7 @@ def test_two_values_of_one_member_are_blamed_once_with_a_proof_for_anybody(phase
             first, second = forger.pre_vote("m3", 1, False), forger.pre_vote("m3", 1, True)
         case _:
             first, second = forger.abstention("m3", 1), forger.main_vote("m3", 1, True)
-    for message in (first, first, second, first):
+    for message in (first, first, second, first, second):
         bench.hear("m3", message)
     (blame,) = bench.blames
     assert blame.member == "m3"
