@@ -435,6 +435,7 @@ def test_a_certificate_of_abstentions_takes_a_laggard_along_and_it_passes_it_on(
     bench.propose(False)
     said = bench.hear("m1", bench.forger.all_abstained(7))
     assert kinds(said) == ["AllAbstained", "CoinShare"]
+    assert bench.machine.said() == tuple(said)
     vote = one(bench.toss(7), PreVote)
     assert (vote.round, vote.value, vote.soft) == (8, bench.coin(7), True)
 
