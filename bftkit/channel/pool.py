@@ -169,10 +169,14 @@ class Pool:
         """Whether something that is aside may be proposed by now."""
         return any(next(iter(waiting.values())) <= applied for waiting in self.aside.values() if waiting)
 
-    def promote(self, applied: Slot, bytes_max: int, requests_max: int) -> None:
-        """Put first, within these bounds and at least one, what was aside and whose time has come."""
+    def promote(self, applied: Slot, bytes_max: int, requests_max: int) -> list[tuple[Bundle, int]]:
+        """Put first, within these bounds and at least one, what was aside and whose time has come.
+
+        Returns these with the turns that passed.
+        """
         size = requests = 0
         promoted: list[Key] = []
+        passed: list[tuple[Bundle, int]] = []
         for turn in sorted(self.aside, reverse=True):  # what has waited for more turns first
             waiting = self.aside[turn]
             while waiting:
@@ -185,7 +189,9 @@ class Pool:
                 del waiting[key]
                 self.entries[key].turn = 0
                 promoted.append(key)
+                passed.append((bundle, turn))
         self._put_first(promoted)
+        return passed
 
     def _put_first(self, keys: list[Key]) -> None:
         if not keys:

@@ -7,6 +7,8 @@ that waits with it, everything would be ordered n times. So each bundle has one 
 digest of its name says which. The members after that one in the roster get their turns when so many slots were applied
 that it should have been decided long since, the last ones together (`TURN_SLOTS`). What counts is slots and never
 time, so that a slow network makes no copies. A member that is gone, or passes a request over, delays it by some rounds.
+From then on, and for `LATE_SLOTS` of them for each member, whoever had to step in does not wait for that member again:
+its share is proposed by the next one at once, and perhaps by itself as well.
 
 Somebody has to begin a round. Whoever has the turn for a request does. Others that hold it wait for a beat of their
 own; if nothing was applied meanwhile, they begin rounds with empty batches, one after the other, until the request is
@@ -33,6 +35,9 @@ TURN_SLOTS: Final = 2
 """A turn lasts so many slots for each member of the group: some rounds, so that one that was left out, or began too
 late, is not yet taken for an absent one's."""
 
+LATE_SLOTS: Final = 32
+"""A member that let its turn pass is not waited for during so many slots for each member of the group."""
+
 
 class Proposer:
     """The part of a replica that forms batches and gives them to the protocol."""
@@ -49,6 +54,8 @@ class Proposer:
         self._beginning = False
         """Whether this member begins rounds for requests that are not its turn."""
         self._applied_at_beat: Slot = -1
+        self._late: dict[int, Slot] = {}
+        """Members that let their turns pass, by their place in the roster, and the slot until which that counts."""
 
     @property
     def everybody(self) -> bool:
@@ -57,24 +64,39 @@ class Proposer:
 
     # ------------------------------------------------------------------------------------------ what comes
 
-    def rank(self, bundle: Bundle) -> int:
-        """How many members have their turn at this bundle before this one does."""
-        replica = self._replica
+    def first(self, bundle: Bundle) -> int:
+        """The place in the roster of the member whose turn it is at once."""
         name = digest(bundle.client, bundle.session.to_bytes(8, "big"), bundle.first.to_bytes(8, "big"))
-        return (replica.indices[replica.me] - int.from_bytes(name[:8], "big")) % replica.quorum.n
+        return int.from_bytes(name[:8], "big") % self._replica.quorum.n
 
     def take_in(self, bundle: Bundle) -> None:
         """A bundle came that was not known: it waits until it is decided."""
         replica = self._replica
-        applied = replica.applied
+        applied, n = replica.applied, replica.quorum.n
         if self.led or replica.machine.leader is not None:
             replica.pool.add(bundle, replica.beat, applied)
             return
-        rank = self.rank(bundle)
-        turn = min(rank, replica.quorum.faulty + 1)
+        first = self.first(bundle)
+        rank = (replica.indices[replica.me] - first) % n
+        late = self._late
+        before = rank if not late else sum(self._is_awaited((first + step) % n) for step in range(rank))
+        turn = min(before, replica.quorum.faulty + 1)
         # Rounds that are under way cannot hold it any more.
-        due = max(applied, replica.machine.highest_voted) + turn * TURN_SLOTS * replica.quorum.n
+        due = max(applied, replica.machine.highest_voted) + turn * TURN_SLOTS * n
         replica.pool.add(bundle, replica.beat, applied, rank, turn, due)
+
+    def _is_awaited(self, place: int) -> bool:
+        return self._late.get(place, -1) < self._replica.applied
+
+    def _note_late(self, bundle: Bundle, turns: int) -> None:
+        """So many members had their turns at this bundle, and it still waits."""
+        n = self._replica.quorum.n
+        first = self.first(bundle)
+        # Meanwhile others may have been found late: there need not be as many left as had their turns.
+        for place in ((first + step) % n for step in range(n)):
+            if turns and self._is_awaited(place):
+                turns -= 1
+                self._late[place] = self._replica.applied + LATE_SLOTS * n
 
     def on_leader(self, leader: MemberId | None) -> None:
         """The protocol says who leads from now on."""
@@ -148,7 +170,11 @@ class Proposer:
         pool, limits, n = replica.pool, replica.limits, replica.quorum.n
         # Under overload every request waits for many rounds; then, too, most of a batch is the member's own share.
         parts = n if pool.fresh else 1
-        pool.promote(replica.applied, limits.batch_bytes // parts, limits.batch_requests // parts)
+        overloaded = pool.fresh_requests * 2 >= limits.batch_requests
+        promoted = pool.promote(replica.applied, limits.batch_bytes // parts, limits.batch_requests // parts)
+        if not overloaded:
+            for bundle, turn in promoted:
+                self._note_late(bundle, turn)
         self._wanted = max(0, self._wanted - 1)
         self._highest = max(replica.applied, replica.machine.highest_voted)
         if pool.fresh:

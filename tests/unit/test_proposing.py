@@ -12,7 +12,7 @@ from bftkit.channel.bundles import CLOCK, OPEN, Bundle, make_bundle, parse_bundl
 from bftkit.channel.clients import FORWARD_BEATS
 from bftkit.channel.frames import Status, pack_control
 from bftkit.channel.interface import Clock, FromClient, Limits, ReplicaOut, ReplicaOutput, RoundEnd
-from bftkit.channel.proposing import TURN_SLOTS
+from bftkit.channel.proposing import LATE_SLOTS, TURN_SLOTS
 from bftkit.channel.replica import Replica
 from bftkit.core.digest import NO_DIGEST, digest
 from bftkit.core.machine import Broadcast, Digest, DrawKey, MemberId, Out, Record, Send, Slot, TimerKey
@@ -151,6 +151,11 @@ class Member:
         assert (bundle.client, 0, 0) in self.replica.pool
 
 
+def rank_of(member: Member, bundle: Bundle) -> int:
+    """How many places after the member whose turn it is first this one stands."""
+    return (member.replica.indices[member.replica.me] - member.replica.proposer.first(bundle)) % N
+
+
 def bundles(member: Member, count: int, rank: int | None = None) -> list[Bundle]:
     """Openings of so many clients, all of which may be proposed so many members before this one."""
     found: list[Bundle] = []
@@ -160,7 +165,7 @@ def bundles(member: Member, count: int, rank: int | None = None) -> list[Bundle]
         key = SigningKey(digest(b"client", number.to_bytes(8, "big")))
         raw = make_bundle(key, member.group, OPEN, 0, 0, 0, (bytes(16),))
         bundle = parse_bundle(raw, bytes_max=len(raw))
-        if rank is None or member.replica.proposer.rank(bundle) == rank:
+        if rank is None or rank_of(member, bundle) == rank:
             found.append(bundle)
     return found
 
@@ -172,7 +177,7 @@ def test_each_request_is_one_members_to_propose_at_once() -> None:
     members = [Member(f"m{index}") for index in range(N)]
     shares = [0] * N
     for bundle in bundles(members[0], 40):
-        ranks = [member.replica.proposer.rank(bundle) for member in members]
+        ranks = [rank_of(member, bundle) for member in members]
         assert sorted(ranks) == list(range(N)), "the members take turns, in the order of the roster"
         shares[ranks.index(0)] += 1
         for member in members:
@@ -231,6 +236,54 @@ def test_under_overload_most_of_a_batch_is_the_members_own_share() -> None:
     for batch in batches:
         assert len([bundle for bundle in batch if bundle in late]) == 8 // N
         assert len(batch) == 8
+
+
+def test_a_member_that_let_its_turn_pass_is_not_waited_for_again() -> None:
+    member = Member()
+    once, *again = bundles(member, 3, 1)
+    member.takes(once)
+    member.applies(TURN_SLOTS * N)
+    assert member.proposes() == [[once]]
+    member.takes(again[0])
+    member.says(BatchWanted())
+    assert member.proposes() == [[again[0]]], "it was that member's turn, and it is not awaited"
+    member.applies(LATE_SLOTS * N + 1)
+    member.takes(again[1])
+    member.says(BatchWanted())
+    assert member.proposes() == [[]], "after a while it gets another chance"
+
+
+def test_who_is_skipped_makes_room_for_the_next_one_only() -> None:
+    """The one before is late: so its turn passes to the next, and the turns of the others move up."""
+    member = Member()
+    far, near, other = *bundles(member, 2, 2), bundles(member, 1, 3)[0]
+    member.takes(far)
+    member.applies(2 * TURN_SLOTS * N)
+    assert member.proposes() == [[far]], "two members let their turns pass"
+    member.takes(near)
+    member.takes(other)
+    member.says(BatchWanted())
+    assert member.proposes() == [[near]]
+    member.applies(TURN_SLOTS * N - 1)
+    member.says(BatchWanted())
+    assert member.proposes() == [[]]
+    member.applies(1)
+    member.says(BatchWanted())
+    assert member.proposes() == [[other]], "one of the three before it is awaited still"
+
+
+def test_under_overload_nobody_is_taken_for_late() -> None:
+    """Everything waits for long then, and to propose it twice would make it worse."""
+    member = Member(limits=Limits(batch_requests=4))
+    late, new = bundles(member, 2, 1)
+    member.takes(late)
+    member.applies(TURN_SLOTS * N)
+    for bundle in bundles(member, 2, 0):
+        member.takes(bundle)
+    assert [len(batch) for batch in member.proposes()] == [3]
+    member.takes(new)
+    member.says(BatchWanted())
+    assert member.proposes() == [[]]
 
 
 def test_what_is_decided_meanwhile_is_not_proposed() -> None:
