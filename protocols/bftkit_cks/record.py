@@ -15,7 +15,7 @@ RECORD: Final = ProtocolRecord(
     ),
     byzantine=True,
     timing="asynchronous",
-    steps=12,
+    steps=13,
     messages="O(n²) a round of n − f − c batches, of O(n² − n) signatures together",
     survives=frozenset(
         {
@@ -31,7 +31,7 @@ RECORD: Final = ProtocolRecord(
     ),
     when="Members may lie, and nothing at all can be said of the network's delays, or somebody may control them.",
     parameters={
-        "pipeline": Parameter(2, 1, 64, "rounds above the delivered one in which this member offers batches"),
+        "pipeline": Parameter(1, 1, 64, "rounds above the delivered one in which this member offers batches"),
         "status_ticks": Parameter(
             200, 5, 3_600_000, "ticks between looks whether something was lost and has to be asked for; decides nothing"
         ),

@@ -70,7 +70,7 @@ def broadcasts(effects: Sequence[Effect[Any, Any]]) -> list[Any]:
 
 
 def setup_of(me: MemberId, **more: Any) -> Setup:
-    settings: dict[str, Any] = {"window": 32, "coins": COINS[me], **more}
+    settings: dict[str, Any] = {"window": 32, "coins": COINS[me], "parameters": {"pipeline": 2}, **more}
     return Setup(me, MEMBERS, QUORUM, RINGS[me], **settings)
 
 
@@ -179,7 +179,7 @@ def test_it_starts_without_a_leader_and_with_room() -> None:
     machine.on_start(out)
     assert outputs(out.effects) == [LeaderChanged(0, None)]
     assert machine.leader is None
-    assert machine.room == RECORD.parameters["pipeline"].default
+    assert machine.room == 2, "as many as the parameter `pipeline` says"
     # Nobody to suspect: these say nothing to it.
     before = fingerprint(machine)
     for value in (Waiting(True), Neglected("m1")):
@@ -222,7 +222,7 @@ def test_a_proposal_is_an_offer_to_all_with_its_bytes() -> None:
     assert isinstance(persist, Persist)
     assert persist.slot == 3, "a record is kept as long as its round"
     assert send == Broadcast(m.Part(1, m.OFFER, 0, cb.CODEC.encode(cb.Send(A))), (A,))
-    assert play.machine.room == RECORD.parameters["pipeline"].default - 1
+    assert play.machine.room == 1
     assert said(play.give(Propose(Batch(B, 100))))[0].round == 2
     with pytest.raises(ValueError, match="no room"):
         play.give(Propose(Batch(C, 100)))
