@@ -164,7 +164,7 @@ class UnfairLeader(Rewriting):
     """Hears nothing of one client, neither from it nor from members that pass its requests on, and so orders none.
 
     FAULTS 31. The defence: the other members hold the request as well, and give a leader up that passes over it for
-    long (`Neglected`), however busy it is with others.
+    long (`Neglected`), however busy it is with others; where nobody leads, they propose it in their turn.
     """
 
     lines: ClassVar[tuple[int, ...]] = (31,)
@@ -193,7 +193,7 @@ class UnfairLeader(Rewriting):
 
     def outgoing(self, replica: Replica, out: ReplicaOut) -> ReplicaOut:
         """Everything, as it is."""
-        self._leads = replica.machine.leader == self.settings.me
+        self._leads = replica.machine.leader == self.settings.me or replica.proposer.everybody
         return out
 
     def _ignores(self, frame: bytes) -> bool:
