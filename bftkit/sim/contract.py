@@ -10,7 +10,7 @@ a fork is independent, that state stays bounded, that `carry` loses nothing.
 For a package with an entry point in ``bftkit.protocols``, a whole test module is::
 
     import pytest
-    from bftkit.core.plugin import load_protocol
+    from bftkit.core.plugin import BrokenProtocol, UnknownProtocol, load_protocol
     from bftkit.sim import contract
 
     @pytest.mark.parametrize("case", contract.cases(load_protocol("mine")), ids=str)
@@ -32,7 +32,7 @@ from typing import Any
 
 from bftkit.core.digest import NO_DIGEST
 from bftkit.core.machine import MemberId, Out
-from bftkit.core.plugin import load_protocol
+from bftkit.core.plugin import BrokenProtocol, UnknownProtocol, load_protocol
 from bftkit.core.state import fingerprint
 from bftkit.core.wire import WireError
 from bftkit.sim.contract_case import (
@@ -600,10 +600,21 @@ def main(arguments: Sequence[str]) -> int:
         )
         return 2
     protocol, name, shape, seed = arguments
-    n, f, c = map(int, shape.split(","))
+    try:
+        plugin = load_protocol(protocol)
+        n, f, c = map(int, shape.split(","))
+        number = int(seed)
+    except (UnknownProtocol, BrokenProtocol, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    record = plugin.record
+    if (f and not record.byzantine) or n < record.members_needed(f, c):
+        least = f"{record.members_needed(f, c)} members" if record.byzantine or not f else "f = 0"
+        sys.stderr.write(f"{protocol} cannot be asked to survive n = {n}, f = {f}, c = {c}: it needs {least}\n")
+        return 2
     tracing, TRACING[0] = TRACING[0], True
     try:
-        run(Case(load_protocol(protocol), name, Shape(n, f, c), int(seed)))
+        run(Case(plugin, name, Shape(n, f, c), number))
     except AssertionError as error:
         sys.stdout.write(f"{error}\n")
         return 1

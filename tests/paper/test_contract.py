@@ -67,6 +67,24 @@ def test_a_failure_says_how_to_see_it_again(capsys: pytest.CaptureFixture[str]) 
     assert contract.main(["coordinator", "no_such_check", "3,0,1", "5"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("protocol", "shape", "words"),
+    [
+        ("coordinator", "4,1,0", "it needs f = 0"),
+        ("pbft", "3,1,0", "it needs 4 members"),
+        ("pbtf", "4,1,0", "did you mean 'pbft'?"),
+        ("pbft", "four", "invalid literal"),
+    ],
+)
+def test_a_case_that_cannot_be_is_told_in_one_line(
+    protocol: str, shape: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert contract.main([protocol, "loss", shape, "5"]) == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert told.count("\n") == 1
+
+
 def test_every_fault_that_a_record_can_claim_has_a_check() -> None:
     """Slow leaders are not among them: what slow means is the protocol's own affair, and so is its test."""
     checks = {
