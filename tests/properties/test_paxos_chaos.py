@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from bftkit.core.digest import digest
 from bftkit.core.machine import Blame, Broadcast, Deliver, Digest, Draw, MemberId, Out, Persist, Record, Send, Slot
-from bftkit.core.ordering import Available, Batch, Decided, Fetch, Neglected, Propose, Setup
+from bftkit.core.ordering import Available, Batch, Decided, Fetch, Learned, Neglected, Propose, Setup
 from bftkit.core.quorum import Quorum
 from bftkit.sim.keyring import fast_keyrings
 from bftkit.sim.ordering_world import Disk, Network, OrderingWorld
@@ -135,6 +135,10 @@ class Schedule:
                 self.proposals += 1
                 leader = leading[pick(len(leading))]
                 self.step(leader, "on_input", Propose(Batch(digest(b"%d" % self.proposals), 1)), torn=torn)
+        elif kind == 35 and self.chosen:
+            # The channel tells somebody what was decided (SAFETY rule 17), be it a leader that is none any more.
+            slot = sorted(self.chosen)[pick(len(self.chosen))]
+            self.step(name, "on_input", Learned(slot, self.chosen[slot]))
         elif kind < 37:
             self.step(name, "on_timer", BEAT)
         elif kind == 37:
