@@ -22,9 +22,12 @@ from cattrs.errors import BaseValidationError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 from cattrs.v import format_exception, transform_error
 
+from bftkit.core.ordering import Setup
 from bftkit.core.plugin import load_protocol
 from bftkit.core.quorum import Quorum, QuorumError
+from bftkit.sim.coins import fast_coins
 from bftkit.sim.faults import Fault, fault_name, load_fault
+from bftkit.sim.keyring import fast_keyrings
 from bftkit.sim.links import Network
 
 KEYS: Final = ("fast", "ed25519")
@@ -126,6 +129,8 @@ class Plan:
             raise PlanError(f"keys: {self.keys!r} is neither 'fast' nor 'ed25519'")
         if self.window < 2 * self.interval:
             raise PlanError(f"window: {self.window} must be at least twice the interval of {self.interval}")
+        if text := self.refusal():
+            raise PlanError(f"{self.protocol}: {text}")
         if self.load.clients < 1 or self.load.bursts < 1:
             raise PlanError("load: at least one client and one burst")
         self._check_numbers()  # before anything is made of so many
@@ -144,6 +149,19 @@ class Plan:
             raise PlanError(
                 f"faults: {', '.join(sorted(lying | forgetful))} lie or forget, more than f + c = {group.f + group.c}"
             )
+
+    def refusal(self) -> str:
+        """Why the protocol would not run with this group, window and parameters, in its own words; or nothing."""
+        plugin, names = load_protocol(self.protocol), self.group.names
+        quorum = Quorum(self.group.members, self.group.f, self.group.c)
+        some = bytes(32)
+        ring = fast_keyrings(some, some, 0, some, names)[names[0]]
+        coins = fast_coins(some, some, 0, some, names, quorum.available)[names[0]] if plugin.record.coins else None
+        try:
+            plugin.create(Setup(names[0], names, quorum, ring, 0, self.window, self.parameters, coins))
+        except ValueError as error:
+            return str(error)
+        return ""
 
     def _check_scenario(self) -> None:
         """What a scenario demands beyond the checkers is part of the run: without it, the run would say less."""

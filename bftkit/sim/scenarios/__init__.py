@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from bftkit.sim.world import World
 
 
+WINDOW_MOST: Final = 256
 SATURATING: Final = Load(clients=24, operations=2000, bursts=1, keys=64, pipeline=16, poison=0.0)
 """More than a group can answer in `SATURATED_TICKS`: what counts is how much it does."""
 SATURATED_TICKS: Final = 900
@@ -105,9 +106,16 @@ class Setting:
         return Group(members=2 * faults + 1, f=0, c=faults)
 
     def plan(self, **parts: Any) -> Plan:
-        """A plan with these parts and, if nothing is said of it, the smallest group that survives one fault."""
+        """A plan with these parts and, if nothing is said of it, the smallest group that survives one fault.
+
+        A window that is too small for the protocol is doubled until it is not.
+        """
         parts.setdefault("group", self.smallest())
-        return Plan(scenario=self.scenario, protocol=self.protocol, seed=self.seed, service=self.service, **parts)
+        plan = Plan(scenario=self.scenario, protocol=self.protocol, seed=self.seed, service=self.service, **parts)
+        wider = plan
+        while wider.refusal() and wider.window < WINDOW_MOST:
+            wider = attrs.evolve(wider, window=2 * wider.window)
+        return plan if wider.refusal() else wider
 
 
 @attrs.frozen
