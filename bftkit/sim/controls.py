@@ -309,7 +309,7 @@ def _holds(head: int, tag: int, frame: bytes) -> bool:
     if frame[:1] != bytes((head,)):
         return False
     if head == frames.CONTROL:
-        return frame[1] == tag
+        return frame[1:2] == bytes((tag,))
     try:
         return frames.unpack_protocol(frame)[1][:1] == bytes((tag,))
     except WireError:

@@ -15,6 +15,7 @@ from bftkit.channel.replica import Replica
 from bftkit.core.machine import MemberId
 from bftkit.network.framing import FRAME_BYTES_MAX
 from bftkit.sim.adversaries import Honest
+from bftkit.sim.checkers import Violation
 from bftkit.sim.costs import Costs, Meter
 from bftkit.sim.host import Host
 from bftkit.sim.interpreter import HUB
@@ -637,3 +638,14 @@ def test_costs_and_twins_keep_a_seed_a_seed() -> None:
         return world.fingerprint
 
     assert fingerprint() == fingerprint()
+
+
+@pytest.mark.parametrize("frame", [b"\x03", b"\x01", b"\x01\x00"])
+def test_frames_that_are_cut_short_are_no_message_that_is_held_back(frame: bytes) -> None:
+    """Liars send what they like while a kind of message is held back."""
+    world = World(16)
+    world.run(50)
+    world.hold("Status", 50)
+    world.send(world.hosts["m0"], ["m1"], frame)
+    with pytest.raises(Violation, match="m1 blames m0: refused"):  # m0 is no liar here: so it came, and was looked at
+        world.run(200)
