@@ -22,7 +22,9 @@ import argparse
 import json
 import os
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -44,8 +46,8 @@ MISSED_MAX: Final = 20
 """One in so many may be missed."""
 CODE: Final = ("bftkit", "protocols")
 SIMULATES: Final = re.compile(r"bftkit\.sim\.(world|ordering_world|running|scenarios|campaign|shrinking|story)\b")
-HANG_FACTOR: Final = 6
-"""A worker that takes so many times its budget stands still."""
+HANG_SECONDS: Final = 60
+"""A worker whose last run takes so much CPU time beyond its budget stands still."""
 
 
 class DoesNotApply(Exception):
@@ -139,6 +141,8 @@ def work(folder: Path, protocol: str, seconds: float, scenarios: Sequence[str]) 
 
     loaded = [bftkit.__file__, sys.modules[type(load_protocol(protocol)).__module__].__file__]
     assert all(file is not None and Path(file).is_relative_to(folder) for file in loaded), loaded
+    most = int(seconds) + HANG_SECONDS
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
     began = process_time()
     found: tuple[str, str] | None = None
     runs = 0
@@ -194,17 +198,8 @@ def campaign(bug: Bug, folder: Path, seconds: float) -> Outcome:
     what = (str(folder), bug.protocol, str(seconds), *bug.scenarios)
     command = [sys.executable, "-P", str(Path(__file__).resolve()), "--worker", *what]
     began = perf_counter()
-    try:
-        done = subprocess.run(
-            command,
-            env=environment(folder),
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=60 + HANG_FACTOR * seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+    done = subprocess.run(command, env=environment(folder), cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         # Not counted as caught: a campaign would wait for ever.
         return Outcome(bug, False, 0, "", "", "a run does not end", perf_counter() - began)
     if done.returncode:
