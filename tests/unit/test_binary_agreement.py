@@ -275,6 +275,10 @@ def test_a_soft_vote_waits_for_its_coin_and_is_judged_by_it() -> None:
         bench.hear("m3", lie)
         bench.hear("m1", attrs.evolve(right, vote=bench.forger.pre_signature("m1", 2, bench.coin(1))))
         assert not bench.blames
+        # While it waits it counts as said.
+        bench.hear("m3", right)
+        assert [blame.member for blame in bench.blames] == ["m3"]
+        assert check_proof(bench.setups["m1"], bench.blames.pop().proof) == "m3"
         bench.toss(1)
         assert [(blame.member, blame.fault) for blame in bench.blames] == [("m3", "a pre-vote that is not justified")]
         # m0's and m1's count, m3's does not: one more makes the main-vote.
@@ -299,6 +303,10 @@ def test_an_abstention_that_rests_on_a_coin_waits_for_it() -> None:
     message = Abstention(2, shown[False], shown[True], bench.forger.main_signature("m1", 2, 2), EVIDENCE)
     bench.hear("m1", message)
     assert not bench.blames
+    # While it waits it counts as said.
+    bench.hear("m1", bench.forger.main_vote("m1", 2, not coin))
+    assert [blame.member for blame in bench.blames] == ["m1"]
+    assert check_proof(bench.setups["m3"], bench.blames[0].proof) == "m1"
     said = bench.toss(1)
     # The pre-votes that it shows count, so m0 has three of both kinds at once.
     assert kinds(said) == ["PreVote", "Abstention"]
