@@ -425,7 +425,7 @@ class CksMachine(Forkable):
         if self.boundary is not None:
             for number in list(self._offerable()):
                 self._offer(number, NO_DIGEST, out)
-        else:
+        elif self.begun > self.highest:  # else others have begun nothing in which this member did not offer
             for number in self._offerable():
                 if number > self.begun:
                     break
