@@ -164,7 +164,7 @@ class Schedule:
             self.restart(name)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.data(), st.sampled_from([3, 3, 5]))
 def test_a_chosen_value_never_changes(data: st.DataObject, n: int) -> None:
     schedule = Schedule.begin(n)
@@ -176,7 +176,7 @@ def test_a_chosen_value_never_changes(data: st.DataObject, n: int) -> None:
 def test_a_chosen_value_never_changes_in_long_schedules(block: int) -> None:
     """The same with seeded chance: longer runs, and more of them a second."""
     elected = chosen = conflicting = 0
-    for seed in range(20 * block, 20 * block + 20):
+    for seed in range(12 * block, 12 * block + 12):
         schedule = Schedule.begin(3 if seed % 3 else 5)
         random = Random(seed)
         for _ in range(800):
