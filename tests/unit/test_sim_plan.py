@@ -29,6 +29,6 @@ def test_impossible_numbers_are_named(plan: Plan, text: str) -> None:
 @pytest.mark.parametrize("name", scenario_names())
 def test_every_shipped_scenario_makes_plans_that_can_be_run(name: str) -> None:
     scenario = load_scenario(name)
-    for protocol in ("pbft", "coordinator"):
+    for protocol in ("pbft", "coordinator", "paxos", "cks"):
         for seed in range(20) if scenario.suits(protocol) else ():
             scenario.plan(protocol, seed).check()
