@@ -25,8 +25,13 @@ WRONG = """# A line that is not there
 
 
 def test_there_are_enough_and_enough_of_the_hard_ones() -> None:
-    assert len(BUGS) >= 20
-    assert sum(bug.faults > 1 for bug in BUGS) >= 8
+    assert len(BUGS) >= 45
+    assert sum(bug.faults > 1 for bug in BUGS) >= 15
+
+
+@pytest.mark.parametrize("protocol", protocol_names())
+def test_every_protocol_has_some(protocol: str) -> None:
+    assert sum(bug.protocol == protocol for bug in BUGS) >= 5
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
