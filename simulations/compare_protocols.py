@@ -19,8 +19,10 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, Final, TypeAlias
 
 import attrs
@@ -94,7 +96,8 @@ BENCHED: Final = """\
 `bftkit bench`, with all members and the client as separate processes on one machine ({machine}): one client, its
 bundles signed, links encrypted, results that f + 1 members agree on. One run of {seconds:g} seconds a row, after
 {warm_up:g} seconds of the same load; figures of a shared machine vary by a third from minute to minute. Memory is
-summed over the members, CPU time over all processes.
+summed over the members, CPU time over all processes. Just before a row began, other work took {busy} % of the
+processors' time in the median, and {busiest} % at most: the busier, the lower the figures.
 """
 
 
@@ -205,13 +208,27 @@ def _saturated(protocol: str, members: int) -> Data:
 
 def bench(protocol: str, members: int, outstanding: int, size: int, durability: str, times: Times) -> Data:
     """One row: what `bftkit bench` says."""
+    others = busy()
     words = f"bench --json --protocol {protocol} --members {members} --outstanding {outstanding} --size {size}"
     words += f" --durability {durability} --seconds {times.seconds} --warm-up {times.warm_up}"
     done = subprocess.run([sys.executable, "-m", "bftkit", *words.split()], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"bftkit {words}: exit code {done.returncode}\n{done.stderr}")
     told: Data = json.loads(done.stdout.splitlines()[-1])
-    return {name: told[name] for name in (*ROW, *FIGURES)}
+    return {**{name: told[name] for name in (*ROW, *FIGURES)}, "busy": round(others, 2)}
+
+
+def busy(seconds: float = 0.5) -> float:
+    """The share of the processors' time that others take, while nothing of ours runs."""
+
+    def ticks() -> tuple[int, int]:
+        fields = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+        return sum(fields), fields[3] + fields[4]  # idle, and waiting for disks
+
+    total, idle = ticks()
+    time.sleep(seconds)
+    later, still_idle = ticks()
+    return 1 - (still_idle - idle) / max(1, later - total)
 
 
 @attrs.frozen
@@ -241,7 +258,9 @@ def written(data: Data, records: Mapping[str, ProtocolRecord]) -> str:
     names = ordered(data["counted"])
     parts = [HEAD, _said(names, records), COUNTED.format(batch=BATCH), _counted(names, data["counted"])]
     if data["bench"]:
-        parts += [BENCHED.format(**data["conditions"]), *_benched(data["bench"])]
+        shares = [round(100 * row.get("busy", 0)) for row in data["bench"]]
+        others = {"busy": f"{median(shares):.0f}", "busiest": max(shares)}
+        parts += [BENCHED.format(**data["conditions"], **others), *_benched(data["bench"])]
     return "\n".join(part.strip("\n") + "\n" for part in parts)
 
 
