@@ -74,6 +74,21 @@ def test_a_restart_needs_no_timer_either() -> None:
     world.run_until(world.all_delivered, 100_000)
 
 
+@pytest.mark.parametrize("ticks", [20, 35, 50, 65])
+def test_a_restart_of_who_cannot_be_done_without_needs_no_timer(ticks: int) -> None:
+    """One member is away for good and another falls in the middle of the first round: all that are left are needed."""
+    world = Timeless(PLUGIN, 4, 1, 0, 5, network=Network(delay_max=10), disk=Disk(0, 5), learned_after=None)
+    world.crash("m3")
+    world.submit(4)
+    world.run(ticks)
+    assert not world.chosen
+    world.crash("m0")
+    world.run(200)
+    assert not world.chosen
+    world.restart("m0")
+    world.run_until(world.all_delivered, 100_000)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("pipeline", [1, 2, 5])
 def test_rounds_have_their_slots_and_every_member_has_its_turn(shape: tuple[int, int, int], pipeline: int) -> None:

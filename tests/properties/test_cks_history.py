@@ -55,6 +55,13 @@ def troubled(shape: tuple[int, int, int], seed: int) -> OrderingWorld:
             else:
                 world.restart(down)
         world.run(random.randint(1, 200))
+    if random.random() < 0.7:
+        # The hardest moment: one member has just decided, and nobody else knows it yet.
+        world.heal()
+        world.restart(*[name for name in world.members if name not in world.up()])
+        before = max(world.chosen, default=0)
+        world.submit(1)
+        world.run_until(lambda: max(world.chosen, default=0) > before, 200_000)
     return world
 
 
