@@ -316,8 +316,12 @@ class CksMachine(Forkable):
             match output:
                 case cb.Offered(value):
                     self._on_offered(state, index, value, out)
-                case cb.Delivered(_, proof):
+                case cb.Delivered(value, proof):
                     state.proofs[index] = proof
+                    if index == self.index and state.offered is None:
+                        # An offer of our own that this disk does not know of (SAFETY rule 16): it is the one.
+                        state.offered = value
+                        self.highest = max(self.highest, number)
                     self._propose(state, out)
 
     def _on_offered(self, state: Round, index: int, digest: bytes, out: Out) -> None:

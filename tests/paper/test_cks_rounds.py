@@ -541,6 +541,13 @@ def test_a_restarted_member_makes_no_second_offer_and_no_second_echo() -> None:
     assert not echoes(again.offer(1, "m1", C))
 
 
+def test_an_own_offer_that_was_forgotten_is_not_made_again() -> None:
+    """SAFETY rule 16: the disk is older than what this member said. It makes no second offer when it hears of that."""
+    play = Play()
+    play.hear("m1", offer_final(1, "m0", A))
+    assert said(play.give(Propose(Batch(B, 10))))[0].round == 2
+
+
 def test_a_round_of_which_the_log_has_forgotten_a_part_is_over() -> None:
     """Segments of the log go from the oldest on, so that what is left of old rounds may begin anywhere."""
     play = Play()
