@@ -233,6 +233,12 @@ class Echo(Equivocate):
         yield fresh, frame
 
 
+def _place(message: Any) -> int:
+    """The number of the slot, or else of the round, that a message is about."""
+    place: int = getattr(message, "slot", getattr(message, "round", 0))
+    return place
+
+
 class ForgeRequests(Echo):
     """Proposes requests that no client made: a bundle that waits with one byte of a payload changed, or a new number.
 
@@ -258,7 +264,7 @@ class ForgeRequests(Echo):
 
     def _forge(self, frame: bytes) -> bytes | None:
         found = self.unpacked(frame)
-        if found is None or len(found[2]) != 1 or not self._forgeable(found[1].slot, found[2][0]):
+        if found is None or len(found[2]) != 1 or not self._forgeable(_place(found[1]), found[2][0]):
             return None
         forged = super()._forge(frame)
         if forged is not None:
