@@ -154,7 +154,7 @@ def test_an_epoch_ends_in_the_middle_of_a_round(boundary: int, seed: int) -> Non
 
 def test_what_a_machine_holds_does_not_grow_with_messages_for_far_rounds() -> None:
     """A flood for rounds that nobody will see soon: only so many are looked at."""
-    world = OrderingWorld(PLUGIN, 4, 1, 0, 1)
+    world = OrderingWorld(PLUGIN, 4, 1, 0, 1, parameters={"pipeline": 2})
     mine = machine(world, "m0")
     for number in range(1, 2_000):
         out: Out[m.Message, object] = Out()
