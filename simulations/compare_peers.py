@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 from simulations.compare_protocols import DATA, ROOT, Data, load, ordered, three_digits
@@ -46,7 +47,11 @@ def table(name: str, peers: Mapping[str, Sequence[Mapping[str, str]]], data: Dat
     ours = [row for row in data["bench"] if row["members"] == members and row["protocol"] in protocols]
     ours.sort(key=lambda row: (names.index(row["protocol"]), row["durability"], row["size"], row["outstanding"]))
     lines = [HEAD, ["---"] * len(HEAD), *rows, *map(our_row, ours)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    told = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    if not ours:
+        return told
+    busy = median(row.get("busy", 0) for row in ours)
+    return f"{told}\nJust before bftkit's rows began, other work took {busy:.0%} of the processors' time.\n"
 
 
 def our_row(row: Data) -> list[str]:
