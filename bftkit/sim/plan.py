@@ -129,11 +129,11 @@ class Plan:
             raise PlanError(f"keys: {self.keys!r} is neither 'fast' nor 'ed25519'")
         if self.window < 2 * self.interval:
             raise PlanError(f"window: {self.window} must be at least twice the interval of {self.interval}")
+        self._check_numbers()  # before anything is made of so many
         if text := self.refusal():
             raise PlanError(f"{self.protocol}: {text}")
         if self.load.clients < 1 or self.load.bursts < 1:
             raise PlanError("load: at least one client and one burst")
-        self._check_numbers()  # before anything is made of so many
         lying: set[str] = set()
         forgetful: set[str] = set()
         for place, fault in enumerate(self.faults):
