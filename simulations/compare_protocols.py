@@ -95,7 +95,8 @@ BENCHED: Final = """\
 
 `bftkit bench`, with all members and the client as separate processes on one machine ({machine}): one client, its
 bundles signed, links encrypted, results that f + 1 members agree on. One run of a few seconds a row ({seconds:g}
-in the last ones), after {warm_up:g} seconds of the same load; figures of a shared machine vary by a third from minute to minute. Memory is
+in the last ones), after {warm_up:g} seconds of the same load; figures of a shared machine vary by a third from
+minute to minute. Memory is
 summed over the members, CPU time over all processes. Just before a row began, other work took {busy} % of the
 processors' time in the median, and {busiest} % at most: the busier, the lower the figures.
 """
