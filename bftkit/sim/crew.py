@@ -3,7 +3,7 @@
 What a seed can do to its process must not be lost and must not stop the others: a process that dies (killed for its
 memory, a crash in a library) takes the pool with it, so whatever was under way is run again, each seed in a process of
 its own, and the one that dies again is the culprit. Time is limited inside the process, by its own timers; and where
-no signal handler gets its turn, a thread of C ends the process.
+no signal handler gets its turn, the kernel ends the process for the CPU time that it took.
 
 Each worker holds the reading end of a pipe whose writing end nobody has but the campaign. When that is closed (by
 Ctrl-C, or because the campaign was killed), the workers end at once.
@@ -11,11 +11,12 @@ Ctrl-C, or because the campaign was killed), the workers end at once.
 
 from __future__ import annotations
 
-import faulthandler
 import multiprocessing
 import os
+import resource
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED as ANY
@@ -221,18 +222,25 @@ def limited(seconds: float) -> Generator[None]:
     timers = ((signal.SIGPROF, signal.ITIMER_PROF, seconds), (signal.SIGALRM, signal.ITIMER_REAL, PATIENCE * seconds))
     worker = multiprocessing.parent_process() is not None
     before = [signal.signal(number, interrupt) for number, _, _ in timers]
-    with open(os.devnull, "w") as nowhere:
-        try:
-            if worker:
-                faulthandler.dump_traceback_later(PATIENCE * seconds + LAST_RESORT_SECONDS, exit=True, file=nowhere)
-            for _, timer, after in timers:
-                # Again and again: what was raised inside a destructor is lost.
-                signal.setitimer(timer, after, 1.0)
-            yield
-        finally:
-            for _, timer, _ in timers:
-                signal.setitimer(timer, 0.0)
-            if worker:
-                faulthandler.cancel_dump_traceback_later()
-            for (number, _, _), handler in zip(timers, before, strict=True):
-                signal.signal(number, handler)
+    soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    try:
+        if worker:
+            # Not by `faulthandler`: its thread of C does not live on in a forked process, and if the campaign's
+            # process has one (pytest's faulthandler_timeout), whoever wants another waits for its end for ever.
+            last = int(time.process_time() + seconds + LAST_RESORT_SECONDS)
+            resource.setrlimit(resource.RLIMIT_CPU, (_least(last, soft, hard), hard))
+        for _, timer, after in timers:
+            # Again and again: what was raised inside a destructor is lost.
+            signal.setitimer(timer, after, 1.0)
+        yield
+    finally:
+        for _, timer, _ in timers:
+            signal.setitimer(timer, 0.0)
+        if worker:
+            resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
+        for (number, _, _), handler in zip(timers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _least(*limits: int) -> int:
+    return min(limit for limit in limits if limit != resource.RLIM_INFINITY)
