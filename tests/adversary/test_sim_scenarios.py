@@ -1,6 +1,7 @@
 """Every shipped scenario holds under every protocol that claims to survive it, and really injects what it names.
 
-Two seeds of each (one under `cks`, which is slow); more of them: ``python simulations/coverage.py`` and ``bftkit sweep NAME``.
+Two seeds of each (one under `cks`, which is slow); more of them: ``python simulations/coverage.py`` and ``bftkit sweep
+NAME``.
 """
 
 from __future__ import annotations
