@@ -16,7 +16,7 @@ RECORD: Final = ProtocolRecord(
     byzantine=True,
     timing="asynchronous",
     steps=13,
-    messages="O(n²) a round of n − f − c batches, of O(n² − n) signatures together",
+    messages="about 13 n(n − 1) a round of n − f − c batches, some of them with (n − f − c)² signatures",
     survives=frozenset(
         {
             "loss",

@@ -13,6 +13,7 @@ import pytest
 
 from bftkit.core.plugin import load_protocol, protocol_names
 from bftkit.sim import contract
+from bftkit.sim.ordering_world import Disk, Network, OrderingWorld
 
 SEEDS = range(1, 1 + int(os.environ.get("BFTKIT_SEEDS", "4")))
 
@@ -61,6 +62,23 @@ def test_one_seed_is_one_run_in_every_process(protocol: str) -> None:
     first = trace("1")
     assert len(first.strip()) == 64
     assert [trace(hash_seed) for hash_seed in ("2", "3")] == [first, first]
+
+
+@pytest.mark.parametrize("protocol", protocol_names())
+def test_a_decision_takes_as_many_message_delays_as_the_record_says(protocol: str) -> None:
+    """From a proposal in an idle group to the first decision, where every message takes ten ticks and work none."""
+    plugin = load_protocol(protocol)
+    shape = contract.shapes(plugin)[0]
+    links = Network(delay_min=10, delay_max=10)
+    world = OrderingWorld(plugin, shape.n, shape.f, shape.c, 1, network=links, disk=Disk(0, 0))
+    world.run(1_000)
+    world.submit(1)
+    began = world.now
+    while not any(world.delivered(member) for member in world.members):
+        assert world.now < began + 1_000, world.failure("nothing is decided")
+        world.run(1)
+    # One delay more: until the batch has come from its client.
+    assert world.now - began == 10 * (plugin.record.steps + 1)
 
 
 def test_a_failure_says_how_to_see_it_again(capsys: pytest.CaptureFixture[str]) -> None:

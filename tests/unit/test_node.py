@@ -23,9 +23,10 @@ def lie(node: Node, name: str) -> None:
 
 
 async def _ended(group: LocalGroup, member: str) -> None:
-    with trio.fail_after(PATIENCE_SECONDS):
-        while member in group.running:
-            await trio.sleep(0.01)
+    run = group._members[member].run  # pyright: ignore[reportPrivateUsage]
+    if run is not None:
+        with trio.fail_after(PATIENCE_SECONDS):
+            await run.ended.wait()
 
 
 async def test_nothing_leaves_a_member_after_its_disk_failed_to_sync(monkeypatch: pytest.MonkeyPatch) -> None:
