@@ -103,11 +103,14 @@ def interpolate(points: Mapping[int, bytes], at: int = 0) -> bytes:
     `at` is none of the given places. Raises `ValueError` if something is no point of the group.
     """
     places = sorted(points)
-    return _combination([(factor, points[place]) for factor, place in zip(lagrange(places, at), places, strict=True)])
+    return combination([(factor, points[place]) for factor, place in zip(lagrange(places, at), places, strict=True)])
 
 
-def _combination(terms: Sequence[tuple[int, bytes]]) -> bytes:
-    """The sum of multiples of points of the group; factors that are 0 modulo q count for nothing."""
+def combination(terms: Sequence[tuple[int, bytes]]) -> bytes:
+    """The sum of multiples of points of the group; factors that are 0 modulo q count for nothing.
+
+    Raises `ValueError` if something is no point of the group.
+    """
     total = _IDENTITY
     for factor, point in terms:
         if factor % GROUP_ORDER:
@@ -122,7 +125,8 @@ def _times(factor: bytes, point: bytes) -> bytes:
         raise ValueError("this is no point of the group, or the factor is 0") from None
 
 
-def _hash_scalar(*parts: bytes, key: bytes = b"") -> bytes:
+def hash_scalar(*parts: bytes, key: bytes = b"") -> bytes:
+    """A number below q, as good as uniform, from the concatenated parts; a secret one if the key is secret."""
     hasher = blake2b(key=key)
     for part in parts:
         hasher.update(part)
@@ -157,7 +161,7 @@ class CoinPublics:
     def _one_polynomial(self) -> bool:
         first = range(1, self.threshold + 1)
         # The coefficient of the highest power, over the first k points.
-        if _combination([(_weight(place, first), self.points[place - 1]) for place in first]) == _IDENTITY:
+        if combination([(_weight(place, first), self.points[place - 1]) for place in first]) == _IDENTITY:
             return False
         # A word is of the code of polynomials of degree k - 1 exactly if it is orthogonal to the dual code: tried
         # with one word of that, which nobody can choose since it is hashed from the points (Cascudo, David, "SCRAPE:
@@ -165,7 +169,7 @@ class CoinPublics:
         holders = range(1, len(self.points) + 1)
         seed = digest(b"coin points", self.threshold.to_bytes(8), *self.points)
         coefficients = [
-            int.from_bytes(_hash_scalar(b"coin dual", seed, power.to_bytes(4)), "little")
+            int.from_bytes(hash_scalar(b"coin dual", seed, power.to_bytes(4)), "little")
             for power in range(len(holders) - self.threshold)
         ]
         terms: list[tuple[int, bytes]] = []
@@ -174,7 +178,7 @@ class CoinPublics:
             for coefficient in reversed(coefficients):
                 value = (value * place + coefficient) % GROUP_ORDER
             terms.append((value * _weight(place, holders), self.points[place - 1]))
-        return _combination(terms) == _IDENTITY
+        return combination(terms) == _IDENTITY
 
 
 def _weight(place: int, places: Sequence[int]) -> int:
@@ -200,9 +204,7 @@ def deal(
     if not 1 <= threshold <= len(members):
         raise ValueError(f"{threshold} shares of {len(members)} can never make a coin")
     sizes = len(members).to_bytes(4) + threshold.to_bytes(4)
-    coefficients = [
-        _hash_scalar(b"coin deal", sizes, power.to_bytes(4), key=secret_bytes) for power in range(threshold)
-    ]
+    coefficients = [hash_scalar(b"coin deal", sizes, power.to_bytes(4), key=secret_bytes) for power in range(threshold)]
     shares: dict[MemberId, bytes] = {}
     for place, member in enumerate(members, 1):
         value = coefficients[-1]
@@ -263,8 +265,8 @@ class Coins:
         base = self._point(full)
         share = crypto_scalarmult_ed25519_noclamp(self._share, base)
         known = self._known(self.me, base, share)
-        nonce = _hash_scalar(b"coin nonce", known, full, key=self._share)
-        challenge = _hash_scalar(
+        nonce = hash_scalar(b"coin nonce", known, full, key=self._share)
+        challenge = hash_scalar(
             b"coin challenge",
             known,
             crypto_scalarmult_ed25519_base_noclamp(nonce),
@@ -289,7 +291,7 @@ class Coins:
         times = crypto_scalarmult_ed25519_noclamp
         first = crypto_core_ed25519_sub(crypto_scalarmult_ed25519_base_noclamp(response), times(challenge, public))
         second = crypto_core_ed25519_sub(times(response, base), times(challenge, point))
-        return challenge == _hash_scalar(b"coin challenge", self._known(member, base, point), first, second, full)
+        return challenge == hash_scalar(b"coin challenge", self._known(member, base, point), first, second, full)
 
     def combine(self, name: bytes, shares: Mapping[MemberId, bytes]) -> bytes:
         """See `CoinProtocol.combine`: 32 bytes. Raises `ValueError` also for a stranger or what can be no share."""
