@@ -19,6 +19,7 @@ from bftkit.core.machine import MemberId
 from bftkit.core.wire import is_name
 from bftkit.membership.genesis import DURABILITIES, Genesis, check_choice, check_range, check_service
 from bftkit.membership.roster import canonical_address
+from bftkit.network.addresses import Address, AddressError, parse_address
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -52,6 +53,35 @@ class HoldingLimits:
 
 
 @attrs.frozen
+class DnsSettings:
+    """A zone of the DNS as a name service."""
+
+    domain: str = attrs.field(metadata=right('the domain that holds the records, such as "shop.example"'))
+    resolver: str = attrs.field(metadata=right('the resolver\'s IP address and port, such as "127.0.0.1:53"'))
+
+    @property
+    def resolver_address(self) -> Address:
+        """Where to ask. Raises `ConfigurationError`."""
+        where, advice = "names.dns.resolver", "give IP:port, such as 127.0.0.1:53"
+        try:
+            address = parse_address(self.resolver if "://" in self.resolver else f"udp://{self.resolver}")
+        except AddressError as error:
+            raise ConfigurationError(where, str(error), advice) from None
+        # A name would have to be looked up, by whom?
+        if address.scheme != "udp" or not address.is_numeric or not address.port:
+            raise ConfigurationError(where, f"{self.resolver!r} is no IP address with a port", advice)
+        return address
+
+
+@attrs.frozen
+class NameSettings:
+    """Name services: where else to ask for members' addresses. The file is trusted more than the DNS."""
+
+    file: str | None = attrs.field(default=None, metadata=right("the path of a file that names members' addresses"))
+    dns: DnsSettings | None = attrs.field(default=None, metadata=right("a table with domain and resolver"))
+
+
+@attrs.frozen
 class MemberSettings:
     """`member.toml`."""
 
@@ -64,6 +94,8 @@ class MemberSettings:
     keys: KeyFiles = attrs.field(factory=KeyFiles)
     log: LogSettings = attrs.field(factory=LogSettings)
     limits: HoldingLimits = attrs.field(factory=HoldingLimits)
+    names: NameSettings | None = attrs.field(default=None, metadata=right("a table with file or dns"))
+    """Name services to ask besides the roster, if any."""
 
     def __attrs_post_init__(self) -> None:
         if not is_name(self.id):
@@ -83,6 +115,7 @@ class MemberSettings:
                 "keys.coin": self.keys.coin,
             }
         )
+        _check_names(self.names)
 
     def check_against(self, genesis: Genesis) -> None:
         """Whether these settings can serve in that group. Raises `ConfigurationError`."""
@@ -124,9 +157,12 @@ class ClientSettings:
 
     genesis: str = attrs.field(default="genesis.toml", metadata=right("the path of the genesis"))
     key: str = attrs.field(default="client.key", metadata=right("the path of the client key's file"))
+    names: NameSettings | None = attrs.field(default=None, metadata=right("a table with file or dns"))
+    """Name services to ask besides the roster, if any."""
 
     def __attrs_post_init__(self) -> None:
         _check_paths({"genesis": self.genesis, "key": self.key})
+        _check_names(self.names)
 
     def to_text(self) -> str:
         """The settings as TOML."""
@@ -144,11 +180,13 @@ _MEMBER_COMMENTS: Final = {
     "durability": '"fsync": survives a power cut. "async", "memory": a restart counts as having forgotten everything.',
     "keys": "Secrets, mode 0600. The coin's share is there only if the genesis has a coin key.",
     "limits": "How much others may make this member hold.",
+    "names": "Other sources of members' addresses, besides the roster.",
 }
 
 
 def _table(settings: MemberSettings | ClientSettings) -> dict[str, Value]:
-    table: dict[str, Value] = attrs.asdict(settings)
+    # What is not set is left out: TOML has no word for nothing.
+    table: dict[str, Value] = attrs.asdict(settings, filter=lambda _, value: value is not None)
     return table
 
 
@@ -156,3 +194,23 @@ def _check_paths(paths: Mapping[str, str]) -> None:
     for where, path in paths.items():
         if not path or "\0" in path:
             raise ConfigurationError(where, f"{path!r} is no path", "give the path of a file, relative to this folder")
+
+
+def _check_names(names: NameSettings | None) -> None:
+    if names is None:
+        return
+    if names.file is None and names.dns is None:
+        raise ConfigurationError("names", "the table names no service", "give file, or a table names.dns, or neither")
+    if names.file is not None:
+        _check_paths({"names.file": names.file})
+    if names.dns is not None:
+        domain = names.dns.domain.removesuffix(".")
+        try:
+            # The longest name that is asked for has a member's id and two more labels in front of the domain.
+            good = len(domain) <= 200 and not Address("tcp", domain).is_numeric
+        except AddressError:
+            good = False
+        if not good:
+            wrong = f"{names.dns.domain!r} is no domain"
+            raise ConfigurationError("names.dns.domain", wrong, "give one such as shop.example")
+        _ = names.dns.resolver_address

@@ -2,16 +2,15 @@
 
     tcp://127.0.0.1:7000    tcp://[::1]:7000    host.example:7000 (short for tcp://)    memory://m0
 
-An address is read strictly: somebody who mistypes a configuration learns which part is wrong. An `AddressBook` maps a
-name to several addresses, tried in order, and can be changed while the group runs; it is only a source of places to
-dial. Who answers there is settled by the peer's key (`session`), never by its address (SAFETY rule 27).
+An address is read strictly: somebody who mistypes a configuration learns which part is wrong. It is only a place to
+dial. Who answers there is settled by the peer's key (`session`), never by its address (SAFETY rule 27); where the
+addresses of a member come from, and in which order they are tried, is said in `bftkit.membership.names`.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
 from typing import Final
 
 import attrs
@@ -117,32 +116,3 @@ def _is_host(host: str) -> bool:
     if re.fullmatch(r"[0-9.]+", host):  # meant to be IPv4, but is not: no look-up can make sense of it
         return False
     return len(host) <= 253 and _HOST_NAME.fullmatch(host) is not None
-
-
-class AddressBook:
-    """Names and their addresses, in the order in which they are to be tried."""
-
-    def __init__(self, entries: Mapping[str, Iterable[Address]] | None = None) -> None:
-        self._entries: dict[str, tuple[Address, ...]] = {}
-        for name, addresses in (entries or {}).items():
-            self.set(name, addresses)
-
-    def set(self, name: str, addresses: Iterable[Address]) -> None:
-        """Replaces the addresses of `name`. Repeated ones are kept once, at their first place."""
-        self._entries[name] = tuple(dict.fromkeys(addresses))
-
-    def add(self, name: str, address: Address) -> None:
-        """Adds one more address, to be tried last."""
-        self.set(name, (*self.get(name), address))
-
-    def remove(self, name: str) -> None:
-        """Forgets `name`; nothing happens if it is not known."""
-        self._entries.pop(name, None)
-
-    def get(self, name: str) -> tuple[Address, ...]:
-        """The addresses of `name`, in order; empty if it is not known."""
-        return self._entries.get(name, ())
-
-    def names(self) -> list[str]:
-        """All known names, sorted."""
-        return sorted(self._entries)

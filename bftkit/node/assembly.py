@@ -24,6 +24,7 @@ from bftkit.network.hub import Limits as HubLimits
 from bftkit.network.session import Identity
 from bftkit.network.tcp import TcpHub
 from bftkit.node.folders import MemberFolder
+from bftkit.node.names import open_names
 from bftkit.node.node import Adversary, Node
 from bftkit.node.recovery import open_storage
 from bftkit.service import ServiceError, checked_service
@@ -150,6 +151,7 @@ def assemble(
         snapshots,
         peers=peers_of(folder.genesis, settings.me),
         adversary=adversary(settings) if adversary is not None else None,
+        names=open_names(folder.settings.names, folder.path, folder.genesis, settings.me),
     )
     return Member(node, restored, address)
 

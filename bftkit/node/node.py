@@ -17,7 +17,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -58,6 +58,7 @@ from bftkit.core.machine import (
 )
 from bftkit.network.addresses import Address
 from bftkit.network.hub import Hub, LinkUp, Peer, Received
+from bftkit.node.names import Names
 from bftkit.storage.files import DiskFull
 from bftkit.storage.log import Durability, RecordLog
 from bftkit.storage.snapshots import SnapshotStore
@@ -162,8 +163,12 @@ class Node:
         peers: Mapping[MemberId, tuple[bytes, tuple[Address, ...]]],
         wall_clock: Callable[[], float] = time.time,
         adversary: Adversary | None = None,
+        names: Names | None = None,
     ) -> None:
-        """`peers`: identity key and addresses of every other member. The hub, log and store become the node's."""
+        """`peers`: identity key and addresses of every other member. `names`: where to learn of newer addresses.
+
+        The hub, log and store become the node's.
+        """
         self.replica = replica
         self.hub = hub
         self.log = log
@@ -172,6 +177,7 @@ class Node:
         self._peers = dict(peers)
         self._wall_clock = wall_clock
         self._adversary = adversary
+        self._names = names
         self._postponed: list[tuple[float, int, tuple[MemberId, ...], bytes]] = []
         self._postponements = 0
         self._timers = Timers()
@@ -191,6 +197,19 @@ class Node:
         self._stopping = True
         self.hub.wake()
 
+    def readdress(self, member: MemberId, addresses: Sequence[Address]) -> None:
+        """From now on a peer is dialled at these addresses, in this order. A link that is up stays up.
+
+        To be called in the node's own thread. Raises `ValueError` for who is no peer, `HubError` for an address that
+        the hub cannot dial.
+        """
+        if member not in self._peers:
+            raise ValueError(f"{member!r} is no peer of {self.replica.me}")
+        key, _ = self._peers[member]
+        self.hub.connect(member, key, addresses)
+        self._peers[member] = (key, tuple(addresses))
+        self.hub.wake()  # it may be waiting for a deadline that is later than the new address's first attempt
+
     async def run(self, restored: Restored, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until `stop` is called or this task is cancelled."""
         try:
@@ -203,6 +222,8 @@ class Node:
                     for member in sorted(self._peers):
                         key, addresses = self._peers[member]
                         self.hub.connect(member, key, addresses)
+                    if self._names is not None:
+                        nursery.start_soon(self._names.run, self.readdress)
                     await self._carry_out(out, nursery)
                     task_status.started()
                     while not self._stopping:
@@ -461,6 +482,8 @@ class Node:
             "node": attrs.asdict(self.counters),
             "network": dict(sorted(self.hub.counters.items())),
         }
+        if self._names is not None:
+            status["names"] = self._names.status()
         if self._adversary is not None:
             status |= self._adversary.status()
         return status

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bftkit.network.addresses import Address, AddressBook, AddressError, parse_address
+from bftkit.network.addresses import Address, AddressError, parse_address
 
 
 @pytest.mark.parametrize(
@@ -56,17 +56,3 @@ def test_numeric() -> None:
     assert parse_address("[::1]:1").is_numeric
     assert parse_address("10.0.0.1:1").is_numeric
     assert not parse_address("localhost:1").is_numeric
-
-
-def test_book_keeps_order_and_changes() -> None:
-    first, second = parse_address("a:1"), parse_address("b:2")
-    book = AddressBook({"m1": [second, first, second]})
-    book.set("m0", [first])
-    assert book.get("m1") == (second, first)
-    assert book.names() == ["m0", "m1"]
-    book.add("m0", second)
-    book.add("m0", first)
-    assert book.get("m0") == (first, second)
-    book.remove("m0")
-    book.remove("m0")
-    assert book.get("m0") == ()
