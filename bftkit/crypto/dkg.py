@@ -176,15 +176,14 @@ def piece_fits(shape: Shape, commitment: bytes, place: int, row: bytes, column: 
     rows, columns, points = _parts(row), _parts(column), _parts(commitment)
     if not all(is_scalar(number) for number in (*rows, *columns)):
         return False
-    # One equation for all: the sum of u^l a_il and w^m b_im must be the same sum over the commitments to them, which
-    # are a_il B = sum over m of i^m C_lm and b_im B = sum over l of i^l C_lm.
-    seed = digest(commitment, row, column)
-    in_rows, in_columns = (
-        _powers(_factor(kind, seed, place), count)
-        for kind, count in ((b"row", shape.restoring), (b"column", shape.threshold))
-    )
+    # One equation for all: each of the k + r numbers has its own power of one hashed number, so that errors cannot
+    # cancel; with the same factors, the same sum over what the commitment says of them, which is
+    # a_il B = sum over m of i^m C_lm and b_im B = sum over l of i^l C_lm.
+    seed = hash_scalar(b"coin sharing check", place.to_bytes(4, "big"), digest(commitment, row, column))
+    factors = _powers(int.from_bytes(seed, "little"), shape.restoring + shape.threshold)
+    in_rows, in_columns = factors[: shape.restoring], factors[shape.restoring :]
     left = scalar(0)
-    for factor, number in zip((*in_rows, *in_columns), (*rows, *columns), strict=True):
+    for factor, number in zip(factors, (*rows, *columns), strict=True):
         left = crypto_core_ed25519_scalar_add(left, crypto_core_ed25519_scalar_mul(scalar(factor), number))
     at = _powers(place, shape.threshold)
     right = [
@@ -197,10 +196,6 @@ def piece_fits(shape: Shape, commitment: bytes, place: int, row: bytes, column: 
         return public_point(left) == combination(right)
     except ValueError:
         return False
-
-
-def _factor(kind: bytes, seed: bytes, place: int) -> int:
-    return int.from_bytes(hash_scalar(b"coin sharing check", kind, seed, place.to_bytes(4, "big")), "little")
 
 
 def _powers(base: int, count: int) -> list[int]:
