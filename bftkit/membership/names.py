@@ -157,7 +157,7 @@ class AddressBook:
             raise ValueError(f"this book knows no source {source!r}")
         refusals: list[str] = []
         if naming.group and self._group and naming.group != self._group:
-            refusals.append(f"this is about the group {shown(naming.group)}, and we are in {self._group}")
+            refusals.append(f"this is about the group {shown(naming.group)}, and we are in {shown(self._group)}")
         else:
             self._raw[source] = naming
             self._told[source] = self._judged(naming.members, refusals)
@@ -380,8 +380,8 @@ def service_order(records: Iterable[ServiceRecord], salt: bytes) -> list[Service
     """
 
     def key(record: ServiceRecord) -> tuple[int, float, str, int]:
-        place = record.target.encode() + b":" + str(record.port).encode()
-        uniform = (int.from_bytes(digest(salt, place)[:8], "big") + 1) / ((1 << 64) + 1)
+        place = f"{record.priority} {record.port} {record.target}"
+        uniform = (int.from_bytes(digest(salt, place.encode())[:8], "big") + 1) / ((1 << 64) + 1)
         # Weight 0 is for "very small chances" beside others.
         return record.priority, -math.log(uniform) / max(record.weight, 0.001), record.target, record.port
 
