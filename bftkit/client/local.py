@@ -184,9 +184,9 @@ class LocalGroup:
         settings = genesis_settings(genesis, member.id, member.epochs.signing_key(0), member.coin_share)
         identity = Identity.from_seed(member.identity)
         application = checked_service(self._service)
-        hub = MemoryHub(self.network, identity, group, accept=admission(genesis, settings))
         log, recovered = Log.open(member.directory, group=group, identity=identity.public_key)
         restored = Restored([entry.payload for entry in recovered.records], newest_checkpoint(member.snapshots))
+        hub = MemoryHub(self.network, identity, group, accept=admission(genesis, settings))
         hub.listen(Address("memory", member.id))
         node = Node(Replica(settings, application), hub, log, member.snapshots, peers=peers_of(genesis, member.id))
         return _Run(node, application), restored

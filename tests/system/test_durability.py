@@ -22,6 +22,11 @@ from bftkit.service import keyvalue
 MakeGroup = Callable[..., ProcessGroup]
 OpenClient = Callable[..., SyncClient]
 
+AFTER_THE_KILL = 10
+MARKED_MIN = 2 * AFTER_THE_KILL
+"""Once a member is gone, each slot needs two promises of the traced one: for its proposal or prepare, and its commit.
+Before, a quorum does without it, and how many slots share a round is up to the machine."""
+
 needs_strace = pytest.mark.skipif(
     shutil.which("strace") is None,
     reason="strace is not installed, and only it can show the order of system calls",
@@ -107,11 +112,11 @@ def _run_traced(group: ProcessGroup, client: SyncClient, trace: Path, marks: Pat
     for member in group.members:
         group.wait_ready(member)
     pid = group.pid(traced)
-    for index in range(20):
+    for index in range(10):
         assert client.submit(keyvalue.put(b"key", b"%d" % index), timeout=60) == b"="
     assert all(result == b"=" for result in client.submit_many([keyvalue.put(b"k", b"v")] * 500, timeout=60))
     group.kill("m0")
-    for index in range(10):
+    for index in range(AFTER_THE_KILL):
         assert client.submit(keyvalue.put(b"key", b"%d" % index), timeout=60) == b"="
     assert client.status(timeout=2)[traced]["marks"] > 0
     assert group.stop([traced]) == {traced: 0}
@@ -123,7 +128,7 @@ def test_nothing_leaves_before_its_record_is_on_the_disk(found: MakeGroup, clien
     group = found("--checkpoint-interval", 16)
     reading = _run_traced(group, client(group), tmp_path / "trace", tmp_path / "marks")
     assert reading.violations == []
-    assert reading.marked >= 30, "votes and replies of some thirty slots"
+    assert reading.marked >= MARKED_MIN
     assert reading.confirmed == reading.marked
 
 
@@ -133,5 +138,5 @@ def test_the_reading_finds_fault_with_a_member_that_does_not_sync(
 ) -> None:
     group = found("--durability", "async", "--checkpoint-interval", 16)
     reading = _run_traced(group, client(group), tmp_path / "trace", tmp_path / "marks")
-    assert len(reading.violations) >= 30
+    assert len(reading.violations) >= MARKED_MIN
     assert reading.confirmed < reading.marked

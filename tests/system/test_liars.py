@@ -42,22 +42,29 @@ def test_a_liar_is_blamed_and_fools_no_client(found: MakeGroup, client: OpenClie
             assert mine.read(keyvalue.get(b"key"), timeout=60) == b"+%d" % written
 
     work(15)
+    for _ in range(100):  # a quorum does not wait for the liar: when its replies come is up to the machine
+        if mine.core.machine.contradictions:
+            break
+        work(1)
+    assert mine.core.machine.contradictions > 0, "the client noticed"
     statuses = watch(
         group,
-        "an honest member that holds proof of the equivocation",
-        lambda found: any(_blamed_for_equivocation(found[m], liar) for m in honest if m in found),
+        "an honest member that holds proof of the equivocation, and another leader",
+        lambda found: (
+            len(found) == len(group.members)
+            and any(_blamed_for_equivocation(found[m], liar) for m in honest)
+            and {found[m]["leader"] for m in honest} != {liar}
+        ),
     )
     told = statuses[liar]["adversary"]
     assert told["equivocations"] >= 1
-    assert told["wrong_replies"] >= 10
-    assert mine.core.machine.contradictions > 0, "the client noticed"
+    assert told["wrong_replies"] >= 1
     for member in honest:
         assert statuses[member]["stopped"] is None
         accused = {fault.split(":")[0] for fault in statuses[member]["blamed"]}
         assert accused <= {liar}, statuses[member]["blamed"]
         if _blamed_for_equivocation(statuses[member], liar):
             assert statuses[member]["counters"]["evidence"] >= 1
-    assert {statuses[member]["leader"] for member in honest} != {liar}
     work(3)
 
 
