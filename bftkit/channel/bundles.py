@@ -35,8 +35,15 @@ OPEN: Final = 2
 """Opens a client's session; the only payload is a nonce. See `bftkit.channel.sessions`."""
 CLOCK: Final = 3
 """A member's clock report (SAFETY rule 11): `session` is its counter, `first` the time in ms, no payload."""
+COMMAND: Final = 4
+"""An operators' command (`bftkit.membership.commands`): `client` is its name, its signatures are inside."""
+COMMIT: Final = 5
+"""What commits a prepared command (`bftkit.channel.reconfiguring`): `client` is the command's name."""
 
-_KINDS: Final = frozenset((REQUESTS, OPEN, CLOCK))
+_KINDS: Final = frozenset((REQUESTS, OPEN, CLOCK, COMMAND, COMMIT))
+_SELF_PROVED: Final = frozenset((COMMAND, COMMIT))
+"""Their proofs are inside, and are judged when they are executed: by then all members know the same configuration."""
+_NO_SIGNATURE: Final = bytes(64)
 _HEADER: Final = struct.Struct(">B32sQQQI")
 _SIGNATURE: Final = 64
 OVERHEAD: Final = _HEADER.size + _SIGNATURE
@@ -76,6 +83,8 @@ class Bundle:
 
     def authentic(self, group: bytes, verify: Callable[[bytes, bytes, bytes], bool] = verify_signature) -> bool:
         """Whether the client signed these bytes for this group."""
+        if self.kind in _SELF_PROVED:
+            return self.raw[-_SIGNATURE:] == _NO_SIGNATURE
         return verify(self.client, statement(group, self.kind, self.raw[:-_SIGNATURE]), self.raw[-_SIGNATURE:])
 
 
@@ -100,6 +109,11 @@ def make_bundle(
     return body + key.sign(statement(group, kind, body))
 
 
+def make_proved_bundle(kind: int, name: bytes, payload: bytes) -> bytes:
+    """The bytes of a bundle whose proof is inside: a `COMMAND` or a `COMMIT`."""
+    return b"".join((_HEADER.pack(kind, name, 0, 0, 0, 1), struct.pack(">I", len(payload)), payload, _NO_SIGNATURE))
+
+
 def parse_bundle(raw: bytes, *, bytes_max: int) -> Bundle:
     """Check a bundle's form. Raises `WireError`."""
     size = len(raw)
@@ -119,6 +133,8 @@ def parse_bundle(raw: bytes, *, bytes_max: int) -> Bundle:
         raise WireError("an opening bundle holds one nonce of 16 bytes and nothing else")
     if kind == CLOCK and (count or low):
         raise WireError("a clock report holds no request")
+    if kind in _SELF_PROVED and (count != 1 or session or first or low):
+        raise WireError("a command stands alone in its bundle")
     if first + count >= 1 << 63:
         raise WireError("sequence numbers end at 2^63")
     return Bundle(raw, kind, client, session, first, low, count)

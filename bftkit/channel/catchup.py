@@ -127,6 +127,8 @@ class CatchUp:
     def _on_status(self, sender: MemberId, status: Status, out: ReplicaOut) -> None:
         replica = self._replica
         if status.epoch != replica.settings.epoch:
+            if replica.succession is not None:
+                replica.succession.on_status(sender, status.epoch, out)
             return
         self.peers[sender] = status
         self._offer_certificate(sender, status, out)
@@ -175,7 +177,7 @@ class CatchUp:
         if message.epoch != replica.settings.epoch:
             return
         # Looked at before the signatures are: most proofs are news to nobody.
-        slot, _ = frames.parse_checkpoint_body(message.certificate.body)
+        slot, _ = frames.certified_state(message.certificate.body)
         if slot <= replica.checkpoints.stable or (self.transfer is not None and slot <= self.transfer.slot):
             return
         slot, root = replica.checkpoints.check(message.certificate)
@@ -185,10 +187,15 @@ class CatchUp:
             return
         self._begin(slot, root, message.certificate, out)
 
+    def fetch(self, slot: Slot, root: Digest, certificate: Certificate, out: ReplicaOut) -> None:
+        """Fetch this certified state, unless that, or a newer one, is under way."""
+        if self.transfer is None or self.transfer.slot < slot:
+            self._begin(slot, root, certificate, out)
+
     def _begin(self, slot: Slot, root: Digest, certificate: Certificate, out: ReplicaOut) -> None:
         replica = self._replica
         signers = [vote.member for vote in certificate.votes if vote.member != replica.me]
-        turn = replica.settings.members.index(replica.me) % max(1, len(signers))
+        turn = replica.indices.get(replica.me, 0) % max(1, len(signers))
         transfer = Transfer(slot, root, certificate, signers[turn:] + signers[:turn])
         if self.transfer is not None:
             transfer.have = self.transfer.have
@@ -212,7 +219,7 @@ class CatchUp:
         transfer = self.transfer
         if transfer is None or transfer.leaves is not None:
             return
-        slot, _ = frames.parse_checkpoint_body(message.certificate.body)
+        slot, _ = frames.certified_state(message.certificate.body)
         if slot != transfer.slot or sender not in transfer.sources:
             return
         if not transfer.take_manifest(message.leaves, self._own_chunks(message.leaves)):
@@ -269,4 +276,5 @@ class CatchUp:
         replica.on_jump()
         self.forget(transfer.slot)
         stable = Stable(transfer.slot, transfer.root, transfer.certificate, transfer.leaves, replica.state.view())
-        replica.settling.settle(stable, out)
+        crosses = replica.succession is not None and replica.succession.on_fetched(transfer.slot, out)
+        replica.settling.settle(stable, out, tell=not crosses)

@@ -20,6 +20,7 @@ from bftkit.core.quorum import Quorum
 from bftkit.core.wire import WireError
 from bftkit.crypto.merkle import root as merkle_root
 from bftkit.crypto.signed import Certificate
+from bftkit.membership.chain import Ending
 
 CHANGED_PER_STEP: Final = 16
 """Chunks, of 64 KiB usually, that one step hashes: about a millisecond's work."""
@@ -85,6 +86,8 @@ class Checkpoints:
     """The leaves of the last state that was hashed."""
     kept: list[Stable] = attrs.field(factory=list[Stable])
     """The newest stable checkpoints, older first."""
+    opened_by: Ending | None = None
+    """The end of the epoch before, which is a certified state, too."""
 
     @property
     def stable(self) -> Slot:
@@ -153,6 +156,12 @@ class Checkpoints:
 
     def check(self, certificate: Certificate) -> tuple[Slot, Digest]:
         """The slot and root that a quorum really signed. Raises `WireError`."""
+        if Ending.is_one(certificate.body):
+            # Signed in the epoch before, and checked when this member came from there.
+            ending = Ending.decode(certificate.body)
+            if ending != self.opened_by:
+                raise WireError("a hand-over that did not open this epoch")
+            return ending.slot, ending.root
         slot, root = parse_checkpoint_body(certificate.body)
         if not certificate.valid(self.keyring, CHECKPOINT_PURPOSE, self.quorum.certificate):
             raise WireError("the checkpoint's certificate is not signed by a quorum")

@@ -274,7 +274,7 @@ class ClientMachine:
                     self._on_read_answer(sender, answer, out)
                 elif isinstance(answer, Refusal):
                     self._on_refusal(sender, answer, out)
-                else:
+                elif isinstance(answer, ReadRefusal):
                     self._on_read_refusal(sender, answer, out)
         except WireError:
             return

@@ -12,8 +12,20 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from bftkit.channel import frames
-from bftkit.channel.bundles import CLOCK, OPEN, Bundle, parse_bundle
-from bftkit.channel.frames import Read, ReadAnswer, ReadRefusal, Refusal, pack_answer, pack_reply
+from bftkit.channel.bundles import CLOCK, COMMAND, COMMIT, OPEN, Bundle, parse_bundle
+from bftkit.channel.frames import (
+    AskChain,
+    AskCommand,
+    AskStatus,
+    ChainAnswer,
+    CommandAnswer,
+    Read,
+    ReadAnswer,
+    ReadRefusal,
+    Refusal,
+    pack_answer,
+    pack_reply,
+)
 from bftkit.channel.interface import ReplicaOut, StatusAsked, ToClient
 from bftkit.channel.sessions import Reply
 from bftkit.channel.state import RESULT_BYTES_MAX, error_text, opening_reply
@@ -64,8 +76,10 @@ class ClientDesk:
                 ask = frames.ASK_CODEC.decode(frame[1:])
                 if isinstance(ask, Read):
                     self._on_read(client, ask, out)
-                else:
+                elif isinstance(ask, AskStatus):
                     out.deliver(StatusAsked(client, ask.number))
+                else:
+                    self._on_epoch_ask(client, ask, out)
             else:
                 raise WireError(f"unknown kind of frame {kind}")
         except WireError:
@@ -82,6 +96,9 @@ class ClientDesk:
         if bundle.kind == CLOCK:
             replica.watch.on_report(member, bundle)
             return
+        if bundle.kind in (COMMAND, COMMIT):
+            self._on_proved(bundle, member, out)
+            return
         if client is not None and bundle.client != client:
             raise WireError("a bundle of another client")
         key = (bundle.client, bundle.session, bundle.first)
@@ -91,7 +108,7 @@ class ClientDesk:
         if refusal is None:
             done = self._known_reply(bundle)
             if done is not None:
-                if client is not None and not replica.silent:
+                if client is not None and not replica.passive:
                     out.deliver(ToClient(client, self._reply_frame(bundle, done, full=True)))
                 return
             if self._is_over(bundle):
@@ -111,6 +128,32 @@ class ClientDesk:
         if member is None and leader is not None and leader != replica.me:
             out.send(leader, b"\x02" + raw)
 
+    def _on_proved(self, bundle: Bundle, member: MemberId | None, out: ReplicaOut) -> None:
+        """An operators' command, or the commit of one."""
+        replica = self._replica
+        if replica.succession is None:
+            raise WireError("this group's configuration never changes")
+        (payload,) = bundle.payloads()
+        if bundle.kind == COMMAND:
+            fresh = replica.orders.on_command(payload, out)
+        else:
+            fresh = member is not None and replica.preparing.judge_commit(bundle.client, payload)
+        if not fresh or replica.passive or (bundle.client, 0, 0) in replica.pool:
+            return
+        replica.proposer.take_in(bundle)
+        if bundle.kind == COMMAND:
+            out.broadcast(b"\x02" + bundle.raw)  # whoever has it passes it on: no member can swallow it (FAULTS 44)
+
+    def _on_epoch_ask(self, client: bytes, ask: AskChain | AskCommand, out: ReplicaOut) -> None:
+        succession = self._replica.succession
+        if succession is None:
+            return
+        if isinstance(ask, AskChain):
+            out.deliver(ToClient(client, pack_answer(ChainAnswer(succession.chain_from(ask.epoch)))))
+        else:
+            state, text = self._replica.orders.state_of(ask.command)
+            out.deliver(ToClient(client, pack_answer(CommandAnswer(ask.number, ask.command, state, text))))
+
     def _refuse_large(self, raw: bytes, client: bytes, out: ReplicaOut) -> None:
         bundle = parse_bundle(raw, bytes_max=len(raw))
         text = f"{len(raw)} bytes exceed the group's limit of {self._replica.limits.bundle_bytes} a bundle"
@@ -122,8 +165,8 @@ class ClientDesk:
         replica = self._replica
         if replica.stopped is not None:
             return frames.STOPPED, f"this member has stopped: {replica.stopped}"[:400]
-        if replica.silent:
-            return frames.STOPPED, "this member lost its disk and takes no part in this epoch"
+        if replica.passive:
+            return frames.STOPPED, "this member lost its disk, or is none, and takes no part in this epoch"
         listed = replica.settings.listed_clients
         if listed is not None and bundle.client not in listed:
             return frames.NOT_LISTED, "this group serves listed clients only"
@@ -181,7 +224,7 @@ class ClientDesk:
     def _on_read(self, client: bytes, read: Read, out: ReplicaOut) -> None:
         replica = self._replica
         text = replica.stopped
-        if replica.silent:
+        if replica.passive:
             text = "this member takes no part in this epoch"
         elif len(read.operation) > replica.limits.operation_bytes:
             text = f"an operation exceeds the group's limit of {replica.limits.operation_bytes} bytes"
@@ -236,6 +279,11 @@ class ClientDesk:
         answer = ReadAnswer(read.number, replica.settings.epoch, replica.applied, failed, name, result)
         out.deliver(ToClient(read.client, pack_answer(answer)))
 
+    def enter(self) -> None:
+        """A new epoch: what was asked in the one before is asked again by whoever still waits."""
+        self._reads.clear()
+        self._readers.clear()
+
     def prune(self, out: ReplicaOut) -> None:
         """Drop bundles that can no longer be executed: their numbers ran in another bundle, or the session ended."""
         replica = self._replica
@@ -243,7 +291,9 @@ class ClientDesk:
             if replica.beat - entry.beat < FORWARD_BEATS:
                 break
             bundle = entry.bundle
-            if bundle.kind == OPEN:
+            if bundle.kind in (COMMAND, COMMIT):
+                over = replica.orders.is_over(bundle)
+            elif bundle.kind == OPEN:
                 over = self._known_reply(bundle) is not None or self._is_over(bundle)
             else:
                 session = replica.state.sessions.get(bundle.client, bundle.session)

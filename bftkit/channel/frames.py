@@ -26,6 +26,7 @@ from bftkit.core.wire import (
     U32,
     U64,
     Blob,
+    Bool,
     Codec,
     Digest32,
     Many,
@@ -35,6 +36,7 @@ from bftkit.core.wire import (
     WireError,
 )
 from bftkit.crypto.signed import Certificate
+from bftkit.membership.chain import Ending
 
 PROTOCOL: Final = 1
 BUNDLE: Final = 2
@@ -42,6 +44,11 @@ CONTROL: Final = 3
 ASK: Final = 16
 REPLY: Final = 17
 ANSWER: Final = 18
+
+LINK_BYTES_MAX: Final = 12 << 20
+"""A hand-over is no longer (`bftkit.membership.chain` says the same)."""
+CHAIN_BYTES: Final = 4 << 20
+"""So many bytes of hand-overs, or one, go into an answer; whoever needs more asks again."""
 
 _Digests = Annotated[tuple[bytes, ...], Many(Raw(32), 1 << 16)]
 
@@ -138,6 +145,74 @@ class NotHere:
     slot: U64
 
 
+# ------------------------------------------------------------------------------------- between epochs
+
+
+@attrs.frozen
+class ChainRequest:
+    """Please send me the hand-overs that end this epoch and those after it."""
+
+    epoch: U64
+
+
+@attrs.frozen
+class ChainLinks:
+    """Hand-overs, one after the other, as `HandOver.encode` writes them."""
+
+    links: Annotated[tuple[bytes, ...], Many(Blob(LINK_BYTES_MAX), 1024)]
+
+
+@attrs.frozen
+class EndingVote:
+    """The epoch ends like this (`Ending`), say I; signed with the key of the ending epoch."""
+
+    body: Annotated[bytes, Blob(256)]
+    signature: Signature64
+
+
+@attrs.frozen
+class Holding:
+    """I hold the state that this epoch begins with, durably; signed with the key of the new epoch (SAFETY rule 26)."""
+
+    epoch: U64
+    signature: Signature64
+    answer: Bool
+    """Say so as well: I miss you."""
+
+
+@attrs.frozen
+class ReadyFor:
+    """I can take part in what this command wants: signed with my key of the next epoch (SAFETY rule 26)."""
+
+    command: Digest32
+    signature: Signature64
+
+
+@attrs.frozen
+class MakingMessage:
+    """A message of the making of the next coin key (`bftkit.membership.keymaking`)."""
+
+    command: Digest32
+    message: Annotated[bytes, Blob(4 << 20)]
+
+
+@attrs.frozen
+class Wedged:
+    """I have left the epoch's protocol, and this is what I may have helped to decide (SAFETY rule 21)."""
+
+    epoch: U64
+    report: Annotated[bytes, Blob(64 << 20)]
+    signature: Signature64
+
+
+@attrs.frozen
+class BedrockMessage:
+    """A message of the agreement on how the epoch ends."""
+
+    epoch: U64
+    message: Annotated[bytes, Blob(128 << 20)]
+
+
 Control: TypeAlias = (
     Status
     | CheckpointVote
@@ -150,6 +225,14 @@ Control: TypeAlias = (
     | ChunkRequest
     | Chunk
     | NotHere
+    | ChainRequest
+    | ChainLinks
+    | EndingVote
+    | Holding
+    | ReadyFor
+    | MakingMessage
+    | Wedged
+    | BedrockMessage
 )
 
 CONTROL_CODEC: Final = Codec[Control](
@@ -166,6 +249,14 @@ CONTROL_CODEC: Final = Codec[Control](
         9: ChunkRequest,
         10: Chunk,
         11: NotHere,
+        12: ChainRequest,
+        13: ChainLinks,
+        14: EndingVote,
+        15: Holding,
+        16: ReadyFor,
+        17: MakingMessage,
+        18: Wedged,
+        19: BedrockMessage,
     },
     bytes_max=1 << 29,
 )
@@ -188,9 +279,24 @@ class AskStatus:
     number: U64
 
 
-Ask: TypeAlias = Read | AskStatus
+@attrs.frozen
+class AskChain:
+    """Please send me the hand-overs that end this epoch and those after it."""
 
-ASK_CODEC: Final = Codec[Ask]("ask", {1: Read, 2: AskStatus}, bytes_max=1 << 27)
+    epoch: U64
+
+
+@attrs.frozen
+class AskCommand:
+    """What became of the operators' command with this name?"""
+
+    number: U64
+    command: Digest32
+
+
+Ask: TypeAlias = Read | AskStatus | AskChain | AskCommand
+
+ASK_CODEC: Final = Codec[Ask]("ask", {1: Read, 2: AskStatus, 3: AskChain, 4: AskCommand}, bytes_max=1 << 27)
 
 
 @attrs.frozen
@@ -242,11 +348,53 @@ class LinkProof:
     signature: Signature64
 
 
-Answer: TypeAlias = ReadAnswer | StatusAnswer | Refusal | ReadRefusal | LinkProof
+@attrs.frozen
+class ChainAnswer:
+    """Hand-overs, one after the other. They prove themselves (SAFETY rule 28)."""
+
+    links: Annotated[tuple[bytes, ...], Many(Blob(LINK_BYTES_MAX), 1024)]
+
+
+@attrs.frozen
+class CommandAnswer:
+    """What became of a command: the answer of one member, to be compared with others'."""
+
+    number: U64
+    command: Digest32
+    state: U8
+    """One of the numbers below."""
+    text: Annotated[str, Text(600)]
+
+
+Answer: TypeAlias = ReadAnswer | StatusAnswer | Refusal | ReadRefusal | LinkProof | ChainAnswer | CommandAnswer
 
 ANSWER_CODEC: Final = Codec[Answer](
-    "answer", {1: ReadAnswer, 2: StatusAnswer, 3: Refusal, 4: ReadRefusal, 5: LinkProof}, bytes_max=1 << 27
+    "answer",
+    {
+        1: ReadAnswer,
+        2: StatusAnswer,
+        3: Refusal,
+        4: ReadRefusal,
+        5: LinkProof,
+        6: ChainAnswer,
+        7: CommandAnswer,
+    },
+    bytes_max=1 << 27,
 )
+
+# States of a command.
+UNKNOWN_COMMAND: Final = 0
+"""This member has not seen it."""
+TAKEN: Final = 1
+"""Taken in, and not ordered yet; or, a forced one, not carried out yet."""
+PREPARED: Final = 2
+"""Ordered; the members of the next epoch get ready."""
+COMMITTED: Final = 3
+"""The epoch will end at a known slot."""
+DONE: Final = 4
+"""Its configuration is, or was, in force."""
+REFUSED: Final = 5
+"""It will not be carried out; the text says why."""
 
 # Reasons of a refusal.
 BUSY: Final = 1
@@ -371,6 +519,14 @@ _CHECKPOINT: Final = struct.Struct(">Q32s")
 def checkpoint_body(slot: int, root: bytes) -> bytes:
     """What a checkpoint vote signs."""
     return _CHECKPOINT.pack(slot, root)
+
+
+def certified_state(body: bytes) -> tuple[int, bytes]:
+    """(slot, root) of a certified state: a checkpoint's statement, or a hand-over's. Raises `WireError`."""
+    if Ending.is_one(body):
+        ending = Ending.decode(body)
+        return ending.slot, ending.root
+    return parse_checkpoint_body(body)
 
 
 def parse_checkpoint_body(body: bytes) -> tuple[int, bytes]:

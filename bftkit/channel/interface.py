@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import attrs
 
 from bftkit.channel import frames
 from bftkit.channel.checkpoints import Stable
-from bftkit.core.machine import MemberId, Out, Slot
+from bftkit.core.machine import Digest, MemberId, Out, Slot
 from bftkit.core.ordering import CoinProtocol, Plugin, SignerProtocol
 from bftkit.core.quorum import Quorum
 from bftkit.core.wire import Codec
-from bftkit.crypto.keys import SigningKey, verify_signature
+from bftkit.crypto.keys import Keyring, SigningKey, verify_signature
+from bftkit.membership.chain import Place, Verifier
+from bftkit.membership.epochs import Configuration, Schedule
+from bftkit.membership.roster import RosterEntry
 
 # ---------------------------------------------------------------------------------------------- inputs
 
@@ -53,7 +56,14 @@ class Saved:
     slot: Slot
 
 
-ReplicaInput: TypeAlias = FromClient | ClientLink | Clock | RoundEnd | Saved
+@attrs.frozen
+class SecretKept:
+    """What `KeepSecret` asked for is durable."""
+
+    name: bytes
+
+
+ReplicaInput: TypeAlias = FromClient | ClientLink | Clock | RoundEnd | Saved | SecretKept
 
 # ---------------------------------------------------------------------------------------------- outputs
 
@@ -114,7 +124,47 @@ class Halted:
     reason: str
 
 
-ReplicaOutput: TypeAlias = ToClient | StatusAsked | Save | Jot | Rotate | Cut | Halted
+@attrs.frozen
+class Linked:
+    """Keep this hand-over for those who ask for the chain. It can be fetched again, so nothing waits for it."""
+
+    epoch: int
+    """The epoch that it ends."""
+    link: bytes
+
+
+@attrs.frozen
+class Neighbours:
+    """From now on, these are the members to have links with: the epoch's, and those that are joining or leaving."""
+
+    entries: tuple[RosterEntry, ...]
+
+
+@attrs.frozen
+class Entered:
+    """This member is in a new epoch; what belongs to the epochs before it (keys, coin shares) is to be erased."""
+
+    place: Place
+    link: bytes
+    """The hand-over that led there."""
+
+
+@attrs.frozen
+class KeepSecret:
+    """Keep this secret, where it can be overwritten and never in the log (SAFETY rule 20), and answer `SecretKept`.
+
+    It is wanted again after a restart (`Restored.secrets`), until its epoch is over.
+    """
+
+    epoch: int
+    """The epoch that it is for."""
+    name: bytes
+    secret: bytes = attrs.field(repr=False)
+
+
+ReplicaOutput: TypeAlias = (
+    ToClient | StatusAsked | Save | Jot | Rotate | Cut | Halted | Linked | Neighbours | Entered | KeepSecret
+)
 
 ReplicaOut: TypeAlias = Out[bytes, ReplicaOutput]
 
@@ -144,6 +194,33 @@ class Limits:
     """Batches beyond this are not taken in before the slots below them are executed."""
     served_bytes: int = 16 << 20
     """What another member gets on request in one beat."""
+
+
+class Keychain(Protocol):
+    """What a member needs of its surroundings to go from epoch to epoch: its keys, and the shelf of protocols.
+
+    A node's is made of key files, a simulated world's of the world's. Its answers never change.
+    """
+
+    def enter(self, base: ReplicaSettings, place: Place, coin_share: bytes | None) -> ReplicaSettings:
+        """The settings of the epoch of this place. `coin_share` is this member's, if it has one.
+
+        Without a key of this member for the epoch (erased, or it is no member) nothing can be signed with them.
+        Raises `ConfigurationError` if the protocol is not on the shelf, or refuses the configuration.
+        """
+        ...
+
+    def why_not(self, configuration: Configuration) -> str | None:
+        """Why this member could not take part in such an epoch, if so: its protocol, its parameters, its keys."""
+        ...
+
+    def verifier(self, configuration: Configuration, opening: Digest) -> Verifier:
+        """Checks members' signatures of the epoch with this opening."""
+        ...
+
+    def preparing(self, configuration: Configuration, name: Digest) -> Keyring:
+        """What members sign with, with their keys of the next epoch, while the command of this name is prepared."""
+        ...
 
 
 @attrs.frozen
@@ -176,7 +253,13 @@ class ReplicaSettings:
     control: Codec[frames.Control] = attrs.field(default=frames.CONTROL_CODEC, repr=False)
     """Decodes what members say to each other; the same."""
     coins: CoinProtocol | None = attrs.field(default=None, repr=False)
-    """For protocols that toss threshold coins."""
+    """For protocols that toss threshold coins, and for leaving one by force where members may lie."""
+    place: Place | None = None
+    """The epoch's place in the chain of hand-overs; None: this group's configuration never changes."""
+    schedule: Schedule = attrs.field(factory=dict[MemberId, tuple[bytes, ...]], repr=False)
+    """All members' public keys of all epochs."""
+    keychain: Keychain | None = attrs.field(default=None, repr=False)
+    """None: this group's configuration never changes."""
 
 
 @attrs.frozen(eq=False)
@@ -189,3 +272,7 @@ class Restored:
     """Slot, manifest and chunks of the newest saved checkpoint."""
     amnesic: bool = False
     """The disk is empty, corrupt or was not synced: stay silent for the rest of the epoch (SAFETY rule 16)."""
+    links: Sequence[bytes] = ()
+    """The hand-overs that are known here, from epoch 0 on."""
+    secrets: Mapping[tuple[int, bytes], bytes] = attrs.field(factory=dict[tuple[int, bytes], bytes], repr=False)
+    """What `KeepSecret` asked to keep, by epoch and name."""

@@ -18,7 +18,7 @@ A round's parts and where they live::
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from bftkit.channel import frames
 from bftkit.channel.agreed_time import AgreedClock
 from bftkit.channel.application import Application
 from bftkit.channel.batches import SERVED_AT_ONCE, BatchStore, StoredBatch
+from bftkit.channel.bundles import COMMAND, COMMIT
 from bftkit.channel.catchup import CatchUp
 from bftkit.channel.checkpoints import Checkpoints, Stable
 from bftkit.channel.clients import ClientDesk
@@ -56,15 +57,22 @@ from bftkit.channel.interface import (
     RoundEnd,
     Save,
     Saved,
+    SecretKept,
     StatusAsked,
     ToClient,
 )
+from bftkit.channel.orders import Orders
 from bftkit.channel.pool import Pool
+from bftkit.channel.preparing import Preparing
 from bftkit.channel.proposing import Proposer
+from bftkit.channel.reconfiguring import Judges, Reconfiguring, coin_of
 from bftkit.channel.sessions import SessionTable
 from bftkit.channel.settling import OWN_RECORD, Settling
+from bftkit.channel.spectator import Spectator
 from bftkit.channel.state import ReplicatedState, error_text
+from bftkit.channel.succession import Succession
 from bftkit.channel.watch import CLOCK_BEATS, LeaderWatch
+from bftkit.configuration.text import ConfigurationError
 from bftkit.core.digest import NO_DIGEST, digest
 from bftkit.core.machine import (
     Blame,
@@ -98,6 +106,8 @@ from bftkit.core.ordering import (
     Waiting,
 )
 from bftkit.core.wire import WireError, unpack_plain
+from bftkit.membership.chain import HandOver, Place
+from bftkit.membership.epochs import Configuration, extended
 
 __all__ = [
     "ClientLink",
@@ -132,6 +142,8 @@ IDLE_BEATS: Final = 10
 _PROTOCOL_RECORD: Final = b"\x01"
 _BATCH_RECORD: Final = b"\x02"
 _DECIDED_RECORD: Final = b"\x03"
+_EPOCH_RECORD: Final = b"\x05"
+"""The hand-over that opened the epoch: what stands before it in the log is of epochs before."""
 
 
 @attrs.define
@@ -153,15 +165,11 @@ class Counters:
 
 
 class Replica:
-    """One member of the group in one epoch. See the top of this file."""
+    """One member of the group. See the top of this file."""
 
     def __init__(self, settings: ReplicaSettings, application: Application) -> None:
-        self.settings = settings
         self.limits = settings.limits
         self.me = settings.me
-        self.others = tuple(member for member in settings.members if member != settings.me)
-        self.indices = {member: index for index, member in enumerate(settings.members)}
-        self.quorum = settings.quorum
         limits = settings.limits
         self.state = ReplicatedState(
             settings.group,
@@ -170,18 +178,7 @@ class Replica:
             AgreedClock(settings.quorum.available),
             settings.member_keys,
         )
-        self.machine: OrderingMachine = settings.plugin.create(
-            Setup(
-                settings.me,
-                settings.members,
-                settings.quorum,
-                settings.keyring,
-                0,
-                settings.window,
-                settings.parameters,
-                settings.coins,
-            )
-        )
+        self._take_settings(settings, 0)
         self.pool = Pool(limits.pool_bytes, limits.client_pool_bytes)
         self.batches = BatchStore(settings)
         self.checkpoints = Checkpoints(settings.quorum, settings.keyring)
@@ -190,11 +187,21 @@ class Replica:
         self.watch = LeaderWatch(self)
         self.proposer = Proposer(self)
         self.settling = Settling(self)
+        self.succession = Succession(self, settings.place) if settings.place is not None else None
+        """How epochs end and begin; None: this group's configuration never changes."""
+        self.preparing = Preparing(self)
+        self.orders = Orders(self)
+        if settings.place is not None:
+            self.state.reconfiguring = self._reconfiguring(settings, settings.place)
+            self.founding = settings.place.configuration
         self.counters = Counters()
         self.history: dict[Slot, Digest] = {}
         """What is decided, from the older kept checkpoint on."""
         self.silent = False
+        """Whether this member has forgotten what it promised (SAFETY rule 16)."""
         self.stopped: str | None = None
+        self.failed: str | None = None
+        """Why this epoch's protocol has stopped here, if it has: a bug of the plug-in (SAFETY rule 29)."""
         self.clock_ms = 0
         self.beat = 0
         self._inputs: deque[OrderingInput] = deque()
@@ -207,7 +214,53 @@ class Replica:
         self._status_told: tuple[int, int, int, int] = (0, 0, 0, 0)
         self._status_beat = 0
 
+    def _take_settings(self, settings: ReplicaSettings, start: Slot) -> None:
+        """The settings of an epoch, and a fresh machine of its protocol, for the slots after `start`."""
+        self.settings = settings
+        self.others = tuple(member for member in settings.members if member != settings.me)
+        self.indices = {member: index for index, member in enumerate(settings.members)}
+        self.quorum = settings.quorum
+        self.observing = settings.me not in self.indices
+        """Whether this is no member in the present epoch: it follows, and says nothing."""
+        self._tag = "p" if settings.epoch == 0 else f"p{settings.epoch}"
+        """What the protocol's timers and draws begin with: those of an epoch before mean nothing."""
+        self.wedged = False
+        """Whether this member has left the epoch's protocol (SAFETY rule 21)."""
+        self.machine: OrderingMachine
+        if self.observing:
+            self.machine = Spectator()
+            return
+        self.machine = settings.plugin.create(
+            Setup(
+                settings.me,
+                settings.members,
+                settings.quorum,
+                settings.keyring,
+                start,
+                settings.window,
+                settings.parameters,
+                settings.coins,
+            )
+        )
+
+    @staticmethod
+    def _reconfiguring(settings: ReplicaSettings, place: Place) -> Reconfiguring:
+        assert settings.keychain is not None
+        judges = Judges(settings.verify, settings.keychain.preparing, coin_of)
+        return Reconfiguring(settings.group, place, settings.schedule, judges)
+
     # ------------------------------------------------------------------------------------------ machine
+
+    @property
+    def passive(self) -> bool:
+        """Whether this member votes for nothing in this epoch: it is none, or has forgotten what it promised."""
+        return self.silent or self.observing
+
+    @property
+    def succession_part(self) -> Succession:
+        """See `succession`; asked for only where there is one."""
+        assert self.succession is not None
+        return self.succession
 
     @property
     def applied(self) -> Slot:
@@ -217,18 +270,10 @@ class Replica:
     def on_restore(self, restored: Restored, out: ReplicaOut) -> None:
         """After a restart, before `on_start`. Raises `WireError` if what the disk holds makes no sense."""
         self.silent = restored.amnesic
+        if self.succession is not None:
+            self._restore_epoch(restored, out)
         if restored.checkpoint is not None:
-            slot, packed, chunks = restored.checkpoint
-            manifest = frames.CONTROL_CODEC.decode(packed)
-            if not isinstance(manifest, frames.Manifest):
-                raise WireError("the saved checkpoint has no manifest")
-            certified, root = self.checkpoints.check(manifest.certificate)
-            names = [digest(chunk) for chunk in chunks]
-            if certified != slot or names != list(manifest.leaves) or not self.checkpoints.fits(root, names):
-                raise WireError("the saved checkpoint is not the certified one")
-            self.state.restore(slot, chunks)
-            self.checkpoints.make_stable(Stable(slot, root, manifest.certificate, manifest.leaves, self.state.view()))
-            self.settling.saved.append(slot)
+            self._restore_checkpoint(*restored.checkpoint)
         protocol_records: list[bytes] = []
         decided: dict[Slot, Digest] = {}
         for record in restored.records:
@@ -242,9 +287,12 @@ class Replica:
             elif kind == OWN_RECORD:
                 self.settling.voted, amnesic = unpack_plain(body)
                 self.silent = self.silent or amnesic
+            elif kind == _EPOCH_RECORD:
+                protocol_records.clear()
+                decided.clear()
             else:
                 raise WireError(f"unknown kind of log record {kind.hex()}")
-        if not self.silent:
+        if not self.passive:
             self._step(lambda inner: self.machine.on_restore(protocol_records, inner), out)
         for slot in sorted(decided):
             if slot > self.applied:
@@ -253,13 +301,131 @@ class Replica:
         if restored.amnesic:
             out.persist(self.settling.own_record())
 
+    def _restore_epoch(self, restored: Restored, out: ReplicaOut) -> None:
+        """Which epoch this member was in: the one that the newest hand-over in its log opened."""
+        assert self.succession is not None
+        newest: HandOver | None = None
+        for record in restored.records:
+            if record[:1] == _EPOCH_RECORD:
+                newest = HandOver.decode(record[1:])
+        self.succession.restore(list(restored.links), newest)
+        if newest is not None:
+            place = self.succession.place
+            assert self.settings.keychain is not None
+            settings = self.settings.keychain.enter(self.settings, place, self.preparing.share_for(newest.next.epoch))
+            self._new_epoch(settings, newest)
+            assert self.state.reconfiguring is not None
+            self.state.reconfiguring.place = place
+
+    def _restore_checkpoint(self, slot: Slot, packed: bytes, chunks: Sequence[bytes]) -> None:
+        manifest = frames.CONTROL_CODEC.decode(packed)
+        if not isinstance(manifest, frames.Manifest):
+            raise WireError("the saved checkpoint has no manifest")
+        opened_by = self.succession.opened_by if self.succession is not None else None
+        if opened_by is not None and slot < opened_by.ending.slot:
+            return  # of an epoch before: the state is fetched
+        certified, root = self.checkpoints.check(manifest.certificate)
+        names = [digest(chunk) for chunk in chunks]
+        if certified != slot or names != list(manifest.leaves) or not self.checkpoints.fits(root, names):
+            raise WireError("the saved checkpoint is not the certified one")
+        self.state.restore(slot, chunks)
+        self.checkpoints.make_stable(Stable(slot, root, manifest.certificate, manifest.leaves, self.state.view()))
+        self.settling.saved.append(slot)
+        state = self.state.reconfiguring
+        if opened_by is not None and state is not None and slot == opened_by.ending.slot:
+            self._enter_state(opened_by)
+
+    def _enter_state(self, link: HandOver) -> None:
+        """The state that the epoch ended with becomes the one that the next begins with."""
+        state = self.state.reconfiguring
+        assert state is not None
+        if state.configuration.epoch == link.ending.epoch:
+            place = Place(link.next, link.ending.opening)
+            state.enter(place, extended(state.schedule, link.signed.command))
+        settings = self.settings
+        self.state.member_keys = settings.member_keys
+        clock = self.state.clock
+        clock.needed = settings.quorum.available
+        clock.reports = {member: clock.reports[member] for member in sorted(clock.reports) if member in self.indices}
+
+    def stays_silent(self, configuration: Configuration) -> bool:
+        """Whether this member, having forgotten what it promised, must stay silent under this configuration too.
+
+        Only new keys end that: what it signed with the old ones may still be under way (SAFETY rule 16).
+        """
+        if not self.silent:
+            return False
+        before, after = (
+            {entry.id: entry.epoch_root for entry in roster.entries}.get(self.me)
+            for roster in (self.succession_part.configuration.roster, configuration.roster)
+        )
+        return before is None or before == after
+
+    def _new_epoch(self, settings: ReplicaSettings, link: HandOver) -> None:
+        """Everything that belongs to one epoch only is made anew."""
+        kept = self.checkpoints.kept
+        self._take_settings(settings, link.ending.slot)
+        self.batches = BatchStore(settings)
+        self.checkpoints = Checkpoints(settings.quorum, settings.keyring, kept=kept, opened_by=link.ending)
+        self.catchup = CatchUp(self)
+        self.watch = LeaderWatch(self)
+        self.proposer = Proposer(self)
+        self._inputs.clear()
+        self._told_waiting = False
+        self._bytes_since_checkpoint = 0
+        self.failed = None
+        self.history = {}
+        self.promised = 0
+
+    def enter(self, before: Configuration, place: Place, link: HandOver, out: ReplicaOut) -> bool:
+        """Go into the epoch that this hand-over opens; its state is here, and durable. False: this member cannot."""
+        keychain = self.settings.keychain
+        assert keychain is not None
+        silent = self.stays_silent(place.configuration)
+        share = self.preparing.share_for(place.configuration.epoch)
+        try:
+            settings = keychain.enter(self.settings, place, share)
+            self._new_epoch(settings, link)
+        except (ConfigurationError, ValueError) as error:
+            self.halt(f"this member cannot take part in epoch {place.configuration.epoch}: {error}", out)
+            return False
+        self.silent = silent
+        self._enter_state(link)
+        self.preparing.enter()
+        self.clients.enter()
+        waiting = [entry.bundle for entry in self.pool.oldest()]
+        self.pool = Pool(self.limits.pool_bytes, self.limits.client_pool_bytes)
+        out.deliver(Rotate(self.standing()))
+        if not self.passive:
+            self._step(self.machine.on_start, out)
+        for bundle in waiting:
+            if bundle.kind not in (COMMAND, COMMIT):
+                self.proposer.take_in(bundle)
+        self._tell_status(out)
+        return True
+
+    def end_at(self, slot: Slot, out: ReplicaOut) -> None:
+        """The epoch's last slot is fixed: the protocol fills up to it, and goes no further (SAFETY rule 23)."""
+        if not self.passive:
+            self._step(lambda inner: self.machine.on_stop(slot, inner), out)
+
+    def hash_now(self, slot: Slot) -> None:
+        """The state after this slot is wanted, be it a checkpoint or not."""
+        known = slot in self.checkpoints.ready or any(item.slot == slot for item in self.checkpoints.hashing)
+        if not known and slot > self.checkpoints.stable:
+            self.checkpoints.begin(slot, self.state.view())
+
     def on_start(self, out: ReplicaOut) -> None:
         """Begin to take part."""
         out.set_timer(("beat",), BEAT_TICKS)
-        if not self.silent:
+        if not self.passive:
             self._step(self.machine.on_start, out)
-            if self.checkpoints.stable:
+            if self.checkpoints.stable > (self.checkpoints.opened_by.slot if self.checkpoints.opened_by else 0):
                 self.tell_stable(self.checkpoints.kept[-1], out)
+        if self.succession is not None:
+            self.succession.tell_neighbours(out)
+            self.preparing.on_executed(out)
+            self.succession.begin(out)
         self._advance(out, replay=True)
         self._tell_status(out)
 
@@ -272,9 +438,14 @@ class Replica:
         elif isinstance(value, Clock):
             self.clock_ms = max(0, value.now_ms)
         elif isinstance(value, ClientLink):
+            if self.succession is not None:
+                self.succession.on_client_link(value.client, value.binding, out)
+                return
             signature = self.settings.keyring.sign(frames.LINK_PURPOSE, value.binding)
             proof = frames.LinkProof(self.settings.epoch, signature)
             out.deliver(ToClient(value.client, pack_answer(proof)))
+        elif isinstance(value, SecretKept):
+            self.preparing.on_kept(value.name, out)
         else:
             self.settling.on_saved(value.slot, out)
 
@@ -282,6 +453,10 @@ class Replica:
         """A frame from another member, over a link that authenticates it."""
         try:
             kind = message[0] if message else 0
+            if sender not in self.indices and (
+                self.succession is None or kind != frames.CONTROL or not self.succession.is_known(sender)
+            ):
+                raise WireError("a frame of one that is no member in this epoch")
             if kind == frames.PROTOCOL:
                 self._on_protocol(sender, message, out)
             elif kind == frames.BUNDLE:
@@ -295,22 +470,23 @@ class Replica:
 
     def on_timer(self, key: TimerKey, out: ReplicaOut) -> None:
         """A timer of ours, or of the protocol's (those begin with ``p``)."""
-        if key[0] == "p":
-            if not self.silent:
+        if key[0] == self._tag:
+            if not self.passive:
                 self._step(lambda inner: self.machine.on_timer(key[1:], inner), out)
         elif key == ("beat",):
             self._on_beat(out)
 
     def on_draw(self, key: DrawKey, value: int, out: ReplicaOut) -> None:
         """A draw that the protocol asked for."""
-        if not self.silent:
+        if key[0] == self._tag and not self.passive:
             self._step(lambda inner: self.machine.on_draw(key[1:], value, inner), out)
 
     # ------------------------------------------------------------------------------------------ the protocol
 
     def _step(self, call: Callable[[Out[Any, Any]], None], out: ReplicaOut) -> None:
         """One step of the protocol, and then whatever inputs its effects call for."""
-        if self.stopped is not None:
+        if self.stopped is not None or self.wedged or self.failed is not None:
+            self._inputs.clear()
             return
         assert not self._stepping
         self._stepping = True
@@ -328,7 +504,10 @@ class Replica:
             raise
         except Exception as error:
             # A plug-in's bug (SAFETY rule 29): the protocol counts as stopped, the member lives on without it.
-            self.halt(f"the protocol failed: {error_text(error).decode()}", out)
+            self._inputs.clear()
+            self.failed = f"the protocol failed: {error_text(error).decode()}"
+            if self.succession is None:
+                self.halt(self.failed, out)
         finally:
             self._stepping = False
 
@@ -353,15 +532,15 @@ class Replica:
                 case Deliver(output):
                     self._on_output(output, out)
                 case SetTimer(key, ticks):
-                    out.set_timer(("p", *key), ticks)
+                    out.set_timer((self._tag, *key), ticks)
                 case CancelTimer(key):
-                    out.cancel_timer(("p", *key))
+                    out.cancel_timer((self._tag, *key))
                 case Blame(member, fault, proof):
                     self.blame(member, fault, proof, out)
                 case Draw(key, choices):
-                    out.draw(("p", *key), choices)
+                    out.draw((self._tag, *key), choices)
                 case DrawSecret(key):
-                    out.draw_secret(("p", *key))
+                    out.draw_secret((self._tag, *key))
 
     def _carried(self, carry: tuple[Digest, ...]) -> list[bytes]:
         stored = (self.batches.get(name) for name in carry if name != NO_DIGEST)
@@ -384,8 +563,11 @@ class Replica:
     def _on_protocol(self, sender: MemberId, frame: bytes, out: ReplicaOut) -> None:
         epoch, packed, carried = self.settings.unpack(frame)
         if epoch != self.settings.epoch:
-            raise WireError(f"a message of epoch {epoch}; this is epoch {self.settings.epoch}")
-        if self.silent:
+            if self.succession is None:
+                raise WireError(f"a message of epoch {epoch}; this is epoch {self.settings.epoch}")
+            self.succession.on_other_epoch(sender, epoch, frame, out)
+            return
+        if self.passive or self.wedged:
             return
         message = self.settings.plugin.codec.decode(packed)
         if carried:
@@ -445,7 +627,7 @@ class Replica:
         ready = self.checkpoints.step()
         if ready is not None:
             self.settling.vote(*ready, out)
-        if self.stopped is not None or self.silent:
+        if self.stopped is not None or self.passive:
             return
         self._tell_waiting(out)
         self.proposer.on_round_end(out)
@@ -461,9 +643,11 @@ class Replica:
 
     def _advance(self, out: ReplicaOut, *, replay: bool = False) -> None:
         """Execute whatever is decided next and here (SAFETY rule 7)."""
-        state = self.state
+        state, succession = self.state, self.succession
         while self.stopped is None:
             slot = state.applied + 1
+            if succession is not None and (succession.at_end or not succession.active):
+                break  # slots above the last one are void
             name = self.history.get(slot)
             learned = name is None
             if name is None:
@@ -485,9 +669,12 @@ class Replica:
             if learned:
                 self.catchup.settle(slot)
                 self.counters.learned += 1
-                if not self.silent:
+                if not self.passive:
                     self.give(Learned(slot, name), out)
             self._after_slot(slot, out)
+            if succession is not None:
+                self.preparing.on_executed(out)
+                succession.on_executed(slot, out)
         self.clients.answer_reads(out)
 
     def _want_from(self, first: Slot, out: ReplicaOut) -> None:
@@ -506,7 +693,7 @@ class Replica:
         if stored.own:
             self.proposer.on_executed()
         entries = self.state.execute(slot, stored.name, stored.time_ms, stored.bundles)
-        answer = not (replay or self.silent)
+        answer = not (replay or self.passive)
         for bundle, reply in entries:
             self.pool.remove((bundle.client, bundle.session, bundle.first), self.beat, self.applied)
             if answer and reply is not None:
@@ -527,15 +714,17 @@ class Replica:
 
     def standing(self) -> tuple[bytes, ...]:
         """The standing records that a new log segment must begin with."""
-        records = () if self.silent else self.machine.standing()
-        return (self.settling.own_record(), *(_PROTOCOL_RECORD + record for record in records))
+        records = () if self.passive else self.machine.standing()
+        opened_by = self.succession.opened_by if self.succession is not None else None
+        epoch = () if opened_by is None else (_EPOCH_RECORD + opened_by.encode(),)
+        return (*epoch, self.settling.own_record(), *(_PROTOCOL_RECORD + record for record in records))
 
     # ------------------------------------------------------------------------------------------ the beat
 
     def _on_beat(self, out: ReplicaOut) -> None:
         self.beat += 1
         out.set_timer(("beat",), BEAT_TICKS)
-        if self.beat % CLOCK_BEATS == 0 and not self.silent:
+        if self.beat % CLOCK_BEATS == 0 and not self.passive:
             self.watch.report_clock(out)
         self.clients.prune(out)
         self._served.clear()
@@ -544,7 +733,10 @@ class Replica:
         self.catchup.on_beat(out)
         if self.beat % VOTE_BEATS == 0:
             self.settling.vote_again(out)
-        if self.stopped is None and not self.silent:
+        if self.succession is not None:
+            self.succession.on_beat(out)
+            self.preparing.on_beat(out)
+        if self.stopped is None and not self.passive:
             self.clients.forward(out)
             self.watch.on_beat(out)
             self.proposer.on_beat()
@@ -555,13 +747,21 @@ class Replica:
         busy = now != self._status_told or len(self.pool) > 0 or self.catchup.busy
         if busy or self.beat - self._status_beat >= IDLE_BEATS:
             self._status_told, self._status_beat = now, self.beat
-            out.broadcast(pack_control(Status(*now)))
+            frame = pack_control(Status(*now))
+            if self.succession is not None:
+                self.succession.everyone(frame, out)
+            else:
+                out.broadcast(frame)
 
     # ------------------------------------------------------------------------------------------ the rest
 
     def _on_control(self, sender: MemberId, message: Control, out: ReplicaOut) -> None:
-        if isinstance(message, CheckpointVote):
-            if message.epoch == self.settings.epoch:
+        if self.succession is not None and (
+            self.succession.on_control(sender, message, out) or self.preparing.on_control(sender, message, out)
+        ):
+            pass
+        elif isinstance(message, CheckpointVote):
+            if message.epoch == self.settings.epoch and sender in self.indices:
                 self.settling.on_vote(sender, message, out)
         elif isinstance(message, frames.BatchBytes):
             self._on_batch_bytes(sender, message.batch, out)
@@ -579,7 +779,7 @@ class Replica:
         if arrived is None:
             return
         stored, slot = arrived
-        if self.silent:
+        if self.passive:
             return
         self._answer_fetch(stored, slot, out)
         self._step(lambda inner: None, out)

@@ -43,16 +43,22 @@ class Settling:
     def vote(self, slot: Slot, root: Digest, out: ReplicaOut) -> None:
         """Our state after this slot has this digest: vote for it."""
         replica = self._replica
-        if replica.silent or replica.stopped is not None:
+        if replica.succession is not None and replica.succession.on_hashed(slot, root, out):
+            return
+        if replica.passive or replica.stopped is not None:
             self._try_stable(slot, out)
             return
-        if slot > self.voted:
-            self.voted = slot
-            out.persist(self.own_record())
+        self.note_voted(slot, out)
         signature = replica.settings.keyring.sign(frames.CHECKPOINT_PURPOSE, frames.checkpoint_body(slot, root))
         out.broadcast(pack_control(CheckpointVote(replica.settings.epoch, slot, root, signature)))
         replica.checkpoints.add_vote(replica.me, slot, root, signature)
         self._try_stable(slot, out)
+
+    def note_voted(self, slot: Slot, out: ReplicaOut) -> None:
+        """Write down that this member votes for its state after this slot."""
+        if slot > self.voted:
+            self.voted = slot
+            out.persist(self.own_record())
 
     def own_record(self) -> bytes:
         """See the function of the same name."""
@@ -94,14 +100,14 @@ class Settling:
             return
         self.settle(Stable(slot, root, certificate, tuple(hashed.leaves), hashed.view), out)
 
-    def settle(self, stable: Stable, out: ReplicaOut) -> None:
-        """A checkpoint became stable, and its state is here."""
+    def settle(self, stable: Stable, out: ReplicaOut, *, tell: bool = True) -> None:
+        """A checkpoint became stable, and its state is here. `tell`: the protocol, too."""
         replica = self._replica
         replica.checkpoints.make_stable(stable)
         replica.counters.checkpoints += 1
         out.deliver(Save(stable))
         self._forget()
-        if not replica.silent:
+        if tell and not replica.passive:
             replica.tell_stable(stable, out)
 
     def vote_again(self, out: ReplicaOut) -> None:
@@ -125,7 +131,8 @@ class Settling:
         """The checkpoint is durable."""
         replica = self._replica
         self.saved.append(slot)
-        out.deliver(Rotate(replica.standing()))
+        if replica.succession is None or not replica.succession.on_saved(slot, out):
+            out.deliver(Rotate(replica.standing()))
         if len(self.saved) > 1:
             out.deliver(Cut(self.saved[-2]))
             del self.saved[:-2]
@@ -133,7 +140,7 @@ class Settling:
     def check_own_vote(self, slot: Slot, certificate: Certificate, out: ReplicaOut) -> None:
         """A quorum's certificate with a vote of ours that we do not remember: our disk was rolled back (rule 16)."""
         replica = self._replica
-        unknown = slot > self.voted and not replica.silent
+        unknown = slot > self.voted and not replica.passive
         if unknown and any(vote.member == replica.me for vote in certificate.votes):
             # Remembered, or a restart would let us vote on a log that lacks what we said before.
             replica.silent = True

@@ -1,8 +1,8 @@
 """The replicated state and what a batch does to it: the one place where requests are executed.
 
-The state that members agree on is the application's, the client sessions (SAFETY rule 9) and the agreed clock (rule
-11). `execute` is a function of this state and a batch, the same on every member; a checkpoint is the Merkle root over
-the state's chunks.
+The state that members agree on is the application's, the client sessions (SAFETY rule 9), the agreed clock (rule 11)
+and the configurations (`reconfiguring`). `execute` is a function of this state and a batch, the same on every member; a
+checkpoint is the Merkle root over the state's chunks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import attrs
 
 from bftkit.channel.agreed_time import AgreedClock, Report
 from bftkit.channel.application import Application, Context, StateView
-from bftkit.channel.bundles import CLOCK, FAILED, OK, OPEN, SKIPPED, Bundle, pack_results
+from bftkit.channel.bundles import CLOCK, COMMAND, COMMIT, FAILED, OK, OPEN, SKIPPED, Bundle, pack_results
+from bftkit.channel.reconfiguring import Reconfiguring
 from bftkit.channel.sessions import Reply, Session, SessionTable
 from bftkit.core.digest import digest
 from bftkit.core.machine import Digest, MemberId, Slot
@@ -68,6 +69,8 @@ class ReplicatedState:
     executed: int = 0
     """Operations executed by this process; for people, not part of the state."""
     failed: int = 0
+    reconfiguring: Reconfiguring | None = None
+    """The configurations; None in a group whose configuration never changes."""
 
     def execute(self, slot: Slot, name: Digest, proposed_ms: int, bundles: Sequence[Bundle]) -> list[Entry]:
         """Execute a decided batch. Never raises on what a batch holds: what is wrong is a no-op everywhere."""
@@ -84,7 +87,10 @@ class ReplicatedState:
             if bundle.kind == CLOCK:
                 continue
             context.client = bundle.client
-            if bundle.kind == OPEN:
+            if bundle.kind == COMMAND or bundle.kind == COMMIT:
+                self._reconfigure(bundle, slot)
+                entries.append((bundle, None))
+            elif bundle.kind == OPEN:
                 entries.append((bundle, self._open(bundle, slot, position)))
             else:
                 entries.append((bundle, self._requests(bundle, slot, context)))
@@ -94,6 +100,15 @@ class ReplicatedState:
         """The slot holds the empty batch."""
         assert slot == self.applied + 1
         self.applied = slot
+
+    def _reconfigure(self, bundle: Bundle, slot: Slot) -> None:
+        if self.reconfiguring is None:
+            return
+        (payload,) = bundle.payloads()
+        if bundle.kind == COMMAND:
+            self.reconfiguring.on_command(payload, slot)
+        else:
+            self.reconfiguring.on_commit(payload, slot)
 
     def _open(self, bundle: Bundle, slot: Slot, position: int) -> Reply | None:
         (nonce,) = bundle.payloads()
@@ -179,8 +194,9 @@ class ReplicatedState:
         """A frozen view of everything."""
         sessions = tuple(self.sessions.chunks(SESSION_CHUNK_BYTES))
         reports = [[member, report.counter, report.time_ms] for member, report in sorted(self.clock.reports.items())]
+        configurations = () if self.reconfiguring is None else self.reconfiguring.chunks()
         head = pack_plain([self.applied, self.clock.now_ms, reports, len(sessions)])
-        return FullView((head, *sessions), self.application.snapshot())
+        return FullView((head, *sessions, *configurations), self.application.snapshot())
 
     def restore(self, slot: Slot, chunks: Sequence[bytes]) -> None:
         """Replace everything by the state that these chunks (of a certified root) describe."""
@@ -191,9 +207,14 @@ class ReplicatedState:
         self.sessions.clear()
         for chunk in chunks[1 : 1 + count]:
             self.sessions.load(chunk)
+        following = 1 + count
+        if self.reconfiguring is not None:
+            ours = self.reconfiguring.count(chunks[following])
+            self.reconfiguring.load(tuple(chunks[following : following + ours]))
+            following += ours
         self.clock.now_ms = now_ms
         self.clock.reports = {member: Report(counter, time_ms) for member, counter, time_ms in reports}
-        self.application.restore(chunks[1 + count :])
+        self.application.restore(chunks[following:])
         self.applied = slot
 
 

@@ -209,6 +209,15 @@ def _epoch_leaf(epoch: int, public: bytes) -> bytes:
     return digest(_EPOCH_LEAF, epoch.to_bytes(8, "big"), public)
 
 
+def epoch_key_proof(publics: Sequence[bytes], epoch: int) -> tuple[bytes, tuple[bytes, ...]]:
+    """(root, path): what commits to all these public keys, and the proof that the epoch's is one of them.
+
+    Raises `IndexError` if there is no key for the epoch.
+    """
+    tree = merkle.Tree([_epoch_leaf(number, public) for number, public in enumerate(publics)])
+    return tree.root, tree.path(epoch)
+
+
 def verify_epoch_key(root: bytes, count: int, epoch: int, public: bytes, path: Sequence[bytes]) -> bool:
     """Whether a member that is committed to `root` over `count` epochs signs with this key in this epoch.
 

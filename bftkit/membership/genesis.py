@@ -56,8 +56,8 @@ def _is_tuple(plain: object) -> TypeGuard[tuple[object, ...]]:
 
 
 @attrs.frozen
-class _Pairs:
-    """On the wire: names with unsigned numbers, as a list in ascending order of the names (there are no maps)."""
+class Pairs:
+    """A field of the wire: names with unsigned numbers, as a list in ascending order of the names."""
 
     size_max: int = 1 << 16
     items_max: int = 256
@@ -149,7 +149,7 @@ class _Founding:
     client_policy: Annotated[Literal["open", "listed"], Text(16)] = "open"
     clients: Annotated[tuple[bytes, ...], Many(Raw(32), 65536)] = ()
     """Ed25519 public keys of the clients, when the policy is ``listed``."""
-    parameters: Annotated[Mapping[str, int], _Pairs()] = attrs.field(
+    parameters: Annotated[Mapping[str, int], Pairs()] = attrs.field(
         factory=dict[str, int], converter=_sorted_copy, hash=False
     )
     """Settings of the protocol; what is absent has its default. Not to be changed."""

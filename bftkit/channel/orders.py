@@ -1,0 +1,99 @@
+"""Operators' commands at a member's door: which are taken in, and what becomes of them (FAULTS 43 and 44).
+
+A command reaches a member from an operator or from another member; whoever has it passes it on. A planned one is
+ordered like a request. A forced one is not: it makes the members leave the protocol (see `wedge`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bftkit.channel import frames
+from bftkit.channel.bundles import COMMAND, Bundle
+from bftkit.channel.interface import ReplicaOut
+from bftkit.core.machine import Digest
+from bftkit.core.wire import WireError
+from bftkit.membership.commands import FORCED, CommandError, SignedCommand
+from bftkit.membership.epochs import extended, following
+
+if TYPE_CHECKING:
+    from bftkit.channel.replica import Replica
+
+REFUSALS_MAX = 64
+
+
+class Orders:
+    """The part of a replica that takes operators' commands."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self.refused: dict[Digest, str] = {}
+        """Commands that were not taken in here, and why; the newest."""
+
+    def on_command(self, payload: bytes, out: ReplicaOut) -> bool:
+        """A command came; says whether it is to be ordered. Raises `WireError` if it cannot be read."""
+        replica = self._replica
+        state = replica.state.reconfiguring
+        assert state is not None
+        signed = SignedCommand.decode(payload)
+        name = signed.name
+        if state.is_over(name) or name in self._done():
+            return False
+        here, settings = replica.succession_part.configuration, replica.settings
+        keychain = settings.keychain
+        assert keychain is not None
+        try:
+            command = signed.check(settings.group, here.epoch, here.operators, here.operator_threshold, settings.verify)
+            if command.change is not None:
+                there = following(here, command, extended(state.schedule, command))
+                reason = keychain.why_not(there)
+                if reason is not None and replica.me in there.members:
+                    raise CommandError(f"{replica.me}: {reason}")
+        except CommandError as error:
+            self._refuse(name, str(error))
+            return False
+        if command.kind == FORCED:
+            self._refuse(name, "forced changes are not there yet")
+            return False
+        self.refused.pop(name, None)
+        return True
+
+    def _refuse(self, name: Digest, text: str) -> None:
+        self.refused[name] = text[:500]
+        while len(self.refused) > REFUSALS_MAX:
+            del self.refused[next(iter(self.refused))]
+
+    def _done(self) -> dict[Digest, int]:
+        """Commands that were carried out: their names, and the epochs that they began."""
+        return {link.ending.command: epoch + 1 for epoch, link in self._replica.succession_part.links.items()}
+
+    def is_over(self, bundle: Bundle) -> bool:
+        """Whether this command, or commit, need not be ordered any more."""
+        state = self._replica.state.reconfiguring
+        assert state is not None
+        return state.is_over(bundle.client) if bundle.kind == COMMAND else state.commit_is_over(bundle.client)
+
+    def state_of(self, name: Digest) -> tuple[int, str]:
+        """(state, text) of a command, as this member knows it."""
+        replica = self._replica
+        state = replica.state.reconfiguring
+        assert state is not None
+        epoch = self._done().get(name)
+        if epoch is not None:
+            return frames.DONE, f"epoch {epoch}"
+        if state.pending is not None and state.pending.signed.name == name:
+            if state.pending.committed:
+                return frames.COMMITTED, f"epoch {state.configuration.epoch} ends at slot {state.boundary}"
+            why_not = replica.preparing.why_not
+            return frames.PREPARED, f"slot {state.pending.slot}" + (f"; {replica.me}: {why_not}" if why_not else "")
+        if name in state.outcomes:
+            slot, text = state.outcomes[name]
+            return (frames.DONE if text == "carried out" else frames.REFUSED), f"{text} (slot {slot})"
+        if (name, 0, 0) in replica.pool:
+            return frames.TAKEN, "waits to be ordered"
+        if name in self.refused:
+            return frames.REFUSED, self.refused[name]
+        return frames.UNKNOWN_COMMAND, "unknown here"
+
+
+__all__ = ["Orders", "WireError"]

@@ -1,0 +1,169 @@
+"""Getting ready for the next epoch, and putting into the total order that enough members are (SAFETY rule 26).
+
+When a command is prepared, every member of the next roster that has executed it, and so holds the state, and finds
+itself able (the protocol on its shelf, the parameters in range, its keys at hand) signs that it is ready, with its key
+of the next epoch. Whoever holds n' - t' such signatures, and the sharings of a coin key where one is needed, proposes
+the commit. It proves itself, so it does not matter who does; all do, and the first in the order counts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bftkit.channel.bundles import COMMIT, make_proved_bundle, parse_bundle
+from bftkit.channel.frames import MakingMessage, ReadyFor, pack_control
+from bftkit.channel.interface import ReplicaOut
+from bftkit.channel.reconfiguring import COMMIT_CODEC, READY_PURPOSE, Commit, Pending
+from bftkit.channel.succession import REPEAT_BEATS
+from bftkit.core.machine import Digest, MemberId
+from bftkit.core.wire import WireError
+from bftkit.crypto.signed import Certificate
+from bftkit.membership.chain import HandOver
+
+if TYPE_CHECKING:
+    from bftkit.channel.replica import Replica
+
+
+class Preparing:
+    """The part of a replica that gets it, and the group, ready for the next epoch."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._pending: Pending | None = None
+        self.ready: dict[MemberId, bytes] = {}
+        self.why_not: str | None = None
+        """Why this member could not take part in what is prepared, if so."""
+        self._early: dict[MemberId, ReadyFor] = {}
+        self._proposed = False
+
+    def on_executed(self, out: ReplicaOut) -> None:
+        """Slots were executed: is something prepared, committed or cancelled?"""
+        state = self._replica.state.reconfiguring
+        if state is None or state.pending is self._pending:
+            return
+        before, pending = self._pending, state.pending
+        self._pending = pending
+        if before is None or pending is None or pending.signed.name != before.signed.name:
+            self.ready = {}
+            self._proposed = False
+            self._replica.succession_part.tell_neighbours(out)
+        if pending is None:
+            return
+        if pending.committed:
+            self._replica.end_at(pending.boundary, out)
+        else:
+            self._begin(pending, out)
+
+    def _begin(self, pending: Pending, out: ReplicaOut) -> None:
+        replica = self._replica
+        keychain = replica.settings.keychain
+        assert keychain is not None
+        name = pending.signed.name
+        self.why_not = keychain.why_not(pending.next)
+        able = self.why_not is None and replica.me in pending.next.members and not replica.stays_silent(pending.next)
+        if able:
+            self.ready[replica.me] = keychain.preparing(pending.next, name).sign(READY_PURPOSE, name)
+            self._tell(out)
+        early, self._early = self._early, {}
+        for sender in sorted(early):
+            self._on_ready(sender, early[sender], out)
+        self._try_commit(out)
+
+    def _tell(self, out: ReplicaOut) -> None:
+        replica, pending = self._replica, self._pending
+        assert pending is not None
+        frame = pack_control(ReadyFor(pending.signed.name, self.ready[replica.me]))
+        replica.succession_part.everyone(frame, out)
+
+    def on_control(self, sender: MemberId, message: object, out: ReplicaOut) -> bool:
+        """A message of the preparation; says whether it was one."""
+        if isinstance(message, ReadyFor):
+            self._on_ready(sender, message, out)
+            return True
+        return isinstance(message, MakingMessage)
+
+    def _on_ready(self, sender: MemberId, message: ReadyFor, out: ReplicaOut) -> None:
+        replica, pending = self._replica, self._pending
+        if pending is None or pending.signed.name != message.command:
+            self._early[sender] = message  # this member has not executed the command yet; or never will
+            return
+        if pending.committed or sender in self.ready or sender not in pending.next.members:
+            return
+        keychain = replica.settings.keychain
+        assert keychain is not None
+        keyring = keychain.preparing(pending.next, message.command)
+        if not keyring.verify(sender, READY_PURPOSE, message.command, message.signature):
+            raise WireError("a bad signature under what a member is ready for")
+        self.ready[sender] = message.signature
+        self._try_commit(out)
+
+    def _try_commit(self, out: ReplicaOut) -> None:
+        pending = self._pending
+        if pending is None or pending.committed or self._proposed:
+            return
+        if len(self.ready) < pending.next.quorum.available:
+            return
+        selection = self._selection(pending)
+        if selection is None:
+            return
+        self._proposed = True
+        self._propose(pending, selection, out)
+
+    def _selection(self, pending: Pending) -> bytes | None:
+        """The sharings that make the coin key; None: not yet."""
+        change = pending.signed.command.change
+        assert change is not None
+        return None if change.coin else b""
+
+    def _propose(self, pending: Pending, selection: bytes, out: ReplicaOut) -> None:
+        replica = self._replica
+        if replica.passive:
+            return
+        name = pending.signed.name
+        commit = Commit(name, Certificate.of(name, self.ready), selection)
+        raw = make_proved_bundle(COMMIT, name, COMMIT_CODEC.encode(commit))
+        bundle = parse_bundle(raw, bytes_max=len(raw))
+        if (bundle.client, 0, 0) not in replica.pool:
+            replica.proposer.take_in(bundle)
+        out.broadcast(b"\x02" + raw)
+
+    def judge_commit(self, name: Digest, payload: bytes) -> bool:
+        """Whether this commit, as far as this member can see, commits what is pending."""
+        replica = self._replica
+        state = replica.state.reconfiguring
+        if state is None or state.commit_is_over(name):
+            return False
+        try:
+            state.committed(payload, replica.applied)
+        except ValueError:
+            return False
+        return True
+
+    def may_enter(self, link: HandOver, out: ReplicaOut) -> bool:
+        """Whether what this member needs in the next epoch, beside the state, is here."""
+        return True
+
+    def on_kept(self, name: bytes, out: ReplicaOut) -> None:
+        """A secret is durable."""
+
+    def share_for(self, epoch: int) -> bytes | None:
+        """This member's share of the coin key of the epoch, if it has one."""
+        return None
+
+    def on_beat(self, out: ReplicaOut) -> None:
+        """Say again what may have been lost."""
+        replica, pending = self._replica, self._pending
+        if pending is None or pending.committed or replica.beat % REPEAT_BEATS:
+            return
+        if replica.me in self.ready:
+            self._tell(out)
+        if self._proposed:
+            self._proposed = False
+            self._try_commit(out)
+
+    def enter(self) -> None:
+        """A new epoch: nothing is prepared."""
+        self._pending = None
+        self.ready, self._early = {}, {}
+        self._proposed = False
+        self.why_not = None

@@ -1,0 +1,252 @@
+"""What the replicated state knows of configurations: the present one, and the one that is being prepared.
+
+A planned change takes two ordered steps (SAFETY rule 26). *Prepare*: an operators' command is executed; it says in
+full what the next configuration is. Its members get ready: new ones fetch the state, all find the protocol on their
+shelf, and where there is a coin they make its key. *Commit*: n' - t' of them have signed that they are ready, and
+these signatures, with the sharings of the coin key, are put into the total order; whoever has them may do that. From
+there on the end is fixed: the first checkpoint boundary strictly after it (rule 23).
+
+Of two commands the first prepares; the second is answered "superseded", unless the first is cancelled before it
+commits. Everything here is a function of what was executed, the same at every member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Protocol
+
+import attrs
+
+from bftkit.core.machine import Digest, MemberId, Slot
+from bftkit.core.wire import Blob, Codec, Digest32, WireError, pack_plain, unpack_plain
+from bftkit.crypto.keys import Keyring
+from bftkit.crypto.signed import Certificate
+from bftkit.crypto.threshold import CoinPublics
+from bftkit.membership.chain import Place
+from bftkit.membership.commands import CANCEL, FORCED, CommandError, SignedCommand
+from bftkit.membership.epochs import Configuration, Schedule, extended, following
+
+READY_PURPOSE: Final = "ready"
+OUTCOMES_MAX: Final = 64
+"""So many commands' outcomes are remembered; they are all of the present epoch."""
+
+
+@attrs.frozen
+class Commit:
+    """What commits a prepared command."""
+
+    command: Digest32
+    ready: Certificate
+    """n' - t' members of the next roster, under the command's name, with their keys of the next epoch."""
+    selection: Annotated[bytes, Blob(1 << 20)]
+    """The sharings that the coin key is the sum of; b"" without a coin."""
+
+
+COMMIT_CODEC: Final = Codec[Commit]("commit", {1: Commit}, bytes_max=2 << 20)
+
+
+class PreparingVerifier(Protocol):
+    """What judges the signatures of members of the next roster while it is prepared."""
+
+    def verify(self, member: MemberId, purpose: str, statement: bytes, signature: bytes) -> bool:
+        """Whether that member made this signature."""
+        ...
+
+
+@attrs.frozen
+class Judges:
+    """What the judging of commands needs of the world: pure functions, the same everywhere."""
+
+    verify: Callable[[bytes, bytes, bytes], bool]
+    """Whether (public key, message, signature) fit."""
+    preparing: Callable[[Configuration, Digest], Keyring]
+    """(next configuration, name of the command) to what its members sign with while it is prepared."""
+    coin_of: Callable[[Configuration, Digest, bytes], CoinPublics]
+    """(next configuration, name, selection) to the coin key that these sharings make. Raises `ValueError`."""
+
+
+@attrs.frozen(eq=False)
+class Pending:
+    """A command that is prepared, or committed."""
+
+    signed: SignedCommand
+    slot: Slot
+    """Where it was prepared."""
+    next: Configuration
+    """The next configuration; its coin is known from the commit on."""
+    schedule: Schedule
+    boundary: Slot = 0
+    """The epoch's last slot; 0: not committed."""
+    selection: bytes = b""
+
+    @property
+    def committed(self) -> bool:
+        """Whether the end of the epoch is fixed."""
+        return self.boundary > 0
+
+
+@attrs.define(eq=False)
+class Reconfiguring:
+    """The part of the replicated state that is about configurations."""
+
+    group: bytes
+    place: Place
+    schedule: Schedule
+    judges: Judges
+    pending: Pending | None = None
+    outcomes: dict[Digest, tuple[Slot, str]] = attrs.field(factory=dict[Digest, tuple[Slot, str]])
+    """Commands of this epoch that are not carried out, and why; the oldest are forgotten."""
+
+    @property
+    def configuration(self) -> Configuration:
+        """The present configuration."""
+        return self.place.configuration
+
+    @property
+    def boundary(self) -> Slot:
+        """The epoch's last slot; 0: not known."""
+        return self.pending.boundary if self.pending is not None else 0
+
+    # ------------------------------------------------------------------------------------------ executing
+
+    def on_command(self, payload: bytes, slot: Slot) -> None:
+        """An ordered command. What is wrong with it is remembered; a command that cannot be read is nothing."""
+        try:
+            signed = SignedCommand.decode(payload)
+        except WireError:
+            return
+        name = signed.name
+        here = self.configuration
+        if (self.pending is not None and self.pending.signed.name == name) or name in self.outcomes:
+            return  # the same command once more
+        try:
+            command = signed.check(self.group, here.epoch, here.operators, here.operator_threshold, self.judges.verify)
+            if command.kind == CANCEL:
+                self._cancel(name, slot)
+                return
+            if command.kind == FORCED:
+                raise CommandError("a forced change is not ordered: its members leave the protocol")
+            if self.pending is not None:
+                raise CommandError(self._superseded())
+            schedule = extended(self.schedule, command)
+            self.pending = Pending(signed, slot, following(here, command, schedule), schedule)
+        except CommandError as error:
+            self._note(name, slot, str(error))
+
+    def _superseded(self) -> str:
+        assert self.pending is not None
+        return (
+            f"superseded by epoch {self.configuration.epoch + 1}, for which "
+            f"{self.pending.next.protocol} is being prepared since slot {self.pending.slot}"
+        )
+
+    def _cancel(self, name: Digest, slot: Slot) -> None:
+        if self.pending is None:
+            raise CommandError("nothing is being prepared")
+        if self.pending.committed:
+            raise CommandError(f"it is committed: epoch {self.configuration.epoch} ends at slot {self.boundary}")
+        self._note(self.pending.signed.name, slot, "cancelled by the operators")
+        self._note(name, slot, "carried out")
+        self.pending = None
+
+    def _note(self, name: Digest, slot: Slot, text: str) -> None:
+        self.outcomes[name] = (slot, text[:500])
+        while len(self.outcomes) > OUTCOMES_MAX:
+            del self.outcomes[next(iter(self.outcomes))]
+
+    def on_commit(self, payload: bytes, slot: Slot) -> None:
+        """An ordered commit. What does not commit the pending command is nothing."""
+        try:
+            committed = self.committed(payload, slot)
+        except (WireError, CommandError):
+            return
+        self.pending = committed
+
+    def committed(self, payload: bytes, slot: Slot) -> Pending:
+        """The pending command, committed by this. Raises `WireError` or `CommandError` if this does not commit it."""
+        pending = self.pending
+        commit = COMMIT_CODEC.decode(payload)
+        if pending is None or pending.committed or commit.command != pending.signed.name:
+            raise CommandError("no such command waits for its commit")
+        quorum = pending.next.quorum
+        keyring = self.judges.preparing(pending.next, commit.command)
+        if commit.ready.body != commit.command or not commit.ready.valid(keyring, READY_PURPOSE, quorum.available):
+            raise CommandError(f"the commit is not signed by {quorum.available} members of the next epoch")
+        change = pending.signed.command.change
+        assert change is not None
+        following_one = pending.next
+        if change.coin:
+            try:
+                coin = self.judges.coin_of(pending.next, commit.command, commit.selection)
+                following_one = attrs.evolve(pending.next, coin=coin)
+            except ValueError as error:
+                raise CommandError(f"the sharings make no coin key: {error}") from None
+        elif commit.selection:
+            raise CommandError("a commit without a coin has no sharings")
+        interval = self.configuration.checkpoint_interval
+        earliest = max(slot + 1, pending.signed.command.at)
+        boundary = (earliest + interval - 1) // interval * interval
+        return attrs.evolve(pending, next=following_one, boundary=boundary, selection=commit.selection)
+
+    def enter(self, place: Place, schedule: Schedule) -> None:
+        """The next epoch begins. What was pending is over."""
+        self.place = place
+        self.schedule = {member: schedule[member] for member in place.configuration.members}
+        self.pending = None
+        self.outcomes = {}
+
+    def is_over(self, name: Digest) -> bool:
+        """Whether a command with this name need not be ordered any more."""
+        pending = self.pending
+        return name in self.outcomes or (pending is not None and pending.signed.name == name)
+
+    def commit_is_over(self, name: Digest) -> bool:
+        """Whether a commit of this command need not be ordered any more."""
+        pending = self.pending
+        return pending is None or pending.signed.name != name or pending.committed
+
+    # ------------------------------------------------------------------------------------------ checkpoints
+
+    def chunks(self) -> tuple[bytes, ...]:
+        """This part of the state: one chunk for what changes, and one for each member's keys."""
+        pending = self.pending
+        waiting = None
+        if pending is not None:
+            coin = pending.next.encode() if pending.committed else b""
+            waiting = [pending.signed.encode(), pending.slot, pending.boundary, pending.selection, coin]
+        outcomes = [[name, slot, text] for name, (slot, text) in self.outcomes.items()]
+        head = pack_plain([self.configuration.encode(), self.place.opening, waiting, outcomes, len(self.schedule)])
+        return (head, *(pack_plain([member, b"".join(self.schedule[member])]) for member in sorted(self.schedule)))
+
+    @staticmethod
+    def count(chunk: bytes) -> int:
+        """How many chunks there are, as the first one says. Raises `WireError`."""
+        plain: Any = unpack_plain(chunk, length_max=1 << 24)
+        keys: int = plain[4]
+        return 1 + keys
+
+    def load(self, chunks: tuple[bytes, ...]) -> None:
+        """Take over the state that these chunks describe. They are certified, so they are well formed."""
+        plain: Any = unpack_plain(chunks[0], length_max=1 << 24)
+        configuration, opening, waiting, outcomes, _ = plain
+        self.place = Place(Configuration.decode(configuration), opening)
+        self.schedule = dict(_keys_of(part) for part in chunks[1:])
+        self.outcomes = {name: (slot, text) for name, slot, text in outcomes}
+        self.pending = None
+        if waiting is not None:
+            raw, slot, boundary, selection, fixed = waiting
+            signed = SignedCommand.decode(raw)
+            schedule = extended(self.schedule, signed.command)
+            there = Configuration.decode(fixed) if fixed else following(self.configuration, signed.command, schedule)
+            self.pending = Pending(signed, slot, there, schedule, boundary, selection)
+
+
+def coin_of(configuration: Configuration, name: Digest, selection: bytes) -> CoinPublics:
+    """The coin key that these sharings make for this roster. Raises `ValueError`."""
+    raise ValueError("coin keys cannot be made yet")
+
+
+def _keys_of(chunk: bytes) -> tuple[MemberId, tuple[bytes, ...]]:
+    plain: Any = unpack_plain(chunk, length_max=1 << 24)
+    member, joined = plain
+    return member, tuple(joined[start : start + 32] for start in range(0, len(joined), 32))

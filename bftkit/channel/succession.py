@@ -1,0 +1,546 @@
+"""From one epoch to the next: how an epoch ends at a member, and how the next one begins there.
+
+**Ending.** When the epoch's last slot is executed (a committed change fixed it, or a forced ending did), the member
+hashes its state, signs the `Ending` and tells everybody; a quorum's signatures make the hand-over. Slots above the
+last one are void, whatever the protocol says of them (SAFETY rule 23).
+
+**Crossing.** The hand-over is a certified checkpoint. Its state is made durable *before* this member goes on: from
+then on the log begins with the hand-over, and the old protocol's records may go. A member that crashes before is still
+in the old epoch and comes to the same ending; after, it is in the new one and has the state it begins with.
+
+**Beginning.** The protocol of the new epoch starts at once, but nothing is executed before q' of the new members have
+signed that they hold the state durably (rule 26). What waits in the pool is proposed anew; sessions are state, so each
+request executes once.
+
+**Following.** Whoever hears of a later epoch asks for the chain of hand-overs, checks each link, and fetches the
+newest state (rule 28). Two links that end one epoch in two ways stop it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from bftkit.channel import frames
+from bftkit.channel.checkpoints import Stable
+from bftkit.channel.frames import (
+    CHAIN_BYTES,
+    ChainLinks,
+    ChainRequest,
+    EndingVote,
+    Holding,
+    pack_answer,
+    pack_control,
+)
+from bftkit.channel.interface import Entered, Linked, Neighbours, ReplicaOut, ToClient
+from bftkit.configuration.text import ConfigurationError
+from bftkit.core.machine import Digest, MemberId, Slot
+from bftkit.core.wire import WireError
+from bftkit.crypto.signed import Certificate
+from bftkit.membership.chain import (
+    HANDOVER_PURPOSE,
+    ChainError,
+    Ending,
+    HandOver,
+    Place,
+    contradict,
+    follow,
+    signers_of_both,
+)
+from bftkit.membership.commands import SignedCommand
+from bftkit.membership.epochs import Configuration, Schedule, extended
+from bftkit.membership.roster import RosterEntry
+
+if TYPE_CHECKING:
+    from bftkit.channel.replica import Replica
+
+HOLDING_PURPOSE: Final = "holding"
+REPEAT_BEATS: Final = 3
+"""What others may have missed is said again every so many beats."""
+EARLY_FRAMES: Final = 256
+EARLY_BYTES: Final = 4 << 20
+"""So much of each member waits here that came before this member entered its epoch (FAULTS 29)."""
+CLIENTS_MAX: Final = 65536
+"""So many clients' links are remembered, to prove the new epoch's key over them."""
+
+
+@attrs.frozen
+class Last:
+    """How the present epoch ends, as this member knows it."""
+
+    slot: Slot
+    """The epoch's last slot."""
+    next: Configuration
+    schedule: Schedule
+    signed: SignedCommand
+    selection: bytes
+
+
+@attrs.define
+class _Early:
+    frames: deque[bytes] = attrs.field(factory=deque[bytes])
+    size: int = 0
+
+
+class Succession:
+    """The part of a replica that goes from epoch to epoch."""
+
+    def __init__(self, replica: Replica, place: Place) -> None:
+        self._replica = replica
+        self.place = place
+        self.links: dict[int, HandOver] = {}
+        """The hand-overs that this member has crossed, by the epoch that each ends. The newest is always here."""
+        self.ahead: list[HandOver] = []
+        """Links after those, checked; their state is not here yet."""
+        self.ahead_place = place
+        """Where `ahead` leads."""
+        self.last: Last | None = None
+        self.ending: Ending | None = None
+        """What this member signed."""
+        self.votes: dict[MemberId, tuple[bytes, bytes]] = {}
+        """Statement and signature of everybody's newest vote on the ending."""
+        self.holders: dict[MemberId, bytes] = {}
+        self.active = True
+        """Whether slots of this epoch may be executed: q' members hold the state that it begins with."""
+        self.crossing: HandOver | None = None
+        """The hand-over whose state is being saved."""
+        self.bindings: dict[bytes, bytes] = {}
+        """The links of clients, to be proved with the keys of the next epoch."""
+        self._early: dict[MemberId, _Early] = {}
+        self._answered: dict[MemberId, int] = {}
+        self.leaving: tuple[RosterEntry, ...] = ()
+        """Members of the epoch before that are none any more, and may still need its end."""
+
+    # ------------------------------------------------------------------------------------------ what others see
+
+    @property
+    def configuration(self) -> Configuration:
+        """The present configuration."""
+        return self.place.configuration
+
+    @property
+    def opened_by(self) -> HandOver | None:
+        """The hand-over that opened the present epoch; None in epoch 0."""
+        return self.links.get(self.configuration.epoch - 1)
+
+    @property
+    def end(self) -> Slot | None:
+        """The epoch's last slot, if it is known."""
+        if self.last is not None:
+            return self.last.slot
+        state = self._replica.state.reconfiguring
+        return state.boundary if state is not None and state.boundary else None
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the epoch's last slot is executed."""
+        end = self.end
+        return end is not None and self._replica.applied >= end
+
+    def joining(self) -> tuple[RosterEntry, ...]:
+        """Members of the next epoch that are none of this one."""
+        state = self._replica.state.reconfiguring
+        if state is None or state.pending is None:
+            return ()
+        here = set(self.configuration.members)
+        return tuple(entry for entry in state.pending.next.roster.entries if entry.id not in here)
+
+    def observers(self) -> tuple[MemberId, ...]:
+        """Who is no member, and is told what it needs to follow the group."""
+        mine = self._replica.me
+        return tuple(entry.id for entry in (*self.joining(), *self.leaving) if entry.id != mine)
+
+    def is_known(self, sender: MemberId) -> bool:
+        """Whether this is a member, or one that is joining or leaving."""
+        return sender in self._replica.indices or sender in self.observers()
+
+    def tell_neighbours(self, out: ReplicaOut) -> None:
+        """Whom to have links with, to the node."""
+        entries = {entry.id: entry for entry in (*self.leaving, *self.joining(), *self.configuration.roster.entries)}
+        out.deliver(Neighbours(tuple(entries[name] for name in sorted(entries))))
+
+    def everyone(self, frame: bytes, out: ReplicaOut) -> None:
+        """Tell all members, and those that follow."""
+        out.broadcast(frame)
+        observers = self.observers()
+        if observers:
+            out.send(observers, frame)
+
+    # ------------------------------------------------------------------------------------------ the end
+
+    def on_executed(self, slot: Slot, out: ReplicaOut) -> None:
+        """A slot was executed: is it the epoch's last one?"""
+        state = self._replica.state.reconfiguring
+        if self.last is None and state is not None and state.pending is not None and state.boundary == slot:
+            pending = state.pending
+            self.conclude(Last(slot, pending.next, pending.schedule, pending.signed, pending.selection), out)
+
+    def conclude(self, last: Last, out: ReplicaOut) -> None:
+        """The epoch's last slot is executed here; what is left is to sign it."""
+        replica = self._replica
+        self.last = last
+        replica.hash_now(last.slot)
+
+    def on_hashed(self, slot: Slot, root: Digest, out: ReplicaOut) -> bool:
+        """The state after this slot is hashed; says whether that was the epoch's last one."""
+        last, replica = self.last, self._replica
+        if last is None or slot != last.slot:
+            if self.ahead and self.ahead[0].ending.slot == slot:
+                self._approach(out)
+                return True
+            return False
+        ending = Ending(self.configuration.epoch, slot, root, last.next.digest, last.signed.name)
+        self.ending = ending
+        if not replica.passive and replica.stopped is None:
+            body = ending.encode()
+            replica.settling.note_voted(slot, out)
+            signature = replica.settings.keyring.sign(HANDOVER_PURPOSE, body)
+            self.votes[replica.me] = (body, signature)
+            self.everyone(pack_control(EndingVote(body, signature)), out)
+        self._try_cross(out)
+        return True
+
+    def _on_ending_vote(self, sender: MemberId, vote: EndingVote, out: ReplicaOut) -> None:
+        replica = self._replica
+        ending = Ending.decode(vote.body)
+        if ending.epoch < self.configuration.epoch:
+            self._send_chain(sender, ending.epoch, out)
+            return
+        if ending.epoch > self.configuration.epoch or sender not in replica.indices:
+            return
+        if not replica.settings.keyring.verify(sender, HANDOVER_PURPOSE, vote.body, vote.signature):
+            raise WireError("a vote on the epoch's ending with a bad signature")
+        self.votes[sender] = (vote.body, vote.signature)
+        self._try_cross(out)
+
+    def _try_cross(self, out: ReplicaOut) -> None:
+        replica = self._replica
+        if self.ending is None or self.crossing is not None:
+            return
+        mine = self.ending.encode()
+        votes = {member: signature for member, (body, signature) in self.votes.items() if body == mine}
+        last = self.last
+        assert last is not None
+        if len(votes) < replica.quorum.certificate:
+            self._look_for_divergence(mine, out)
+            return
+        certificate = Certificate.of(mine, votes)
+        link = HandOver(certificate, last.next.encode(), last.signed.encode(), last.selection)
+        self._cross(link, out)
+
+    def _look_for_divergence(self, mine: bytes, out: ReplicaOut) -> None:
+        """SAFETY rule 14, for the last slot."""
+        counts: dict[bytes, int] = {}
+        for body, _ in self.votes.values():
+            counts[body] = counts.get(body, 0) + 1
+        replica = self._replica
+        missing = replica.quorum.n - len(self.votes)
+        if counts and max(counts.values()) + missing < replica.quorum.certificate and mine in counts:
+            replica.halt(f"the members differ about the end of epoch {self.configuration.epoch}", out)
+
+    # ------------------------------------------------------------------------------------------ crossing
+
+    def _cross(self, link: HandOver, out: ReplicaOut) -> None:
+        """The hand-over is here, and so is its state: make that durable."""
+        replica = self._replica
+        self.crossing = link
+        ready = replica.checkpoints.ready.get(link.ending.slot)
+        if replica.checkpoints.stable == link.ending.slot:
+            if link.ending.slot in replica.settling.saved:
+                self.on_saved(link.ending.slot, out)
+            return
+        assert ready is not None
+        root, hashed = ready
+        assert root == link.ending.root
+        stable = Stable(link.ending.slot, root, link.certificate, tuple(hashed.leaves), hashed.view)
+        replica.settling.settle(stable, out, tell=False)
+
+    def on_saved(self, slot: Slot, out: ReplicaOut) -> bool:
+        """A checkpoint is durable here; says whether this member entered a new epoch by it."""
+        link = self.crossing
+        if link is None or slot < link.ending.slot:
+            return False
+        if not self._replica.preparing.may_enter(link, out):
+            return False
+        self._enter(link, out)
+        return True
+
+    def _enter(self, link: HandOver, out: ReplicaOut) -> None:
+        """The next epoch begins here."""
+        replica = self._replica
+        state = replica.state.reconfiguring
+        assert state is not None
+        before = self.configuration
+        place = Place(link.next, link.ending.opening)
+        for one in (*self.ahead, link):
+            if one.ending.epoch <= link.ending.epoch:
+                self.links[one.ending.epoch] = one
+        self.ahead = [one for one in self.ahead if one.ending.epoch > link.ending.epoch]
+        if not self.ahead:
+            self.ahead_place = place
+        members = set(place.configuration.members)
+        self.leaving = tuple(entry for entry in before.roster.entries if entry.id not in members)
+        self.crossing = self.last = self.ending = None
+        self.votes, self.holders = {}, {}
+        self.place = place
+        if state.configuration.epoch == link.ending.epoch:
+            state.enter(place, extended(state.schedule, link.signed.command))
+        if not replica.enter(before, place, link, out):
+            return
+        early, self._early = self._early, {}
+        out.deliver(Linked(link.ending.epoch, link.encode()))
+        out.deliver(Entered(place, link.encode()))
+        self.tell_neighbours(out)
+        self.begin(out)
+        for sender in sorted(early):
+            for frame in early[sender].frames:
+                replica.on_message(sender, frame, out)
+
+    def begin(self, out: ReplicaOut) -> None:
+        """In a new epoch, or up again in one: say that the state that it begins with is held here."""
+        replica = self._replica
+        opened_by = self.opened_by
+        self.active = opened_by is None or replica.applied > opened_by.ending.slot
+        if not replica.passive and not self.active:
+            signature = replica.settings.keyring.sign(HOLDING_PURPOSE, self.place.opening)
+            self.holders[replica.me] = signature
+            self.everyone(pack_control(Holding(self.configuration.epoch, signature, answer=False)), out)
+            self._count_holders(out)
+        self._prove_links(out)
+
+    def _on_holding(self, sender: MemberId, message: Holding, out: ReplicaOut) -> None:
+        replica = self._replica
+        if message.epoch > self.configuration.epoch:
+            self._ask_chain(sender, out)
+            return
+        if message.epoch < self.configuration.epoch:
+            self._send_chain(sender, message.epoch, out)
+            return
+        if sender not in replica.indices:
+            return
+        if not replica.settings.keyring.verify(sender, HOLDING_PURPOSE, self.place.opening, message.signature):
+            raise WireError("a bad signature under the state that an epoch begins with")
+        self.holders[sender] = message.signature
+        mine = self.holders.get(replica.me)
+        if message.answer and mine is not None:
+            out.send(sender, pack_control(Holding(message.epoch, mine, answer=False)))
+        self._count_holders(out)
+
+    def _count_holders(self, out: ReplicaOut) -> None:
+        replica = self._replica
+        if len(self.holders) >= replica.quorum.certificate:
+            self.active = True
+            if replica.observing and any(entry.id == replica.me for entry in self.leaving):
+                replica.halt(f"this member is no part of the group since epoch {self.configuration.epoch}", out)
+
+    def _prove_links(self, out: ReplicaOut) -> None:
+        """Clients' links are proved with the epoch's key, so that replies over them count (SAFETY rule 8)."""
+        replica = self._replica
+        if replica.passive:
+            return
+        for client, binding in self.bindings.items():
+            signature = replica.settings.keyring.sign(frames.LINK_PURPOSE, binding)
+            out.deliver(ToClient(client, pack_answer(frames.LinkProof(self.configuration.epoch, signature))))
+
+    def on_client_link(self, client: bytes, binding: bytes, out: ReplicaOut) -> None:
+        """A client's link came up."""
+        replica = self._replica
+        self.bindings.pop(client, None)
+        if len(self.bindings) >= CLIENTS_MAX:
+            del self.bindings[next(iter(self.bindings))]
+        self.bindings[client] = binding
+        if not replica.passive:
+            signature = replica.settings.keyring.sign(frames.LINK_PURPOSE, binding)
+            out.deliver(ToClient(client, pack_answer(frames.LinkProof(self.configuration.epoch, signature))))
+
+    # ------------------------------------------------------------------------------------------ the chain
+
+    def chain_from(self, epoch: int) -> tuple[bytes, ...]:
+        """The hand-overs from the one that ends this epoch on, as many as go into one answer."""
+        size = 0
+        packed: list[bytes] = []
+        while (link := self.links.get(epoch)) is not None:
+            epoch += 1
+            data = link.encode()
+            size += len(data)
+            if packed and size > CHAIN_BYTES:
+                break
+            packed.append(data)
+        return tuple(packed)
+
+    def _send_chain(self, to: MemberId, epoch: int, out: ReplicaOut) -> None:
+        replica = self._replica
+        links = self.chain_from(epoch)
+        if not links or not replica.may_serve(to) or self._answered.get(to) == epoch:
+            return
+        self._answered[to] = epoch  # once a beat is enough
+        replica.serve(to, pack_control(ChainLinks(links)), out)
+
+    def _ask_chain(self, of: MemberId, out: ReplicaOut) -> None:
+        if self._answered.get(of) != -1:
+            self._answered[of] = -1
+            out.send(of, pack_control(ChainRequest(self.ahead_place.configuration.epoch)))
+
+    def on_control(self, sender: MemberId, message: frames.Control, out: ReplicaOut) -> bool:
+        """A message between epochs; says whether it was one."""
+        match message:
+            case EndingVote():
+                self._on_ending_vote(sender, message, out)
+            case Holding():
+                self._on_holding(sender, message, out)
+            case ChainRequest(epoch):
+                self._send_chain(sender, epoch, out)
+            case ChainLinks(links):
+                self._on_links(sender, links, out)
+            case _:
+                return False
+        return True
+
+    def on_other_epoch(self, sender: MemberId, epoch: int, frame: bytes, out: ReplicaOut) -> None:
+        """A frame of another epoch: early ones wait, late ones are of no use to anybody."""
+        here = self.configuration.epoch
+        if epoch < here:
+            self._send_chain(sender, epoch, out)
+            return
+        self._ask_chain(sender, out)
+        if epoch != here + 1:
+            return
+        early = self._early.setdefault(sender, _Early())
+        early.frames.append(frame)
+        early.size += len(frame)
+        while len(early.frames) > EARLY_FRAMES or early.size > EARLY_BYTES:
+            early.size -= len(early.frames.popleft())
+
+    def on_status(self, sender: MemberId, epoch: int, out: ReplicaOut) -> None:
+        """Another member is in this epoch."""
+        if epoch < self.configuration.epoch:
+            self._send_chain(sender, epoch, out)
+        elif epoch > self.ahead_place.configuration.epoch:
+            self._ask_chain(sender, out)
+
+    def _on_links(self, sender: MemberId, packed: tuple[bytes, ...], out: ReplicaOut) -> None:
+        settings = self._replica.settings
+        keychain = settings.keychain
+        assert keychain is not None
+        for data in packed:
+            link = HandOver.decode(data)
+            epoch = link.ending.epoch
+            known = self._known(epoch)
+            if known is not None:
+                if contradict(known, link):
+                    self._on_contradiction(known, link, out)
+                    return
+                continue
+            try:
+                self.ahead_place = follow(settings.group, self.ahead_place, link, keychain.verifier, settings.verify)
+            except ChainError as error:
+                raise WireError(str(error)) from None
+            self.ahead.append(link)
+            out.deliver(Linked(epoch, data))
+        self._approach(out)
+
+    def _known(self, epoch: int) -> HandOver | None:
+        if epoch in self.links:
+            return self.links[epoch]
+        return next((link for link in self.ahead if link.ending.epoch == epoch), None)
+
+    def _on_contradiction(self, known: HandOver, link: HandOver, out: ReplicaOut) -> None:
+        """Two endings of one epoch: if the other one is genuine, nobody can be trusted any more (SAFETY rule 28)."""
+        replica, settings = self._replica, self._replica.settings
+        keychain = settings.keychain
+        assert keychain is not None
+        place = Place(replica.founding, settings.group)
+        try:
+            for epoch in range(link.ending.epoch):
+                one = self._known(epoch)
+                if one is None:
+                    raise ChainError(f"the hand-over of epoch {epoch} is not here to compare with")
+                place = follow(settings.group, place, one, keychain.verifier, settings.verify)
+            follow(settings.group, place, link, keychain.verifier, settings.verify)
+        except ChainError as error:
+            raise WireError(str(error)) from None
+        for member in signers_of_both(known, link):
+            replica.blame(member, "two hand-overs of one epoch", known.encode() + link.encode(), out)
+        replica.halt(f"epoch {link.ending.epoch} has two hand-overs: its members broke the rules", out)
+
+    def _approach(self, out: ReplicaOut) -> None:
+        """There are links ahead: go where they lead, by the state that is here or by fetching the newest."""
+        if not self.ahead or self.crossing is not None:
+            return
+        replica = self._replica
+        link = self.ahead[0]
+        slot = link.ending.slot
+        if replica.applied > slot:
+            replica.halt(f"epoch {link.ending.epoch} ended at slot {slot}, and this member executed more", out)
+            return
+        if replica.applied == slot:
+            ready = replica.checkpoints.ready.get(slot)
+            if replica.checkpoints.stable == slot or (ready is not None and ready[0] == link.ending.root):
+                self._cross(link, out)
+            elif ready is not None:
+                replica.halt(f"this member's state differs from the quorum's at slot {slot}", out)
+            else:
+                replica.hash_now(slot)
+            return
+        newest = self.ahead[-1].ending
+        replica.catchup.fetch(newest.slot, newest.root, self.ahead[-1].certificate, out)
+
+    def on_fetched(self, slot: Slot, out: ReplicaOut) -> bool:
+        """The state after this slot was fetched; says whether it leads into another epoch."""
+        leads = [link for link in self.ahead if link.ending.slot <= slot]
+        if not leads:
+            return False
+        self.crossing = leads[-1]
+        return True
+
+    # ------------------------------------------------------------------------------------------ again and again
+
+    def on_beat(self, out: ReplicaOut) -> None:
+        """Say again what may have been lost."""
+        replica = self._replica
+        self._answered.clear()
+        if replica.beat % REPEAT_BEATS:
+            return
+        if self.crossing is not None:
+            self.on_saved(replica.settling.saved[-1] if replica.settling.saved else -1, out)
+            return
+        mine = self.votes.get(replica.me)
+        if mine is not None:
+            self.everyone(pack_control(EndingVote(*mine)), out)
+        held = self.holders.get(replica.me)
+        if held is not None and not self.active:
+            out.broadcast(pack_control(Holding(self.configuration.epoch, held, answer=True)))
+        if self.ahead:
+            self._approach(out)
+
+    def restore(self, packed: list[bytes], newest: HandOver | None) -> None:
+        """After a restart: what is known of the chain. Raises `WireError` if it is not a chain."""
+        settings = self._replica.settings
+        keychain = settings.keychain
+        assert keychain is not None
+        place = self.place
+        try:
+            for data in packed:
+                link = HandOver.decode(data)
+                if link.ending.epoch != place.configuration.epoch:
+                    continue
+                if newest is not None and link.ending.epoch >= newest.ending.epoch:
+                    break
+                place = follow(settings.group, place, link, keychain.verifier, settings.verify)
+                if newest is not None:
+                    self.links[link.ending.epoch] = link
+                else:
+                    self.ahead.append(link)
+        except (ChainError, ConfigurationError) as error:
+            raise WireError(str(error)) from None
+        if newest is None:
+            self.ahead_place = place
+            return
+        # The log's own newest link is the member's own word: it crossed there.
+        self.links[newest.ending.epoch] = newest
+        self.place = self.ahead_place = Place(newest.next, newest.ending.opening)
+
+
+__all__ = ["Last", "Succession"]
