@@ -16,7 +16,7 @@ come to an outcome, since its offer's proof is what the others propose.
 
 *Lost messages.* Whoever does not know the outcome asks for it when it is told `Again`, and says whose offers it holds.
 Who knows the outcome sends its proof. Who does not, says again what it said; its own offer in full only if the asker
-lacks it and no proof of it exists yet. No step waits for a timer.
+lacks it and no proof of it exists yet, and more and more seldom. No step waits for a timer.
 
 *Restarts.* All that the parts write down is kept, and their order with it; bytes are kept beside, once.
 
@@ -269,7 +269,8 @@ class DispersedAgreement(Forkable, Machine[Input, Message, Agreed]):
         own = self.offers[self.index]
         holds = int.from_bytes(ask.held, "little") >> self.index & 1
         if own.value is not None and own.final is None and not holds:
-            if self.shelf.may_give(sender):
+            if self.shelf.is_due(sender):
+                self.shelf.sent(sender)
                 out.send(sender, Offer(self.shelf.held[own.value]))
         else:
             for message in own.said():
@@ -396,6 +397,8 @@ class DispersedAgreement(Forkable, Machine[Input, Message, Agreed]):
             match effect:
                 case Broadcast(cb.Send(digest), _):
                     out.broadcast(Offer(self.shelf.held[digest]))
+                    for member in self.setup.members:
+                        self.shelf.sent(member)
                 case Broadcast(message, _):
                     out.broadcast(Dispersal(index, cb.CODEC.encode(message)))
                 case Persist(record, _):

@@ -2,7 +2,11 @@
 
 A large value is sent once to each member, and all that is said about it names its digest. A member writes the bytes
 down before it says that it holds them (SAFETY rules 3 and 5); who lacks them asks one of those that said so, and the
-next one when it is told that some time has passed.
+next one when some time has passed.
+
+Time is counted in *looks*, of which the host gives one about every second. A large value may be under way for longer
+than that on a thin link, and sending it again meanwhile would only make it worse: so the waits between repetitions
+double, up to `WAIT_MAX` looks.
 """
 
 from __future__ import annotations
@@ -19,6 +23,9 @@ from bftkit.core.machine import Digest, MemberId, Out, Record
 GIVEN_MAX: Final = 2
 """So many values a peer is given between two looks: asking is cheap, answering is not."""
 
+WAIT_MAX: Final = 4
+"""The most looks between two repetitions."""
+
 
 @attrs.define
 class Shelf:
@@ -30,6 +37,9 @@ class Shelf:
     """Who should hold what is looked for; the next one to be asked stands first."""
     given: dict[MemberId, int] = attrs.field(factory=dict[MemberId, int])
     """How many values each peer was given since the last look."""
+    looks: int = 0
+    repeated: dict[MemberId | Digest, tuple[int, int]] = attrs.field(factory=dict[MemberId | Digest, tuple[int, int]])
+    """How often a member was sent this member's value, or a digest was asked for; and the look for the next time."""
 
     def hold(self, value: bytes, out: Out[Message, Agreed]) -> Digest:
         """Write the bytes down and keep them; their digest."""
@@ -53,13 +63,26 @@ class Shelf:
     def want(self, digest: Digest, holders: Iterable[MemberId], out: Out[Message, Agreed]) -> None:
         """Look for these bytes with these members, beginning now."""
         self.wanted[digest] = tuple(holders)
+        self.sent(digest)
         self._ask(digest, out)
 
     def again(self, out: Out[Message, Agreed]) -> None:
-        """Ask the next holder of each that is still wanted; peers may be given values anew."""
+        """One more look: ask the next holder of what is still wanted; peers may be given values anew."""
+        self.looks += 1
         self.given.clear()
         for digest in sorted(self.wanted):
-            self._ask(digest, out)
+            if self.is_due(digest):
+                self.sent(digest)
+                self._ask(digest, out)
+
+    def is_due(self, about: MemberId | Digest) -> bool:
+        """Whether it is time to send this member one's value again, or to ask for this digest again."""
+        return self.looks >= self.repeated.get(about, (0, 0))[1]
+
+    def sent(self, about: MemberId | Digest) -> None:
+        """It is under way, and given at least one whole interval between two looks; the next time a longer one."""
+        times = self.repeated.get(about, (0, 0))[0]
+        self.repeated[about] = (times + 1, self.looks + 1 + min(1 << times, WAIT_MAX))
 
     def _ask(self, digest: Digest, out: Out[Message, Agreed]) -> None:
         holders = self.wanted[digest]
