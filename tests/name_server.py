@@ -39,14 +39,13 @@ class NameServer:
         """What every question is answered with, if it is not NOERROR."""
         self.silent = False
         self.lie: Lie | None = None
-        self.spoofed: list[bytes] = []
-        """Sent before each answer, from another port."""
+        self.asking: Callable[[tuple[str, int]], None] = lambda source: None
+        """Is told where each datagram comes from."""
         self.asked_over: list[str] = []
         """``udp`` or ``tcp``, for each question."""
         self._zone: dict[tuple[dns.name.Name, dns.rdatatype.RdataType], dns.rrset.RRset] = {}
         self._lock = threading.Lock()
         self._udp, self._tcp = _pair()
-        self._other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._stop, self._stopped = socket.socketpair()
         self._thread = threading.Thread(target=self._serve, name="name-server")
 
@@ -63,7 +62,9 @@ class NameServer:
         full = dns.name.from_text(name, self.domain)
         with self._lock:
             if values:
-                found = dns.rrset.from_text_list(full, ttl, dns.rdataclass.IN, kind, list(values), origin=self.domain)
+                found = dns.rrset.from_text_list(
+                    full, ttl, dns.rdataclass.IN, kind, list(values), origin=self.domain, relativize=False
+                )
                 self._zone[full, dns.rdatatype.from_text(kind)] = found
             else:
                 self._zone.pop((full, dns.rdatatype.from_text(kind)), None)
@@ -75,7 +76,7 @@ class NameServer:
     def __exit__(self, *_: object) -> None:
         self._stop.close()
         self._thread.join()
-        for sock in (self._udp, self._tcp, self._other, self._stopped):
+        for sock in (self._udp, self._tcp, self._stopped):
             sock.close()
 
     # --- serving ------------------------------------------------------------------------------------------------
@@ -96,8 +97,7 @@ class NameServer:
     def _on_datagram(self) -> None:
         wire, source = self._udp.recvfrom(1 << 16)
         self.asked_over.append("udp")
-        for data in self.spoofed:
-            self._other.sendto(data, source)
+        self.asking(source)
         query = dns.message.from_wire(wire)
         reply = self._reply(query)
         if reply is None:
@@ -144,7 +144,9 @@ class NameServer:
                 reply.set_rcode(dns.rcode.NXDOMAIN)
             soa = f"ns hostmaster 1 3600 600 86400 {self.negative_ttl}"
             reply.authority.append(
-                dns.rrset.from_text_list(self.domain, 3600, dns.rdataclass.IN, "SOA", [soa], origin=self.domain)
+                dns.rrset.from_text_list(
+                    self.domain, 3600, dns.rdataclass.IN, "SOA", [soa], origin=self.domain, relativize=False
+                )
             )
         return reply
 

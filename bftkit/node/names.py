@@ -14,7 +14,7 @@ import stat
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
@@ -25,9 +25,6 @@ from bftkit.membership.genesis import Genesis
 from bftkit.membership.names import AddressBook, NameService, Naming, Sink, parse_naming
 from bftkit.membership.roster import RosterEntry
 from bftkit.network.addresses import Address
-
-if TYPE_CHECKING:
-    from bftkit.node.zone import WatchedZone
 
 logger = logging.getLogger("bftkit.node")
 
@@ -183,19 +180,19 @@ def open_names(settings: NameSettings | None, folder: Path, genesis: Genesis, me
     """The name services that a member's or a client's settings ask for; None if there are none."""
     if settings is None:
         return None
+    members = tuple(member for member in genesis.roster.ids if member != me)
+    return Names(genesis.roster.entries, open_services(settings, folder, members), me=me, group=genesis.name)
+
+
+def open_services(settings: NameSettings, folder: Path, members: Sequence[MemberId]) -> list[NameService]:
+    """The services alone, the most trusted first. `folder`: what paths are relative to."""
     services: list[NameService] = []
     if settings.file is not None:
         services.append(WatchedFile(folder / settings.file))
     if settings.dns is not None:
-        services.append(_open_zone(settings, genesis, me))
-    return Names(genesis.roster.entries, services, me=me, group=genesis.name)
+        from bftkit.node.resolver import Resolver  # whoever does not use the DNS need not load it
+        from bftkit.node.zone import WatchedZone
 
-
-def _open_zone(settings: NameSettings, genesis: Genesis, me: MemberId | None) -> WatchedZone:
-    from bftkit.node.resolver import Resolver  # whoever does not use the DNS need not load it
-    from bftkit.node.zone import WatchedZone
-
-    assert settings.dns is not None
-    members = tuple(member for member in genesis.roster.ids if member != me)
-    resolver = Resolver(settings.dns.resolver_address)
-    return WatchedZone(settings.dns.domain, resolver, members, salt=secrets.token_bytes(16))
+        resolver = Resolver(settings.dns.resolver_address)
+        services.append(WatchedZone(settings.dns.domain, resolver, members, salt=secrets.token_bytes(16)))
+    return services
