@@ -130,7 +130,7 @@ class Names:
         """`entries`: the roster's. `services`: the more trusted ones first. `me`: this member, or None for a client."""
         self.book = AddressBook(entries, [one.name for one in services], me=me, group=group, schemes=schemes)
         self._services = tuple(services)
-        self._me = me
+        self._me = me or "client"
         self._tellings = 0
 
     async def run(self, readdress: Readdress) -> None:
