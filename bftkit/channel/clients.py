@@ -226,6 +226,8 @@ class ClientDesk:
         text = replica.stopped
         if replica.passive:
             text = "this member takes no part in this epoch"
+        elif replica.wedged:
+            text = "this member has left the epoch's protocol; ask in the next epoch"
         elif len(read.operation) > replica.limits.operation_bytes:
             text = f"an operation exceeds the group's limit of {replica.limits.operation_bytes} bytes"
         elif len(self._reads) >= replica.limits.reads or self._readers[client] >= replica.limits.client_reads:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
+
 from bftkit.channel import frames
 from bftkit.channel.bundles import COMMAND, Bundle
 from bftkit.channel.interface import ReplicaOut
@@ -46,6 +48,8 @@ class Orders:
             command = signed.check(settings.group, here.epoch, here.operators, here.operator_threshold, settings.verify)
             if command.change is not None:
                 there = following(here, command, extended(state.schedule, command))
+                if command.kind == FORCED:
+                    there = attrs.evolve(there, coin=here.coin)
                 reason = keychain.why_not(there)
                 if reason is not None and replica.me in there.members:
                     raise CommandError(f"{replica.me}: {reason}")
@@ -53,7 +57,8 @@ class Orders:
             self._refuse(name, str(error))
             return False
         if command.kind == FORCED:
-            self._refuse(name, "forced changes are not there yet")
+            self.refused.pop(name, None)
+            replica.wedge.on_order(signed, out)
             return False
         self.refused.pop(name, None)
         return True
@@ -89,6 +94,10 @@ class Orders:
         if name in state.outcomes:
             slot, text = state.outcomes[name]
             return (frames.DONE if text == "carried out" else frames.REFUSED), f"{text} (slot {slot})"
+        if replica.wedge.command is not None and replica.wedge.command.name == name:
+            agreed = replica.wedge.continuation
+            text = f"{replica.me} has left the protocol; {len(replica.wedge.reports)} members have reported"
+            return frames.TAKEN, text if agreed is None else f"the epoch ends at slot {agreed.end}"
         if (name, 0, 0) in replica.pool:
             return frames.TAKEN, "waits to be ordered"
         if name in self.refused:

@@ -72,9 +72,11 @@ from bftkit.channel.spectator import Spectator
 from bftkit.channel.state import ReplicatedState, error_text
 from bftkit.channel.succession import Succession
 from bftkit.channel.watch import CLOCK_BEATS, LeaderWatch
+from bftkit.channel.wedge import BEDROCK_RECORD, WEDGE_RECORD, Wedge
 from bftkit.configuration.text import ConfigurationError
 from bftkit.core.digest import NO_DIGEST, digest
 from bftkit.core.machine import (
+    STANDING,
     Blame,
     Broadcast,
     CancelTimer,
@@ -191,6 +193,7 @@ class Replica:
         """How epochs end and begin; None: this group's configuration never changes."""
         self.preparing = Preparing(self)
         self.orders = Orders(self)
+        self.wedge = Wedge(self)
         if settings.place is not None:
             self.state.reconfiguring = self._reconfiguring(settings, settings.place)
             self.founding = settings.place.configuration
@@ -226,22 +229,25 @@ class Replica:
         """What the protocol's timers and draws begin with: those of an epoch before mean nothing."""
         self.wedged = False
         """Whether this member has left the epoch's protocol (SAFETY rule 21)."""
+        self.records: list[tuple[Slot, bytes]] = []
+        """The protocol's records of this epoch that a forced ending may need, each with the slot that it is about."""
         self.machine: OrderingMachine
+        self.setup: Setup | None = None
+        """What the protocol's machine was made from; None at one that is no member."""
         if self.observing:
             self.machine = Spectator()
             return
-        self.machine = settings.plugin.create(
-            Setup(
-                settings.me,
-                settings.members,
-                settings.quorum,
-                settings.keyring,
-                start,
-                settings.window,
-                settings.parameters,
-                settings.coins,
-            )
+        self.setup = Setup(
+            settings.me,
+            settings.members,
+            settings.quorum,
+            settings.keyring,
+            start,
+            settings.window,
+            settings.parameters,
+            settings.coins,
         )
+        self.machine = settings.plugin.create(self.setup)
 
     @staticmethod
     def _reconfiguring(settings: ReplicaSettings, place: Place) -> Reconfiguring:
@@ -276,6 +282,7 @@ class Replica:
             self._restore_checkpoint(*restored.checkpoint)
         protocol_records: list[bytes] = []
         decided: dict[Slot, Digest] = {}
+        wedged_by, bedrock_records = b"", list[bytes]()
         for record in restored.records:
             kind, body = record[:1], record[1:]
             if kind == _PROTOCOL_RECORD:
@@ -290,10 +297,19 @@ class Replica:
             elif kind == _EPOCH_RECORD:
                 protocol_records.clear()
                 decided.clear()
+                wedged_by, bedrock_records = b"", []
+            elif kind == WEDGE_RECORD:
+                wedged_by = body
+            elif kind == BEDROCK_RECORD:
+                bedrock_records.append(body)
             else:
                 raise WireError(f"unknown kind of log record {kind.hex()}")
         if not self.passive:
             self._step(lambda inner: self.machine.on_restore(protocol_records, inner), out)
+        if self.succession is not None:
+            self.records = [(STANDING, record) for record in protocol_records]
+            if wedged_by:
+                self.wedge.restore(wedged_by, bedrock_records)
         for slot in sorted(decided):
             if slot > self.applied:
                 self.catchup.learned[slot] = decided[slot]
@@ -370,6 +386,7 @@ class Replica:
         self.catchup = CatchUp(self)
         self.watch = LeaderWatch(self)
         self.proposer = Proposer(self)
+        self.wedge = Wedge(self)
         self._inputs.clear()
         self._told_waiting = False
         self._bytes_since_checkpoint = 0
@@ -426,6 +443,7 @@ class Replica:
             self.succession.tell_neighbours(out)
             self.preparing.on_executed(out)
             self.succession.begin(out)
+            self.wedge.start(out)
         self._advance(out, replay=True)
         self._tell_status(out)
 
@@ -475,11 +493,17 @@ class Replica:
                 self._step(lambda inner: self.machine.on_timer(key[1:], inner), out)
         elif key == ("beat",):
             self._on_beat(out)
+        elif self.wedge.is_mine(key):
+            self.wedge.on_timer(key, out)
+            self._advance(out)
 
     def on_draw(self, key: DrawKey, value: int, out: ReplicaOut) -> None:
         """A draw that the protocol asked for."""
         if key[0] == self._tag and not self.passive:
             self._step(lambda inner: self.machine.on_draw(key[1:], value, inner), out)
+        elif self.wedge.is_mine(key):
+            self.wedge.on_draw(key, value, out)
+            self._advance(out)
 
     # ------------------------------------------------------------------------------------------ the protocol
 
@@ -529,6 +553,8 @@ class Replica:
                     out.send(to, frame)
                 case Persist(record, slot):
                     out.persist(_PROTOCOL_RECORD + record, slot)
+                    if self.succession is not None:
+                        self.records.append((slot, record))
                 case Deliver(output):
                     self._on_output(output, out)
                 case SetTimer(key, ticks):
@@ -629,6 +655,9 @@ class Replica:
             self.settling.vote(*ready, out)
         if self.stopped is not None or self.passive:
             return
+        if self.wedged:
+            self._advance(out)
+            return
         self._tell_waiting(out)
         self.proposer.on_round_end(out)
         self._advance(out)
@@ -675,6 +704,7 @@ class Replica:
             if succession is not None:
                 self.preparing.on_executed(out)
                 succession.on_executed(slot, out)
+                self.wedge.look_for_end(out)
         self.clients.answer_reads(out)
 
     def _want_from(self, first: Slot, out: ReplicaOut) -> None:
@@ -712,12 +742,21 @@ class Replica:
         self._bytes_since_checkpoint = 0
         self.proposer.on_jump()
 
+    def forget_records(self, floor: Slot) -> None:
+        """Of the protocol's records, those about slots above `floor`, and the standing ones, still matter."""
+        if self.records and self.failed is None and not self.passive:
+            standing = [(STANDING, record) for record in self.machine.standing()]
+            self.records = standing + [
+                (slot, record) for slot, record in self.records if slot != STANDING and slot > floor
+            ]
+
     def standing(self) -> tuple[bytes, ...]:
         """The standing records that a new log segment must begin with."""
         records = () if self.passive else self.machine.standing()
         opened_by = self.succession.opened_by if self.succession is not None else None
         epoch = () if opened_by is None else (_EPOCH_RECORD + opened_by.encode(),)
-        return (*epoch, self.settling.own_record(), *(_PROTOCOL_RECORD + record for record in records))
+        own = self.settling.own_record()
+        return (*epoch, own, *(_PROTOCOL_RECORD + record for record in records), *self.wedge.standing())
 
     # ------------------------------------------------------------------------------------------ the beat
 
@@ -736,6 +775,7 @@ class Replica:
         if self.succession is not None:
             self.succession.on_beat(out)
             self.preparing.on_beat(out)
+            self.wedge.on_beat(out)
         if self.stopped is None and not self.passive:
             self.clients.forward(out)
             self.watch.on_beat(out)
@@ -757,7 +797,9 @@ class Replica:
 
     def _on_control(self, sender: MemberId, message: Control, out: ReplicaOut) -> None:
         if self.succession is not None and (
-            self.succession.on_control(sender, message, out) or self.preparing.on_control(sender, message, out)
+            self.succession.on_control(sender, message, out)
+            or self.preparing.on_control(sender, message, out)
+            or self.wedge.on_control(sender, message, out)
         ):
             pass
         elif isinstance(message, CheckpointVote):

@@ -45,7 +45,7 @@ class Settling:
         replica = self._replica
         if replica.succession is not None and replica.succession.on_hashed(slot, root, out):
             return
-        if replica.passive or replica.stopped is not None:
+        if replica.passive or replica.wedged or replica.stopped is not None:
             self._try_stable(slot, out)
             return
         self.note_voted(slot, out)
@@ -113,6 +113,8 @@ class Settling:
     def vote_again(self, out: ReplicaOut) -> None:
         """Checkpoints that are not stable yet: votes may have been lost, and nothing else would bring them again."""
         replica = self._replica
+        if replica.wedged:
+            return  # what it signs from now on is the epoch's end (SAFETY rule 21)
         for slot in sorted(replica.checkpoints.ready):
             vote = replica.checkpoints.votes.get(slot, {}).get(replica.me)
             if vote is not None:
@@ -126,6 +128,7 @@ class Settling:
         replica.batches.forget(floor, replica.applied)
         replica.history = {slot: name for slot, name in replica.history.items() if slot > floor}
         replica.catchup.forget(replica.applied)
+        replica.forget_records(floor)
 
     def on_saved(self, slot: Slot, out: ReplicaOut) -> None:
         """The checkpoint is durable."""

@@ -130,8 +130,12 @@ class Succession:
         """The epoch's last slot, if it is known."""
         if self.last is not None:
             return self.last.slot
-        state = self._replica.state.reconfiguring
-        return state.boundary if state is not None and state.boundary else None
+        replica = self._replica
+        state, forced = replica.state.reconfiguring, replica.wedge.continuation
+        planned = state.boundary if state is not None and state.boundary else None
+        if forced is None:
+            return planned
+        return forced.end if planned is None else min(planned, forced.end)
 
     @property
     def at_end(self) -> bool:
@@ -181,7 +185,13 @@ class Succession:
         """The epoch's last slot is executed here; what is left is to sign it."""
         replica = self._replica
         self.last = last
-        replica.hash_now(last.slot)
+        ready, stable = replica.checkpoints.ready.get(last.slot), replica.checkpoints.at(last.slot)
+        if ready is not None:
+            self.on_hashed(last.slot, ready[0], out)
+        elif stable is not None:
+            self.on_hashed(last.slot, stable.root, out)
+        else:
+            replica.hash_now(last.slot)
 
     def on_hashed(self, slot: Slot, root: Digest, out: ReplicaOut) -> bool:
         """The state after this slot is hashed; says whether that was the epoch's last one."""

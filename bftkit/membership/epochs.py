@@ -174,12 +174,7 @@ def following(configuration: Configuration, command: Command, schedule: Schedule
     `schedule` is the one that `extended` made. A pure function: everybody comes to the same, or to the same refusal.
     Raises `CommandError`, which has the numbers.
     """
-    change = command.change
-    if change is None:
-        raise CommandError("the command changes nothing")
-    _check_numbers(change)
-    if command.kind == FORCED:
-        _check_forced(configuration, change)
+    change = check_change(configuration, command)
     epoch = configuration.epoch + 1
     entries: list[RosterEntry] = []
     for seat in change.members:
@@ -194,7 +189,6 @@ def following(configuration: Configuration, command: Command, schedule: Schedule
             RosterEntry(seat.id, seat.identity, seat.epoch_root, seat.epoch_count, keys[epoch], path, seat.addresses)
         )
     try:
-        _check_operators(change)
         return Configuration(
             epoch,
             change.protocol,
@@ -209,6 +203,21 @@ def following(configuration: Configuration, command: Command, schedule: Schedule
         )
     except ConfigurationError as error:
         raise CommandError(str(error)) from None
+
+
+def check_change(configuration: Configuration, command: Command) -> Change:
+    """All of `following`'s checks that need no schedule: for operators, who do not hold one. Raises `CommandError`."""
+    change = command.change
+    if change is None:
+        raise CommandError("the command changes nothing")
+    _check_numbers(change)
+    try:
+        _check_operators(change)
+    except ConfigurationError as error:
+        raise CommandError(str(error)) from None
+    if command.kind == FORCED:
+        _check_forced(configuration, change, accept_loss=command.accept_loss)
+    return change
 
 
 def _check_numbers(change: Change) -> None:
@@ -235,7 +244,13 @@ def _check_operators(change: Change) -> None:
             raise CommandError(f"an operator's key is the identity of member {identities[key]}")
 
 
-def _check_forced(configuration: Configuration, change: Change) -> None:
+def _check_forced(configuration: Configuration, change: Change, *, accept_loss: bool) -> None:
+    if configuration.f == 0 and configuration.c == 0 and not accept_loss:
+        # SAFETY rule 24: what one member alone has written, and answered, nobody else knows.
+        raise CommandError(
+            "with c = 0 a member that is gone may have acknowledged what nobody else has; "
+            "only operators who accept that loss can leave the protocol by force"
+        )
     reason = configuration.why_not_forced()
     if reason is not None:
         raise CommandError(reason)

@@ -1,0 +1,458 @@
+"""Leaving a protocol that has stopped: wedge, report, agree by the bedrock, carry on from what may have been decided.
+
+An operators' command, passed on by whoever has it, makes a member *wedge*: it leaves the epoch's protocol for good,
+durably, before anything that says so leaves (SAFETY rule 21). Then it *reports*, signed: its newest stable checkpoint,
+and what it may have helped to decide above it, from its durable records alone, so that a protocol whose code has
+failed can be left, too (rule 29). With n - f - c reports at hand it proposes them to the group's bedrock agreement,
+which decides *which* reports count. From these everybody computes the same continuation (rule 22), executes it, and
+signs the end of the epoch like any other.
+
+Should the continuation reach the boundary of a planned change that was committed before, then that one wins, and the
+forced command is superseded: both paths sign the same ending.
+
+What was delivered anywhere is in every continuation; what stood above it returns to the pool, and its clients notice
+nothing but time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import attrs
+
+from bftkit.blocks import bedrock as bed
+from bftkit.channel import frames
+from bftkit.channel.bundles import COMMAND, make_proved_bundle
+from bftkit.channel.frames import BedrockMessage, Wedged, pack_control
+from bftkit.channel.interface import ReplicaOut
+from bftkit.channel.state import error_text
+from bftkit.channel.succession import REPEAT_BEATS, Last
+from bftkit.core.digest import digest
+from bftkit.core.machine import (
+    STANDING,
+    Broadcast,
+    CancelTimer,
+    Deliver,
+    Digest,
+    Draw,
+    DrawKey,
+    DrawSecret,
+    MemberId,
+    Out,
+    Persist,
+    Send,
+    SetTimer,
+    Slot,
+    TimerKey,
+)
+from bftkit.core.ordering import Setup
+from bftkit.core.quorum import Quorum
+from bftkit.core.wire import Blob, Codec, Many, Maybe, Member, Signature64, Struct, WireError
+from bftkit.crypto.signed import Certificate
+from bftkit.membership.commands import FORCED, Command, CommandError, SignedCommand
+from bftkit.membership.epochs import Configuration, Schedule, extended, following
+
+if TYPE_CHECKING:
+    from bftkit.channel.replica import Replica
+
+REPORT_PURPOSE: Final = "abort"
+BEDROCK_ID: Final = b"ending"
+HISTORY_BYTES_MAX: Final = 4 << 20
+WEDGE_RECORD: Final = b"\x06"
+"""The kind of a log record: the command by which this member left the epoch's protocol."""
+BEDROCK_RECORD: Final = b"\x07"
+"""The kind of a log record of the bedrock agreement."""
+
+
+@attrs.frozen
+class Report:
+    """What a member that has left the protocol may have helped to decide."""
+
+    stable: Annotated[Certificate | None, Maybe(Struct(Certificate))]
+    """Its newest stable checkpoint, or the hand-over that opened the epoch; None: slot 0."""
+    history: Annotated[bytes, Blob(HISTORY_BYTES_MAX)]
+    """Above it: the protocol's own account (`Plugin.history`)."""
+
+
+@attrs.frozen
+class SignedReport:
+    """A report and its member's signature."""
+
+    member: Member
+    report: Annotated[bytes, Blob(HISTORY_BYTES_MAX + (1 << 20))]
+    signature: Signature64
+
+
+@attrs.frozen
+class ForcedEnding:
+    """What the bedrock agrees on: the command, and the reports that count."""
+
+    command: Annotated[bytes, Blob(2 << 20)]
+    reports: Annotated[tuple[SignedReport, ...], Many(Struct(SignedReport), 1024)]
+
+
+REPORT_CODEC: Final = Codec[Report]("report", {1: Report}, bytes_max=HISTORY_BYTES_MAX + (1 << 20))
+ENDING_CODEC: Final = Codec[ForcedEnding]("forced ending", {1: ForcedEnding}, bytes_max=bed.VALUE_BYTES_MAX)
+
+
+@attrs.frozen
+class Continuation:
+    """How the epoch goes on, and ends, without its protocol."""
+
+    command: SignedCommand
+    start: Slot
+    """The highest certified checkpoint of all reports."""
+    certificate: Certificate | None
+    slots: tuple[tuple[Slot, Digest], ...]
+
+    @property
+    def end(self) -> Slot:
+        """The last slot."""
+        return self.slots[-1][0] if self.slots else self.start
+
+
+@attrs.frozen
+class Court:
+    """Judges reports and endings of one epoch: pure functions of what is the same at all members."""
+
+    setup: Setup
+    group: bytes
+    configuration: Configuration
+    schedule: Schedule
+    history_of: Callable[[MemberId, Slot, bytes], bool]
+    """Whether (member, stable slot, history) is well formed and proved."""
+    certified: Callable[[Certificate], tuple[Slot, Digest]]
+    """The state that a certificate proves. Raises `WireError`."""
+    verify: Callable[[bytes, bytes, bytes], bool]
+
+    def command(self, data: bytes) -> tuple[SignedCommand, Command]:
+        """The forced command. Raises `WireError` or `CommandError`."""
+        signed = SignedCommand.decode(data)
+        here = self.configuration
+        command = signed.check(self.group, here.epoch, here.operators, here.operator_threshold, self.verify)
+        if command.kind != FORCED:
+            raise CommandError("this is no command to leave the protocol by force")
+        self.next(command)
+        return signed, command
+
+    def next(self, command: Command) -> Configuration:
+        """The configuration that a forced command leads to: with the coin key there is. Raises `CommandError`."""
+        there = following(self.configuration, command, extended(self.schedule, command))
+        return attrs.evolve(there, coin=self.configuration.coin)
+
+    def needed(self, command: Command) -> int:
+        """How many reports count as enough (SAFETY rules 22 and 24)."""
+        return self.quorum(command).available
+
+    def quorum(self, command: Command) -> Quorum:
+        """The quorum by which the continuation is computed."""
+        quorum = self.setup.quorum
+        if command.accept_loss and quorum.f == 0:
+            # The operators accept that what only the missing ones have written is lost.
+            return Quorum(quorum.n, 0, (quorum.n - 1) // 2)
+        return quorum
+
+    def stable_of(self, report: Report) -> Slot:
+        """The slot of a report's certified checkpoint. Raises `WireError`."""
+        if report.stable is None:
+            if self.setup.start:
+                raise WireError("a report without the state that the epoch begins with")
+            return 0
+        return self.certified(report.stable)[0]
+
+    def judge(self, member: MemberId, data: bytes, signature: bytes) -> Report:
+        """A member's report, if it is signed, well formed and proved. Raises `WireError`."""
+        if member not in self.setup.members:
+            raise WireError("a report of one that is no member")
+        if not self.setup.keyring.verify(member, REPORT_PURPOSE, digest(data), signature):
+            raise WireError("a report with a bad signature")
+        report = REPORT_CODEC.decode(data)
+        if not self.history_of(member, self.stable_of(report), report.history):
+            raise WireError("a report whose history is not proved")
+        return report
+
+    def ending(self, value: bytes) -> tuple[SignedCommand, Command, dict[MemberId, Report]]:
+        """What the bedrock may agree on. Raises `WireError` or `CommandError`."""
+        ending = ENDING_CODEC.decode(value)
+        signed, command = self.command(ending.command)
+        members = [item.member for item in ending.reports]
+        if members != sorted(set(members)):
+            raise WireError("reports that are not in order, or one member's twice")
+        reports = {item.member: self.judge(item.member, item.report, item.signature) for item in ending.reports}
+        if len(reports) < self.needed(command):
+            raise WireError(f"{len(reports)} reports; {self.needed(command)} are needed")
+        return signed, command, reports
+
+    def is_valid(self, value: bytes) -> bool:
+        """Whether the bedrock may agree on this."""
+        try:
+            self.ending(value)
+        except (WireError, CommandError):
+            return False
+        return True
+
+
+class Wedge:
+    """The part of a replica that leaves a protocol by force."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self.command: SignedCommand | None = None
+        self.reports: dict[MemberId, SignedReport] = {}
+        self.bedrock: bed.Bedrock | None = None
+        self.continuation: Continuation | None = None
+        self._proposed = False
+        self._records: list[bytes] = []
+        self._tag = f"b{replica.settings.epoch}"
+
+    # ------------------------------------------------------------------------------------------ wedging
+
+    @property
+    def court(self) -> Court:
+        """The judge of this epoch's endings."""
+        replica = self._replica
+        settings, state = replica.settings, replica.state.reconfiguring
+        assert state is not None
+        plugin, setup = settings.plugin, replica.setup
+        assert setup is not None
+
+        def history_of(member: MemberId, stable: Slot, history: bytes) -> bool:
+            try:
+                return plugin.check_history(setup, member, stable, history)
+            except Exception:  # a plug-in's bug on a peer's bytes must not take this member down (SAFETY rule 29)
+                return False
+
+        return Court(
+            setup,
+            settings.group,
+            replica.succession_part.configuration,
+            state.schedule,
+            history_of,
+            replica.checkpoints.check,
+            settings.verify,
+        )
+
+    def on_order(self, signed: SignedCommand, out: ReplicaOut) -> None:
+        """Operators want the epoch's protocol left; the command was checked."""
+        replica = self._replica
+        if self.command is not None or replica.passive or replica.stopped is not None:
+            return
+        self.command = signed
+        replica.wedged = True
+        out.persist(WEDGE_RECORD + signed.encode(), STANDING)
+        self._begin([], out)
+
+    def _begin(self, records: list[bytes], out: ReplicaOut) -> None:
+        replica = self._replica
+        court = self.court
+        self.bedrock = bed.Bedrock.create(court.setup, BEDROCK_ID, court.is_valid, bed.VALUE_BYTES_MAX)
+        if records:
+            self._step(partial(self.bedrock.on_restore, records), out)
+        self._step(self.bedrock.on_start, out)
+        report = self._report()
+        if report is not None:
+            data = REPORT_CODEC.encode(report)
+            signature = replica.settings.keyring.sign(REPORT_PURPOSE, digest(data))
+            self.reports[replica.me] = SignedReport(replica.me, data, signature)
+        self._tell(out)
+        self._try_propose(out)
+
+    def _report(self) -> Report | None:
+        """This member's report; None if the plug-in cannot make one."""
+        replica = self._replica
+        setup = replica.setup
+        assert setup is not None
+        kept = replica.checkpoints.kept
+        stable = kept[-1] if kept else None
+        records = [record for _, record in replica.records]
+        try:
+            history = replica.settings.plugin.history(setup, stable.slot if stable is not None else 0, records)
+        except Exception as error:
+            replica.failed = f"the protocol cannot say what it did: {error_text(error).decode()}"
+            return None
+        return Report(stable.certificate if stable is not None else None, history)
+
+    def _tell(self, out: ReplicaOut) -> None:
+        """The command and this member's report, to everybody."""
+        replica = self._replica
+        assert self.command is not None
+        out.broadcast(b"\x02" + make_proved_bundle(COMMAND, self.command.name, self.command.encode()))
+        mine = self.reports.get(replica.me)
+        if mine is not None:
+            out.broadcast(pack_control(Wedged(replica.settings.epoch, mine.report, mine.signature)))
+
+    # ------------------------------------------------------------------------------------------ the bedrock
+
+    def on_control(self, sender: MemberId, message: object, out: ReplicaOut) -> bool:
+        """A message about leaving the protocol; says whether it was one."""
+        replica = self._replica
+        if isinstance(message, Wedged):
+            if message.epoch == replica.settings.epoch and sender in replica.indices and not replica.observing:
+                self._on_report(sender, message, out)
+            return True
+        if isinstance(message, BedrockMessage):
+            if message.epoch == replica.settings.epoch and sender in replica.indices and self.bedrock is not None:
+                decoded = bed.CODEC.decode(message.message)
+                self._step(partial(self.bedrock.on_message, sender, decoded), out)
+            return True
+        return False
+
+    def _on_report(self, sender: MemberId, message: Wedged, out: ReplicaOut) -> None:
+        known = self.reports.get(sender)
+        if known is not None and known.report == message.report:
+            return
+        self.court.judge(sender, message.report, message.signature)
+        self.reports[sender] = SignedReport(sender, message.report, message.signature)
+        self._try_propose(out)
+
+    def _try_propose(self, out: ReplicaOut) -> None:
+        bedrock, signed = self.bedrock, self.command
+        if bedrock is None or signed is None or self._proposed:
+            return
+        court = self.court
+        needed = court.needed(signed.command)
+        if len(self.reports) < needed:
+            return
+        chosen = tuple(self.reports[member] for member in sorted(self.reports)[:needed])
+        value = ENDING_CODEC.encode(ForcedEnding(signed.encode(), chosen))
+        if not court.is_valid(value):
+            return
+        self._proposed = True
+        self._step(partial(bedrock.on_input, bed.Propose(value)), out)
+
+    def _step(self, call: Callable[[Out[Any, Any]], None], out: ReplicaOut) -> None:
+        replica = self._replica
+        inner: Out[bed.Message, bed.Agreed] = Out()
+        call(inner)
+        epoch = replica.settings.epoch
+        for effect in inner.effects:
+            match effect:
+                case Broadcast(message):
+                    out.broadcast(pack_control(BedrockMessage(epoch, bed.CODEC.encode(message))))
+                case Send(to, message):
+                    out.send(to, pack_control(BedrockMessage(epoch, bed.CODEC.encode(message))))
+                case Persist(record, slot):
+                    out.persist(BEDROCK_RECORD + record, slot)
+                case Deliver(output):
+                    self._on_agreed(output, out)
+                case SetTimer(key, ticks):
+                    out.set_timer((self._tag, *key), ticks)
+                case CancelTimer(key):
+                    out.cancel_timer((self._tag, *key))
+                case Draw(key, choices):
+                    out.draw((self._tag, *key), choices)
+                case DrawSecret(key):
+                    out.draw_secret((self._tag, *key))
+                case _:
+                    replica.blame(effect.member, effect.fault, effect.proof, out)
+
+    def is_mine(self, key: TimerKey) -> bool:
+        """Whether a timer or a draw is the bedrock's."""
+        return key[0] == self._tag
+
+    def on_timer(self, key: TimerKey, out: ReplicaOut) -> None:
+        """A timer of the bedrock's."""
+        if self.bedrock is not None:
+            self._step(partial(self.bedrock.on_timer, key[1:]), out)
+
+    def on_draw(self, key: DrawKey, value: int, out: ReplicaOut) -> None:
+        """A draw that the bedrock asked for."""
+        if self.bedrock is not None:
+            self._step(partial(self.bedrock.on_draw, key[1:], value), out)
+
+    # ------------------------------------------------------------------------------------------ the continuation
+
+    def _on_agreed(self, agreed: bed.Agreed, out: ReplicaOut) -> None:
+        replica = self._replica
+        if self.continuation is not None:
+            return
+        court = self.court
+        signed, command, reports = court.ending(agreed.value)
+        start, certificate = court.setup.start, None
+        for member in sorted(reports):
+            stable = court.stable_of(reports[member])
+            if stable > start or (certificate is None and stable == start):
+                start, certificate = stable, reports[member].stable
+        histories = {member: reports[member].history for member in sorted(reports)}
+        setup = attrs.evolve(court.setup, quorum=court.quorum(command))
+        try:
+            carried = replica.settings.plugin.carry(setup, start, histories)
+        except Exception as error:
+            replica.halt(f"what was decided cannot be told: {error_text(error).decode()}", out)
+            return
+        self.continuation = Continuation(signed, start, certificate, carried.slots)
+        self._go_on(out)
+
+    def _go_on(self, out: ReplicaOut) -> None:
+        """Execute the continuation."""
+        replica, continuation = self._replica, self.continuation
+        assert continuation is not None
+        end = replica.succession_part.end
+        assert end is not None
+        if replica.applied > end:
+            replica.halt(f"the agreed continuation ends at slot {end}, and this member executed more", out)
+            return
+        for slot, name in continuation.slots:
+            known = replica.history.get(slot)
+            if known is not None and known != name:
+                replica.halt(f"slot {slot} was decided, and the agreed continuation says otherwise", out)
+                return
+            if slot > replica.applied:
+                replica.history[slot] = name
+        if replica.applied < continuation.start and continuation.certificate is not None:
+            slot, root = frames.certified_state(continuation.certificate.body)
+            replica.catchup.fetch(slot, root, continuation.certificate, out)
+        self.look_for_end(out)
+
+    def look_for_end(self, out: ReplicaOut) -> None:
+        """Is the continuation executed?"""
+        replica, continuation = self._replica, self.continuation
+        succession = replica.succession_part
+        if continuation is None or succession.last is not None or replica.applied != continuation.end:
+            return
+        if succession.end != continuation.end:
+            return  # a planned change's boundary lies below
+        state = replica.state.reconfiguring
+        assert state is not None
+        if state.boundary == continuation.end:
+            succession.on_executed(continuation.end, out)  # the planned one wins (SAFETY rule 21)
+            return
+        command = continuation.command.command
+        there = self.court.next(command)
+        schedule = extended(state.schedule, command)
+        succession.conclude(Last(continuation.end, there, schedule, continuation.command, b""), out)
+
+    # ------------------------------------------------------------------------------------------ again and again
+
+    def on_beat(self, out: ReplicaOut) -> None:
+        """Say again what may have been lost."""
+        replica = self._replica
+        if self.command is None or replica.beat % REPEAT_BEATS:
+            return
+        if self.continuation is None:
+            self._tell(out)
+            self._try_propose(out)
+        else:
+            self._go_on(out)
+        if self.bedrock is not None:
+            self._step(partial(self.bedrock.on_input, bed.Again()), out)
+
+    def standing(self) -> tuple[bytes, ...]:
+        """The standing records that a new log segment must have."""
+        if self.command is None:
+            return ()
+        records = self.bedrock.standing() if self.bedrock is not None else ()
+        return (WEDGE_RECORD + self.command.encode(), *(BEDROCK_RECORD + record for record in records))
+
+    def restore(self, command: bytes, records: list[bytes]) -> None:
+        """After a restart, as soon as the state is here: this member had left the protocol."""
+        self.command = SignedCommand.decode(command)
+        self._replica.wedged = True
+        self._records = records
+
+    def start(self, out: ReplicaOut) -> None:
+        """After a restart."""
+        if self.command is not None and not self._replica.passive:
+            self._begin(self._records, out)
