@@ -254,6 +254,8 @@ class ReplicaSettings:
     """Decodes what members say to each other; the same."""
     coins: CoinProtocol | None = attrs.field(default=None, repr=False)
     """For protocols that toss threshold coins, and for leaving one by force where members may lie."""
+    coin_share: bytes | None = attrs.field(default=None, repr=False)
+    """This member's share of the epoch's coin key, if it has one: a forced change takes it along."""
     place: Place | None = None
     """The epoch's place in the chain of hand-overs; None: this group's configuration never changes."""
     schedule: Schedule = attrs.field(factory=dict[MemberId, tuple[bytes, ...]], repr=False)

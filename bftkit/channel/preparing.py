@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bftkit.channel.bundles import COMMIT, make_proved_bundle, parse_bundle
+from bftkit.channel.coin_keys import CoinKeys
 from bftkit.channel.frames import MakingMessage, ReadyFor, pack_control
 from bftkit.channel.interface import ReplicaOut
 from bftkit.channel.reconfiguring import COMMIT_CODEC, READY_PURPOSE, Commit, Pending
@@ -29,6 +30,7 @@ class Preparing:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
+        self.coin_keys = CoinKeys(replica)
         self._pending: Pending | None = None
         self.ready: dict[MemberId, bytes] = {}
         self.why_not: str | None = None
@@ -46,10 +48,14 @@ class Preparing:
         if before is None or pending is None or pending.signed.name != before.signed.name:
             self.ready = {}
             self._proposed = False
+            if before is not None:
+                self.coin_keys.drop(before.signed.name)
             self._replica.succession_part.tell_neighbours(out)
         if pending is None:
             return
         if pending.committed:
+            if pending.selection and self._replica.me in pending.next.members:
+                self.coin_keys.select(pending.next, pending.signed.name, pending.selection, out)
             self._replica.end_at(pending.boundary, out)
         else:
             self._begin(pending, out)
@@ -64,6 +70,9 @@ class Preparing:
         if able:
             self.ready[replica.me] = keychain.preparing(pending.next, name).sign(READY_PURPOSE, name)
             self._tell(out)
+            change = pending.signed.command.change
+            if change is not None and change.coin:
+                self.coin_keys.begin(pending.next, name, out)
         early, self._early = self._early, {}
         for sender in sorted(early):
             self._on_ready(sender, early[sender], out)
@@ -80,7 +89,11 @@ class Preparing:
         if isinstance(message, ReadyFor):
             self._on_ready(sender, message, out)
             return True
-        return isinstance(message, MakingMessage)
+        if isinstance(message, MakingMessage):
+            self.coin_keys.on_message(sender, message, out)
+            self._try_commit(out)
+            return True
+        return False
 
     def _on_ready(self, sender: MemberId, message: ReadyFor, out: ReplicaOut) -> None:
         replica, pending = self._replica, self._pending
@@ -113,7 +126,7 @@ class Preparing:
         """The sharings that make the coin key; None: not yet."""
         change = pending.signed.command.change
         assert change is not None
-        return None if change.coin else b""
+        return self.coin_keys.selection_for(pending.signed.name) if change.coin else b""
 
     def _propose(self, pending: Pending, selection: bytes, out: ReplicaOut) -> None:
         replica = self._replica
@@ -141,18 +154,22 @@ class Preparing:
 
     def may_enter(self, link: HandOver, out: ReplicaOut) -> bool:
         """Whether what this member needs in the next epoch, beside the state, is here."""
-        return True
+        return self.coin_keys.has_share(link, out)
 
     def on_kept(self, name: bytes, out: ReplicaOut) -> None:
         """A secret is durable."""
+        self.coin_keys.on_kept(name, out)
+        self._try_commit(out)
+        self._replica.succession_part.try_enter(out)
 
     def share_for(self, epoch: int) -> bytes | None:
         """This member's share of the coin key of the epoch, if it has one."""
-        return None
+        return self.coin_keys.shares.get(epoch)
 
     def on_beat(self, out: ReplicaOut) -> None:
         """Say again what may have been lost."""
         replica, pending = self._replica, self._pending
+        self.coin_keys.on_beat(out)
         if pending is None or pending.committed or replica.beat % REPEAT_BEATS:
             return
         if replica.me in self.ready:
@@ -163,6 +180,7 @@ class Preparing:
 
     def enter(self) -> None:
         """A new epoch: nothing is prepared."""
+        self.coin_keys.enter(self._replica.settings.epoch)
         self._pending = None
         self.ready, self._early = {}, {}
         self._proposed = False

@@ -25,6 +25,7 @@ from bftkit.crypto.threshold import CoinPublics
 from bftkit.membership.chain import Place
 from bftkit.membership.commands import CANCEL, FORCED, CommandError, SignedCommand
 from bftkit.membership.epochs import Configuration, Schedule, extended, following
+from bftkit.membership.keymaking import Selection, check_selection
 
 READY_PURPOSE: Final = "ready"
 OUTCOMES_MAX: Final = 64
@@ -61,8 +62,11 @@ class Judges:
     """Whether (public key, message, signature) fit."""
     preparing: Callable[[Configuration, Digest], Keyring]
     """(next configuration, name of the command) to what its members sign with while it is prepared."""
-    coin_of: Callable[[Configuration, Digest, bytes], CoinPublics]
-    """(next configuration, name, selection) to the coin key that these sharings make. Raises `ValueError`."""
+
+    def coin_of(self, configuration: Configuration, name: Digest, selection: bytes) -> CoinPublics:
+        """The coin key that these sharings make for this roster. Raises `ValueError`."""
+        keyring, quorum = self.preparing(configuration, name), configuration.quorum
+        return check_selection(keyring, quorum, configuration.members, name, Selection.decode(selection))
 
 
 @attrs.frozen(eq=False)
@@ -239,11 +243,6 @@ class Reconfiguring:
             schedule = extended(self.schedule, signed.command)
             there = Configuration.decode(fixed) if fixed else following(self.configuration, signed.command, schedule)
             self.pending = Pending(signed, slot, there, schedule, boundary, selection)
-
-
-def coin_of(configuration: Configuration, name: Digest, selection: bytes) -> CoinPublics:
-    """The coin key that these sharings make for this roster. Raises `ValueError`."""
-    raise ValueError("coin keys cannot be made yet")
 
 
 def _keys_of(chunk: bytes) -> tuple[MemberId, tuple[bytes, ...]]:

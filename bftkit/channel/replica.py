@@ -32,6 +32,7 @@ from bftkit.channel.bundles import COMMAND, COMMIT
 from bftkit.channel.catchup import CatchUp
 from bftkit.channel.checkpoints import Checkpoints, Stable
 from bftkit.channel.clients import ClientDesk
+from bftkit.channel.coin_keys import DRAW
 from bftkit.channel.frames import (
     CheckpointVote,
     Control,
@@ -65,7 +66,7 @@ from bftkit.channel.orders import Orders
 from bftkit.channel.pool import Pool
 from bftkit.channel.preparing import Preparing
 from bftkit.channel.proposing import Proposer
-from bftkit.channel.reconfiguring import Judges, Reconfiguring, coin_of
+from bftkit.channel.reconfiguring import Judges, Reconfiguring
 from bftkit.channel.sessions import SessionTable
 from bftkit.channel.settling import OWN_RECORD, Settling
 from bftkit.channel.spectator import Spectator
@@ -252,7 +253,7 @@ class Replica:
     @staticmethod
     def _reconfiguring(settings: ReplicaSettings, place: Place) -> Reconfiguring:
         assert settings.keychain is not None
-        judges = Judges(settings.verify, settings.keychain.preparing, coin_of)
+        judges = Judges(settings.verify, settings.keychain.preparing)
         return Reconfiguring(settings.group, place, settings.schedule, judges)
 
     # ------------------------------------------------------------------------------------------ machine
@@ -325,6 +326,7 @@ class Replica:
             if record[:1] == _EPOCH_RECORD:
                 newest = HandOver.decode(record[1:])
         self.succession.restore(list(restored.links), newest)
+        self.preparing.coin_keys.restore(restored.secrets)
         if newest is not None:
             place = self.succession.place
             assert self.settings.keychain is not None
@@ -501,6 +503,8 @@ class Replica:
         """A draw that the protocol asked for."""
         if key[0] == self._tag and not self.passive:
             self._step(lambda inner: self.machine.on_draw(key[1:], value, inner), out)
+        elif key[0] == DRAW:
+            self.preparing.coin_keys.on_draw(key, value, out)
         elif self.wedge.is_mine(key):
             self.wedge.on_draw(key, value, out)
             self._advance(out)

@@ -277,6 +277,12 @@ class Succession:
         self._enter(link, out)
         return True
 
+    def try_enter(self, out: ReplicaOut) -> None:
+        """Something came that this member may have waited for."""
+        replica = self._replica
+        if self.crossing is not None and replica.settling.saved:
+            self.on_saved(replica.settling.saved[-1], out)
+
     def _enter(self, link: HandOver, out: ReplicaOut) -> None:
         """The next epoch begins here."""
         replica = self._replica
@@ -514,7 +520,12 @@ class Succession:
         if replica.beat % REPEAT_BEATS:
             return
         if self.crossing is not None:
-            self.on_saved(replica.settling.saved[-1] if replica.settling.saved else -1, out)
+            self.try_enter(out)
+            if self.crossing is not None and self.ahead and self.ahead[-1].ending.epoch > self.crossing.ending.epoch:
+                # The group is further by now, and nobody keeps what would let this member in there.
+                self.crossing = None
+                newest = self.ahead[-1]
+                replica.catchup.fetch(newest.ending.slot, newest.ending.root, newest.certificate, out)
             return
         mine = self.votes.get(replica.me)
         if mine is not None:

@@ -1,0 +1,219 @@
+"""This member's shares of coin keys: made with the members of the next epoch, kept, and gone with their epoch.
+
+Where the next epoch has a coin, its members make the key while the change is prepared (`membership.keymaking`); the
+commit puts the sharings into the total order that the key is the sum of. A member enters the epoch with its share in
+hand, durably; one that was away restores it from the others, who keep what it takes until the epoch after. A forced
+change keeps the key there is: a stopped protocol cannot order sharings (SAFETY rule 26).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from bftkit.channel.frames import MakingMessage, pack_control
+from bftkit.channel.interface import KeepSecret, ReplicaOut
+from bftkit.core.machine import Blame, Broadcast, Deliver, Digest, Draw, DrawKey, DrawSecret, MemberId, Out, Send
+from bftkit.core.ordering import Setup
+from bftkit.membership import keymaking as km
+from bftkit.membership.chain import HandOver
+from bftkit.membership.commands import FORCED
+from bftkit.membership.epochs import Configuration
+
+if TYPE_CHECKING:
+    from bftkit.channel.replica import Replica
+
+DRAW: Final = "k"
+"""What the draws of key making begin with."""
+SHARE_NAME: Final = b"coin"
+"""The name under which a share of a key is kept."""
+AGAIN_BEATS: Final = 5
+"""What nobody has answered in the making of a key is said again every so many beats."""
+
+
+class Making:
+    """One key that is being made, or whose parts are kept for members that were away."""
+
+    def __init__(self, machine: km.KeyMaking, command: Digest, configuration: Configuration) -> None:
+        self.machine = machine
+        self.command = command
+        self.configuration = configuration
+        self.selection: bytes | None = None
+        """A selection that may be committed, once there is one."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the key is for."""
+        return self.configuration.epoch
+
+
+class CoinKeys:
+    """The part of a replica that makes and keeps shares of coin keys."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self.shares: dict[int, bytes] = {}
+        """By epoch; durable."""
+        self.makings: dict[Digest, Making] = {}
+        """By the name of the command: the one that is prepared, and the one that the present epoch began with."""
+        self._kept: dict[tuple[int, bytes], bytes] = {}
+        """Secrets of makings that a restart found."""
+        self._unkept: dict[tuple[int, bytes], bytes] = {}
+
+    def restore(self, secrets: Mapping[tuple[int, bytes], bytes]) -> None:
+        """After a restart: what was kept."""
+        for (epoch, name), secret in secrets.items():
+            if name == SHARE_NAME:
+                self.shares[epoch] = secret
+            else:
+                self._kept[epoch, name] = secret
+
+    # ------------------------------------------------------------------------------------------ making
+
+    def begin(self, configuration: Configuration, command: Digest, out: ReplicaOut) -> None:
+        """A change is prepared whose epoch has a coin: deal a sharing, and take part in the others'."""
+        self._step(self._making(configuration, command, out), partial(_input, km.Begin()), out)
+
+    def select(self, configuration: Configuration, command: Digest, selection: bytes, out: ReplicaOut) -> None:
+        """The total order chose these sharings. They were checked."""
+        making = self._making(configuration, command, out)
+        chosen = km.Selected(km.Selection.decode(selection))
+        self._step(making, partial(_input, chosen), out)
+
+    def _making(self, configuration: Configuration, command: Digest, out: ReplicaOut) -> Making:
+        making = self.makings.get(command)
+        if making is not None:
+            return making
+        replica = self._replica
+        keychain = replica.settings.keychain
+        assert keychain is not None
+        keyring = keychain.preparing(configuration, command)
+        setup = Setup(replica.me, configuration.members, configuration.quorum, keyring)
+        making = Making(km.KeyMaking.create(setup, command), command, configuration)
+        self.makings[command] = making
+        prefix = _prefix(command)
+        found = {
+            name[len(prefix) :].decode(): secret
+            for (epoch, name), secret in self._kept.items()
+            if epoch == making.epoch and name.startswith(prefix)
+        }
+        if found:
+            self._step(making, lambda machine, inner: machine.restore(found, inner), out)
+        return making
+
+    def selection_for(self, command: Digest) -> bytes | None:
+        """Sharings that make a key; None: there are not enough yet."""
+        making = self.makings.get(command)
+        return making.selection if making is not None else None
+
+    def on_message(self, sender: MemberId, message: MakingMessage, out: ReplicaOut) -> None:
+        """A message of the making of a key. One that nobody here knows of is said again."""
+        making = self.makings.get(message.command)
+        if making is None or sender not in making.configuration.members:
+            return
+        decoded = km.CODEC.decode(message.message)
+        self._step(making, lambda machine, inner: machine.on_message(sender, decoded, inner), out)
+
+    def on_draw(self, key: DrawKey, value: int, out: ReplicaOut) -> None:
+        """A secret that a making asked for."""
+        command = key[1]
+        making = self.makings.get(command) if isinstance(command, bytes) else None
+        if making is not None:
+            self._step(making, lambda machine, inner: machine.on_draw(key[2:], value, inner), out)
+
+    def on_kept(self, name: bytes, out: ReplicaOut) -> None:
+        """A secret is durable."""
+        for epoch, unkept in list(self._unkept):
+            if unkept != name:
+                continue
+            secret = self._unkept.pop((epoch, unkept))
+            if name == SHARE_NAME:
+                self.shares[epoch] = secret
+            else:
+                self._on_part_kept(name, out)
+
+    def _on_part_kept(self, name: bytes, out: ReplicaOut) -> None:
+        for making in list(self.makings.values()):
+            prefix = _prefix(making.command)
+            if name.startswith(prefix):
+                kept = km.SecretKept(name[len(prefix) :].decode())
+                self._step(making, partial(_input, kept), out)
+
+    def _keep(self, epoch: int, name: bytes, secret: bytes, out: ReplicaOut) -> None:
+        if self.shares.get(epoch) == secret and name == SHARE_NAME:
+            return
+        self._unkept[epoch, name] = secret
+        out.deliver(KeepSecret(epoch, name, secret))
+
+    def _step(self, making: Making, call: Callable[[km.KeyMaking, Out[Any, Any]], None], out: ReplicaOut) -> None:
+        replica, command = self._replica, making.command
+        inner: Out[km.Message, km.Output] = Out()
+        call(making.machine, inner)
+        others = tuple(member for member in making.configuration.members if member != replica.me)
+        for effect in inner.effects:
+            match effect:
+                case Broadcast(message):
+                    out.send(others, pack_control(MakingMessage(command, km.CODEC.encode(message))))
+                case Send(to, message):
+                    out.send(to, pack_control(MakingMessage(command, km.CODEC.encode(message))))
+                case Deliver(km.KeepSecret(name, data)):
+                    self._keep(making.epoch, _prefix(command) + name.encode(), data, out)
+                case Deliver(km.Completed(selection)):
+                    making.selection = selection.encode()
+                case Deliver(km.Ready(_, share)):
+                    self._keep(making.epoch, SHARE_NAME, share.value, out)
+                case Draw(key, choices):
+                    out.draw((DRAW, command, *key), choices)
+                case DrawSecret(key):
+                    out.draw_secret((DRAW, command, *key))
+                case Blame(member, fault, proof):
+                    replica.blame(member, fault, proof, out)
+                case _:
+                    raise AssertionError(f"key making has no use for {type(effect).__name__}")
+
+    # ------------------------------------------------------------------------------------------ entering
+
+    def has_share(self, link: HandOver, out: ReplicaOut) -> bool:
+        """Whether this member holds what it needs of the coin key of the epoch that this opens; else it is fetched."""
+        replica = self._replica
+        there = link.next
+        if there.coin is None or replica.me not in there.members or there.epoch in self.shares:
+            return True
+        if link.signed.command.kind == FORCED:
+            share = replica.settings.coin_share
+            if share is None:
+                return True  # it has none of the present key either, and takes part without
+            if (there.epoch, SHARE_NAME) not in self._unkept:
+                self._keep(there.epoch, SHARE_NAME, share, out)
+            return False
+        if link.selection and (there.epoch, SHARE_NAME) not in self._unkept:
+            self.select(there, link.signed.name, link.selection, out)
+        return there.epoch in self.shares
+
+    def enter(self, epoch: int) -> None:
+        """In a new epoch: what belongs to epochs before is over."""
+        self.shares = {number: share for number, share in self.shares.items() if number >= epoch}
+        self.makings = {name: making for name, making in self.makings.items() if making.epoch >= epoch}
+        self._kept = {place: secret for place, secret in self._kept.items() if place[0] >= epoch}
+        self._unkept = {place: secret for place, secret in self._unkept.items() if place[0] >= epoch}
+
+    def drop(self, command: Digest) -> None:
+        """The command is cancelled."""
+        self.makings.pop(command, None)
+
+    def on_beat(self, out: ReplicaOut) -> None:
+        """Say again what nobody has answered."""
+        if self._replica.beat % AGAIN_BEATS:
+            return
+        for making in list(self.makings.values()):
+            if not making.machine.ready:
+                self._step(making, partial(_input, km.Again()), out)
+
+
+def _input(value: km.Input, machine: km.KeyMaking, inner: Out[Any, Any]) -> None:
+    machine.on_input(value, inner)
+
+
+def _prefix(command: Digest) -> bytes:
+    return b"making-" + command.hex()[:16].encode() + b"-"
