@@ -131,6 +131,8 @@ class CatchUp:
                 replica.succession.on_status(sender, status.epoch, out)
             return
         self.peers[sender] = status
+        if replica.succession is not None:
+            replica.succession.look_for_progress(self.peers)
         self._offer_certificate(sender, status, out)
         # Who is behind by less than a beat is about to get there without help.
         if status.applied >= min(self._applied_at_beat, replica.applied):
@@ -175,6 +177,8 @@ class CatchUp:
     def _on_proof(self, message: CheckpointProof, out: ReplicaOut) -> None:
         replica = self._replica
         if message.epoch != replica.settings.epoch:
+            if replica.succession is not None:
+                replica.succession.on_proof(message, out)
             return
         # Looked at before the signatures are: most proofs are news to nobody.
         slot, _ = frames.certified_state(message.certificate.body)

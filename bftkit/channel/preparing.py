@@ -64,9 +64,11 @@ class Preparing:
         replica = self._replica
         keychain = replica.settings.keychain
         assert keychain is not None
-        name = pending.signed.name
+        name, here = pending.signed.name, replica.succession_part.configuration
         self.why_not = keychain.why_not(pending.next)
-        able = self.why_not is None and replica.me in pending.next.members and not replica.stays_silent(pending.next)
+        able = (
+            self.why_not is None and replica.me in pending.next.members and not replica.stays_silent(here, pending.next)
+        )
         if able:
             self.ready[replica.me] = keychain.preparing(pending.next, name).sign(READY_PURPOSE, name)
             self._tell(out)

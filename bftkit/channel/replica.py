@@ -163,6 +163,8 @@ class Counters:
     transferred_bytes: int = 0
     batches: int = 0
     learned: int = 0
+    strangers: int = 0
+    """Frames of senders that are no members in the present epoch."""
     returned: int = 0
     """Batches of this member that were left out of their rounds and offered again; only where nobody leads."""
 
@@ -366,8 +368,8 @@ class Replica:
         clock.needed = settings.quorum.available
         clock.reports = {member: clock.reports[member] for member in sorted(clock.reports) if member in self.indices}
 
-    def stays_silent(self, configuration: Configuration) -> bool:
-        """Whether this member, having forgotten what it promised, must stay silent under this configuration too.
+    def stays_silent(self, here: Configuration, there: Configuration) -> bool:
+        """Whether this member, having forgotten what it promised, must stay silent in the next epoch too.
 
         Only new keys end that: what it signed with the old ones may still be under way (SAFETY rule 16).
         """
@@ -375,7 +377,7 @@ class Replica:
             return False
         before, after = (
             {entry.id: entry.epoch_root for entry in roster.entries}.get(self.me)
-            for roster in (self.succession_part.configuration.roster, configuration.roster)
+            for roster in (here.roster, there.roster)
         )
         return before is None or before == after
 
@@ -400,7 +402,7 @@ class Replica:
         """Go into the epoch that this hand-over opens; its state is here, and durable. False: this member cannot."""
         keychain = self.settings.keychain
         assert keychain is not None
-        silent = self.stays_silent(place.configuration)
+        silent = self.stays_silent(before, place.configuration)
         share = self.preparing.share_for(place.configuration.epoch)
         try:
             settings = keychain.enter(self.settings, place, share)
@@ -417,6 +419,8 @@ class Replica:
         out.deliver(Rotate(self.standing()))
         if not self.passive:
             self._step(self.machine.on_start, out)
+            if self.checkpoints.stable > link.ending.slot:
+                self.tell_stable(self.checkpoints.kept[-1], out)
         for bundle in waiting:
             if bundle.kind not in (COMMAND, COMMIT):
                 self.proposer.take_in(bundle)
@@ -473,10 +477,11 @@ class Replica:
         """A frame from another member, over a link that authenticates it."""
         try:
             kind = message[0] if message else 0
-            if sender not in self.indices and (
-                self.succession is None or kind != frames.CONTROL or not self.succession.is_known(sender)
-            ):
-                raise WireError("a frame of one that is no member in this epoch")
+            if sender not in self.indices and not self._may_follow(sender, kind):
+                # Removed, or not a member yet (FAULTS 38): counted, and no fault of anybody who is one.
+                self.counters.refused_frames += 1
+                self.counters.strangers += 1
+                return
             if kind == frames.PROTOCOL:
                 self._on_protocol(sender, message, out)
             elif kind == frames.BUNDLE:
@@ -487,6 +492,13 @@ class Replica:
                 raise WireError(f"unknown kind of frame {kind}")
         except WireError as error:
             self.refuse(sender, str(error), out)
+
+    def _may_follow(self, sender: MemberId, kind: int) -> bool:
+        """Whether one that is no member may say something of this kind: it follows the group, and votes on nothing."""
+        succession = self.succession
+        if succession is None:
+            return False
+        return kind == frames.CONTROL and succession.is_known(sender)
 
     def on_timer(self, key: TimerKey, out: ReplicaOut) -> None:
         """A timer of ours, or of the protocol's (those begin with ``p``)."""

@@ -19,6 +19,7 @@ newest state (rule 28). Two links that end one epoch in two ways stop it.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -29,8 +30,10 @@ from bftkit.channel.frames import (
     CHAIN_BYTES,
     ChainLinks,
     ChainRequest,
+    CheckpointProof,
     EndingVote,
     Holding,
+    Status,
     pack_answer,
     pack_control,
 )
@@ -47,6 +50,7 @@ from bftkit.membership.chain import (
     Place,
     contradict,
     follow,
+    only_verifies,
     signers_of_both,
 )
 from bftkit.membership.commands import SignedCommand
@@ -433,8 +437,38 @@ class Succession:
         """Another member is in this epoch."""
         if epoch < self.configuration.epoch:
             self._send_chain(sender, epoch, out)
+            kept = self._replica.checkpoints.kept
+            if kept:
+                out.send(sender, pack_control(CheckpointProof(self.configuration.epoch, kept[-1].certificate)))
         elif epoch > self.ahead_place.configuration.epoch:
             self._ask_chain(sender, out)
+
+    def on_proof(self, message: CheckpointProof, out: ReplicaOut) -> None:
+        """A certified state of the epoch that the links ahead lead to: nobody may hold that epoch's first one."""
+        replica, place = self._replica, self.ahead_place
+        if not self.ahead or self.crossing is not None or message.epoch != place.configuration.epoch:
+            return
+        body = message.certificate.body
+        if Ending.is_one(body):
+            return  # it is the newest link's own
+        slot, root = frames.parse_checkpoint_body(body)
+        keychain = replica.settings.keychain
+        assert keychain is not None
+        verifier = keychain.verifier(place.configuration, place.opening)
+        needed = place.configuration.quorum.certificate
+        if not message.certificate.valid(only_verifies(verifier), frames.CHECKPOINT_PURPOSE, needed):
+            raise WireError("the checkpoint's certificate is not signed by a quorum of its epoch")
+        if slot > replica.applied:
+            replica.catchup.fetch(slot, root, message.certificate, out)
+
+    def look_for_progress(self, peers: Mapping[MemberId, Status]) -> None:
+        """f + 1 members have executed slots of this epoch: so q' held the state that it begins with."""
+        if self.active:
+            return
+        replica, opened_by = self._replica, self.opened_by
+        start = opened_by.ending.slot if opened_by is not None else 0
+        ahead = sum(status.applied > start for member, status in peers.items() if member in replica.indices)
+        self.active = ahead >= replica.quorum.weak
 
     def _on_links(self, sender: MemberId, packed: tuple[bytes, ...], out: ReplicaOut) -> None:
         settings = self._replica.settings

@@ -161,7 +161,7 @@ def follow(
     if ending.epoch != here.epoch or there.epoch != here.epoch + 1:
         raise ChainError(f"{where} is one of epoch {ending.epoch} to {there.epoch}")
     keyring = verifiers(here, place.opening)
-    if not link.certificate.valid(_as_keyring(keyring), HANDOVER_PURPOSE, here.quorum.certificate):
+    if not link.certificate.valid(only_verifies(keyring), HANDOVER_PURPOSE, here.quorum.certificate):
         raise ChainError(f"{where} is not signed by {here.quorum.certificate} members of epoch {here.epoch}")
     if ending.next != there.digest or ending.command != signed.name:
         raise ChainError(f"{where} shows another configuration or command than its members signed")
@@ -228,5 +228,6 @@ class _OnlyVerifies:
         return self._verifier.verify(member, purpose, statement, signature)
 
 
-def _as_keyring(verifier: Verifier) -> Keyring:
+def only_verifies(verifier: Verifier) -> Keyring:
+    """A keyring that can verify, and must not be asked to sign."""
     return _OnlyVerifies(verifier)
