@@ -151,6 +151,8 @@ class DispersedAgreement(Forkable, Machine[Input, Message, Agreed]):
     digest: Digest = b""
     """What is agreed on."""
     result: Agreed | None = None
+    refused: set[MemberId] = attrs.field(factory=set[MemberId])
+    """Who offered what is not valid. No more of its offers is looked at: the predicate may be dear."""
     answered: dict[MemberId, int] = attrs.field(factory=dict[MemberId, int])
     """How often each peer was told again what this member said, since the last look."""
 
@@ -285,10 +287,13 @@ class DispersedAgreement(Forkable, Machine[Input, Message, Agreed]):
         if len(value) > self.value_max:
             out.blame(sender, f"offered a value of {len(value)} bytes, more than {self.value_max}")
             return
+        if sender in self.refused:
+            return
         digest = digest_of(value)
         # Of a liar's many offers one only is kept: that which is known to be the first, or certified.
         if child.value in (None, digest) and digest not in self.shelf.held:
             if not self.valid(value):
+                self.refused.add(sender)
                 out.blame(sender, "offered a value that is not valid")
                 return
             self.shelf.hold(value, out)
@@ -318,7 +323,7 @@ class DispersedAgreement(Forkable, Machine[Input, Message, Agreed]):
             self._in_offer(index, lambda child, inner: child.on_input(cb.Approve(), inner), out)
 
     def _on_bytes(self, message: Bytes, out: Out) -> None:
-        """What was agreed on is here: by its digest, so it is what correct members found valid."""
+        """What was agreed on is here: by its digest, so it is what correct members found valid. Too long: not hashed."""
         if len(message.value) <= self.value_max and self.shelf.on_bytes(message, out) is not None:
             self._finish(out)
 

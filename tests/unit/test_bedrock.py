@@ -18,6 +18,7 @@ from bftkit.blocks import consistent_broadcast as cb
 from bftkit.blocks import dispersed_agreement as da
 from bftkit.blocks import validated_agreement as va
 from bftkit.blocks.bedrock import CODEC, Again, Agreed, Bedrock, Message, Propose, check_agreed
+from bftkit.blocks.shelf import GIVEN_MAX
 from bftkit.blocks.validated_messages import PROOFS
 from bftkit.core.digest import digest
 from bftkit.core.machine import MemberId, Out
@@ -219,6 +220,22 @@ def test_what_is_not_valid_is_never_agreed_on(seed: int) -> None:
     assert blamed(world) == {liar}
 
 
+def test_what_a_liar_offers_is_judged_once() -> None:
+    """The predicate may check many signatures."""
+    judged: list[bytes] = []
+
+    def judge(value: bytes) -> bool:
+        judged.append(value)
+        return valid(value)
+
+    world = BedrockWorld(4, 1, create=lambda setup: Bedrock.create(setup, ID, judge, VALUE_MAX))
+    assert told(world, "m0", "m1", m.Offer(b"bad"), 10) == []
+    assert told(world, "m0", "m1", m.Offer(b"worse"), 10) == []
+    good = m.Offer(b"good")
+    assert len(told(world, "m2", "m1", good, 10)) == 10, "an echo each time"
+    assert judged == [b"bad", b"good"]
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_who_offers_two_values_gets_one_agreed_on_at_most(seed: int) -> None:
     def two(receiver: MemberId, message: Message) -> Iterable[Message]:
@@ -289,28 +306,115 @@ def test_no_echo_before_the_bytes() -> None:
     assert [type(record) for record in records] == [m.Held, m.DispersalSaid]
 
 
+def told(world: BedrockWorld, sender: MemberId, receiver: MemberId, message: Message, times: int = 1) -> list[Message]:
+    """What the receiver of so many messages says to their sender then."""
+    world.flights.clear()
+    for _ in range(times):
+        world.inject(sender, receiver, message)
+        world.deliver(len(world.flights) - 1)
+    said = [flight.message for flight in world.flights if flight.receiver == sender]
+    world.flights.clear()
+    return said
+
+
 def test_asking_is_answered_in_bounds() -> None:
     """Asking is cheap and answering is not: between two looks a peer gets so much and no more."""
     world = BedrockWorld(4, 1, liars={"m0": Silent()})
+    value = value_of("m1")
     world.propose("m1")
-    world.flights.clear()
-
-    def told(message: Message, times: int) -> int:
-        for _ in range(times):
-            world.inject("m0", "m1", message)
-            world.deliver(len(world.flights) - 1)
-        size = sum(len(CODEC.encode(flight.message)) for flight in world.flights if flight.receiver == "m0")
-        world.flights.clear()
-        return size
-
+    assert told(world, "m0", "m1", m.Ask(b"")) == [], "the offer may be under way still"
     world.input("m1", Again())
     world.input("m1", Again())
+    # The value once, though it is asked for fifty times, and again later, but not at once.
+    assert told(world, "m0", "m1", m.Ask(b""), 50) == [m.Offer(value)]
+    world.input("m1", Again())
+    assert told(world, "m0", "m1", m.Ask(b""), 50) == []
+    assert len(told(world, "m0", "m1", m.Want(digest(value)), 50)) == GIVEN_MAX
+    # What was said in the agreement, too.
+    world.propose("m2", "m3")
+    world.run(lambda: bool(dispersed(world, "m1").agreement.order))
+    world.input("m1", Again())
+    said = told(world, "m0", "m1", m.Ask(b""), 50)
+    assert any(isinstance(message, va.Part) for message in said)
+    assert all(said.count(message) <= da.ANSWERS_MAX for message in said)
+    world.input("m1", Again())
+    assert told(world, "m0", "m1", m.Ask(b""))
+
+
+def test_a_lost_echo_comes_when_the_offer_is_asked_for_again() -> None:
+    world = BedrockWorld(4, 1)
+    world.propose("m2")
+    while world.flights:
+        world.deliver(0)
+        world.drop(lambda flight: isinstance(flight.message, m.Dispersal))
+    # All hold the bytes, all echoes are lost; the bytes are not sent again.
+    large: list[Message] = []
+    world.launched.append(lambda message: large.append(message) if isinstance(message, m.Offer) else None)
+    world.go()
+    assert world.outcome() == value_of("m2")
+    assert large == []
+
+
+def test_a_restarted_member_asks_at_once_and_knows_what_it_holds() -> None:
+    world = BedrockWorld(4, 1)
+    world.propose("m2")
+    world.run(lambda: value_of("m2") in dispersed(world, "m1").shelf.held.values())
+    world.crash("m1")
     world.flights.clear()
-    # The value once, and little else, though it is asked for fifty times.
-    first = told(m.Ask(b""), 50)
-    assert len(value_of("m1")) < first < 2 * len(value_of("m1"))
-    assert told(m.Ask(b""), 50) == 0
-    assert told(m.Want(digest(value_of("m1"))), 50) < 3 * len(value_of("m1"))
+    world.restart("m1")
+    asked = [flight.message for flight in world.flights if isinstance(flight.message, m.Ask)]
+    assert asked == [m.Ask(bytes([0b100]))] * 3
+    # And it echoes again what it echoed.
+    assert [flight.receiver for flight in world.flights if isinstance(flight.message, m.Dispersal)] == ["m2"]
+
+
+def test_who_speaks_of_what_is_settled_is_told_the_outcome_once_between_looks() -> None:
+    world = BedrockWorld(4, 1, absent=("m3",))
+    world.propose()
+    world.go()
+    outcome = va.Part(va.OUTCOME, 0, dispersed(world, "m1").outcome)
+    assert told(world, "m3", "m1", m.Offer(value_of("m3")), 3) == [outcome]
+    world.input("m1", Again())
+    assert told(world, "m3", "m1", outcome) == []
+    assert told(world, "m3", "m1", va.Part(va.ORDER, 0, b"?")) == [outcome]
+    assert told(world, "m3", "m1", m.Ask(b""), 2) == [outcome, outcome]
+
+
+def test_a_candidate_needs_the_echoes_of_a_quorum_in_its_own_instance() -> None:
+    """Without them its bytes might be nowhere, or not valid."""
+    world, _ = agreed((4, 1, 0))
+    setup = world.setups["m1"]
+    certifiers = {
+        name: cb.ConsistentBroadcast.create(world.setups[name], da.Judge(setup, ID).offer_id, "m0", 32).certifier
+        for name in world.members
+    }
+    named = digest(b"bad")
+    signed = cb.statement(da.Judge(setup, ID).offer_id, "m0", named)
+    votes = {name: certifiers[name].sign(signed) for name in world.members}
+    certificate = certifiers["m0"].combine(signed, votes)
+
+    def candidate(index: int, proof: bytes) -> bytes:
+        return da.CANDIDATES.encode(da.Candidate(index, cb.CODEC.encode(cb.Final(named, proof))))
+
+    judge = da.Judge(attrs.evolve(setup), ID)
+    good = candidate(0, certificate)
+    assert judge.read(good) == (named, ("m0", "m1", "m2"))
+    assert len(good) <= judge.candidate_max
+    short = bytes([0b11]) + certificate[1:129]
+    for bad in (candidate(0, short), candidate(1, certificate), candidate(9, certificate), b"", good[:-1]):
+        assert not judge.accepts(bad)
+    assert not da.Judge(setup, b"another").accepts(good)
+    # In the machine: nobody echoes such a proposal.
+    fresh = BedrockWorld(4, 1, liars={"m0": Silent()})
+    forged = va.Part(va.PROPOSAL, 0, cb.CODEC.encode(cb.Send(candidate(0, short))))
+    assert told(fresh, "m0", "m1", forged) == []
+    assert blamed(fresh) == {"m0"}
+
+
+def test_instances_share_no_names() -> None:
+    setup = block_setups(4, 1)["m0"]
+    one, other = da.Judge(setup, b"one"), da.Judge(setup, b"other")
+    assert len({one.offer_id, other.offer_id, one.agreement_id, other.agreement_id}) == 4
 
 
 @pytest.mark.parametrize("shape", SMALL)
@@ -332,8 +436,11 @@ def test_strange_messages_are_blamed_and_harmless(shape: Shape) -> None:
     for message in strange:
         world.inject("m0", "m1", message)
         world.deliver(len(world.flights) - 1)
-    assert blamed(world) == {"m0"}
+    assert {blame.member for _, blame in world.blames} == {"m0"}
     assert len(world.blames) >= 8
+    variant = world.machine("m1").variant
+    assert not variant.shelf.held
+    assert variant.result is None
     world.propose()
     world.go()
     world.outcome()

@@ -259,6 +259,32 @@ def test_a_used_ballot_is_never_used_again() -> None:
     assert {message.digest for message in said if isinstance(message, m.Accept)} == {digest(A)}
 
 
+def test_each_failure_doubles_the_wait() -> None:
+    """Two that overtake each other for ever would choose nothing; chance parts them, and long waits do so sooner."""
+    bench = Bench()
+    bench.attempt("m1", A)
+    ranges: list[int] = []
+    for _ in range(7):
+        machine = bench.machines["m1"]
+        refused = Out[m.Message, m.Agreed]()
+        machine.on_message("m2", m.Refuse(machine.ballot, machine.ballot + 1), refused)
+        ranges += [effect.choices for effect in refused.effects if isinstance(effect, Draw)]
+        assert isinstance(only(bench.timer("m1"), m.Prepare), m.Prepare)
+    assert ranges == [sd.PATIENCE_TICKS << level for level in (1, 2, 3, 4, 5, 5, 5)]
+
+
+def test_who_hears_another_wait_longer_and_proposes_in_the_end() -> None:
+    bench = Bench()
+    bench.give("m1", m.Propose(A))
+    heard = Out[m.Message, m.Agreed]()
+    bench.machines["m1"].on_message("m0", m.Prepare(3), heard)
+    draw = next(effect for effect in heard.effects if isinstance(effect, Draw))
+    waiting = Out[m.Message, m.Agreed]()
+    bench.machines["m1"].on_draw(draw.key, 0, waiting)
+    assert [effect.ticks for effect in waiting.effects if isinstance(effect, SetTimer)] == [sd.PATIENCE_TICKS + 1]
+    assert isinstance(only(bench.timer("m1"), m.Prepare), m.Prepare)
+
+
 def test_bytes_go_to_a_member_once() -> None:
     bench = Bench()
     prepare = only(bench.attempt("m0", A), m.Prepare)
