@@ -36,7 +36,8 @@ Where f = 0 nobody lies; the key is one member's sharing, and every member's col
 *Secrets* never pass the log (SAFETY rule 20): `KeepSecret` hands them to the host, which keeps them where they can be
 overwritten and answers `SecretKept`; only then what rests on them is said (SAFETY rule 5). After a restart they come
 back by `restore`. A member that lost them stays silent in this key making: it counts as faulty (SAFETY rule 16). The
-host keeps machine and secrets until all members have their shares, at most for the epoch, and then overwrites them.
+host keeps machine and secrets until all members have their shares, at most for the epoch, and then overwrites them:
+f + 1 members' columns are the whole key, while of shares alone it takes k.
 
 Source: Cachin, Kursawe, Lysyanskaya, Strobl, "Asynchronous Verifiable Secret Sharing and Proactive Cryptosystems"
 (CCS 2002), sections 3 and 4, with certificates in the place of echoes and readys, and the total order in the place of

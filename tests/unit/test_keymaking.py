@@ -164,6 +164,46 @@ def test_a_part_that_comes_late_does_as_well_as_a_restored_one() -> None:
     assert world.ready("m3") is not None
 
 
+def test_in_the_end_nobody_has_anything_to_say_again() -> None:
+    """Whatever was lost, and although a dealer restarted that had forgotten all votes."""
+    world = KeyWorld(4, 1, seed=30, loss=0.4)
+    world.begin()
+    world.run(world.all_completed)
+    world.crash("m0")
+    world.restart("m0")
+    world.run(lambda: world.knows(*world.members))
+    world.loss = 0.0
+    for _ in range(2):
+        again(world)
+    assert all(set(machine.complete) == set(world.members) for machine in world.machines.values())
+    assert again(world) == 0
+    world.loss = 0.4
+    world.crash("m1")
+    world.kept["m1"].clear()
+    world.restart("m1")
+    world.select(world.selection_of("m2", "m3"))
+    world.run(world.all_ready)
+    world.run()
+    assert again(world) == 0
+    said = len(world.said)
+    late = [flight for flight in world.said if isinstance(flight.message, Deal | Held | Complete)]
+    world.waiting.extend(late)
+    world.loss = 0.0
+    world.run()
+    assert all(isinstance(flight.message, Held) for flight in world.said[said:])
+    assert world.blames == []
+
+
+def again(world: KeyWorld) -> int:
+    """How much is said when everybody is to say again what nobody answered."""
+    world.run()
+    before = len(world.said)
+    for member in world.machines:
+        world.input(member, Again())
+    world.run()
+    return len(world.said) - before
+
+
 # ------------------------------------------------------------------------------------------------- liars
 
 
@@ -198,6 +238,9 @@ CHANGES: dict[str, Callable[[Deal], Deal]] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_part_that_contradicts_its_commitment_is_evidence_and_hurts_nobody(change: str) -> None:
     world = bad_part(CHANGES[change])
+    deal = world.machines["m1"]._deal("m3")  # pyright: ignore[reportPrivateUsage]
+    world.inject("m1", "m3", signed_again(world, "m1", "m3", attrs.evolve(deal, row=deal.column)))
+    world.run()
     (proof,) = world.proofs("m1")
     assert isinstance(EVIDENCE.decode(proof), BadPart)
     assert proved(world, "m1", proof)
@@ -306,8 +349,8 @@ def test_bad_points_are_found_and_f_liars_do_not_stop_a_recovery(lie: str) -> No
     assert {(who, blame.member) for who, blame in world.blames} <= {("m6", "m0"), ("m6", "m1")}
 
 
-def test_a_point_is_checked_before_it_counts() -> None:
-    """Deterministic: the first f + 1 answers come from the liars and one honest member."""
+def missing_part() -> tuple[KeyWorld, dict[MemberId, Point]]:
+    """m3 has no part of m0's sharing, which is selected, and its questions are lost; what m1 and m2 would answer."""
     world = KeyWorld(4, 1, seed=10)
     world.liars["m0"] = lambda receiver, message: () if isinstance(message, Deal) and receiver == "m3" else (message,)
     world.begin()
@@ -316,8 +359,7 @@ def test_a_point_is_checked_before_it_counts() -> None:
     selection = world.selection_of("m0", "m1")
     world.select(selection, "m3")
     world.waiting.clear()
-    machine = world.machines["m3"]
-    name = machine.judge.commitment_of(selection.sharings[0])
+    name = world.machines["m3"].judge.commitment_of(selection.sharings[0])
     answers: dict[MemberId, Point] = {}
     for member in ("m1", "m2"):
         out = Out[Message, Output]()
@@ -326,21 +368,44 @@ def test_a_point_is_checked_before_it_counts() -> None:
         assert isinstance(effect, Send)
         assert isinstance(effect.message, Point)
         answers[member] = effect.message
-    for member, value in (
-        ("m1", other_number(answers["m1"].value)),
-        ("m1", answers["m1"].value),
-        ("m2", answers["m2"].value),
-    ):
-        world.inject(member, "m3", attrs.evolve(answers[member], value=value))
+    return world, answers
+
+
+def test_a_point_is_checked_before_it_counts() -> None:
+    world, answers = missing_part()
+    for point in (attrs.evolve(answers["m1"], value=other_number(answers["m1"].value)), answers["m1"], answers["m2"]):
+        world.inject("m2" if point is answers["m2"] else "m1", "m3", point)
         world.run()
-    assert [(blame.member, blame.fault) for _, blame in world.blames] == [
-        ("m1", "sent a point that contradicts the commitment")
-    ]
+    faults = [(blame.member, blame.fault) for _, blame in world.blames]
+    assert faults == [("m1", "sent a point that contradicts the commitment")]
     # Of m1 nothing counts any more, so there is one good point of two.
     assert world.ready("m3") is None
     world.inject("m0", "m3", Point("m0", evaluate(world.machines["m0"].holdings["m0"].column, 4), None))
     world.run()
     assert world.ready("m3") is not None
+
+
+def test_a_commitment_that_comes_with_a_point_is_the_selected_one() -> None:
+    """Points of another sharing fit that one's commitment, so it must be the one that was certified."""
+    world, answers = missing_part()
+    judge = world.machines["m0"].judge
+    other = Dealing.of(judge.shape, digest(b"another seed"), b"")
+    world.inject("m1", "m3", Point("m0", evaluate(other.piece(2)[1], 4), other.commitment))
+    world.run()
+    faults = [(blame.member, blame.fault) for _, blame in world.blames]
+    assert faults == [("m1", "sent another commitment than it was asked for")]
+    # A point without the commitment cannot be checked yet: it is no lie, and it does not count.
+    world.inject("m2", "m3", attrs.evolve(answers["m2"], commitment=None))
+    world.run()
+    assert world.machines["m3"].recoveries["m0"].points == {}
+    world.inject("m2", "m3", answers["m2"])
+    world.inject("m0", "m3", Point("m0", evaluate(world.machines["m0"].holdings["m0"].column, 4), None))
+    while world.waiting:
+        world.step()
+    world.input("m3", Again())
+    world.run()
+    assert world.ready("m3") is not None
+    assert len(world.blames) == 1
 
 
 def test_bad_votes_and_bad_certificates_are_refused() -> None:
@@ -360,6 +425,26 @@ def test_bad_votes_and_bad_certificates_are_refused() -> None:
     assert {blame.member for _, blame in world.blames} == {"m3"}
     assert all("m3" not in world.machines[name].votes for name in world.honest)
     assert world.proofs("m3") == []
+
+
+def test_a_sharing_is_passed_on_with_its_dealers_own_promise_only() -> None:
+    """Or else evidence that is put together with it would prove nothing."""
+    world = KeyWorld(4, 1, seed=31)
+    world.begin()
+    world.run(lambda: world.knows("m2"))
+    complete = world.machines["m2"].complete["m2"]
+    world.crash("m1")
+    world.machines["m1"] = world.create("m1")
+    world.waiting.clear()
+    world.liars["m3"] = silent
+    for promise in (bytes(64), complete.promise):
+        world.inject("m3", "m1", attrs.evolve(complete, promise=promise))
+        world.run()
+    assert [(blame.member, blame.proof) for _, blame in world.blames] == [("m3", b"")]
+    assert "m2" not in world.machines["m1"].complete
+    world.inject("m0", "m1", complete)
+    world.run()
+    assert world.machines["m1"].complete == {"m2": complete}
 
 
 def test_a_liar_costs_one_part_and_one_check_of_each_kind() -> None:
