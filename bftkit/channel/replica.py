@@ -145,7 +145,7 @@ IDLE_BEATS: Final = 10
 _PROTOCOL_RECORD: Final = b"\x01"
 _BATCH_RECORD: Final = b"\x02"
 _DECIDED_RECORD: Final = b"\x03"
-_EPOCH_RECORD: Final = b"\x05"
+EPOCH_RECORD: Final = b"\x05"
 """The hand-over that opened the epoch: what stands before it in the log is of epochs before."""
 
 
@@ -297,7 +297,7 @@ class Replica:
             elif kind == OWN_RECORD:
                 self.settling.voted, amnesic = unpack_plain(body)
                 self.silent = self.silent or amnesic
-            elif kind == _EPOCH_RECORD:
+            elif kind == EPOCH_RECORD:
                 protocol_records.clear()
                 decided.clear()
                 wedged_by, bedrock_records = b"", []
@@ -325,7 +325,7 @@ class Replica:
         assert self.succession is not None
         newest: HandOver | None = None
         for record in restored.records:
-            if record[:1] == _EPOCH_RECORD:
+            if record[:1] == EPOCH_RECORD:
                 newest = HandOver.decode(record[1:])
         self.succession.restore(list(restored.links), newest)
         self.preparing.coin_keys.restore(restored.secrets)
@@ -770,7 +770,7 @@ class Replica:
         """The standing records that a new log segment must begin with."""
         records = () if self.passive else self.machine.standing()
         opened_by = self.succession.opened_by if self.succession is not None else None
-        epoch = () if opened_by is None else (_EPOCH_RECORD + opened_by.encode(),)
+        epoch = () if opened_by is None else (EPOCH_RECORD + opened_by.encode(),)
         own = self.settling.own_record()
         return (*epoch, own, *(_PROTOCOL_RECORD + record for record in records), *self.wedge.standing())
 
