@@ -323,7 +323,7 @@ class DispersedAgreement(Forkable, Machine[Input, Message, Agreed]):
             self._in_offer(index, lambda child, inner: child.on_input(cb.Approve(), inner), out)
 
     def _on_bytes(self, message: Bytes, out: Out) -> None:
-        """What was agreed on is here: by its digest, so it is what correct members found valid. Too long: not hashed."""
+        """What was agreed on is here: by its digest, so it is what correct members found valid."""
         if len(message.value) <= self.value_max and self.shelf.on_bytes(message, out) is not None:
             self._finish(out)
 
