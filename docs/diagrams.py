@@ -26,6 +26,7 @@ TABLES: Final = {
     "reliable-broadcast": "bftkit.blocks.reliable_broadcast:PHASES",
     "binary-agreement": "bftkit.blocks.binary_agreement:PHASES",
     "validated-agreement": "bftkit.blocks.validated_agreement:PHASES",
+    "single-decree": "bftkit.blocks.single_decree:PHASES",
 }
 """Where each diagram's table lies."""
 PLACE: Final = re.compile(
