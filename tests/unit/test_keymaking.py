@@ -774,6 +774,11 @@ def test_beginning_twice_draws_once_and_strangers_are_not_heard() -> None:
     out = Out[Message, Output]()
     world.machines["m1"].on_message("m9", Held(bytes(64)), out)
     world.machines["m1"].on_message("m1", Held(bytes(64)), out)
+    world.begin()
+    world.run()
+    own = world.machines["m1"].holdings["m1"]
+    for stranger in ("m9", "m1"):
+        world.machines["m1"].on_message(stranger, AskPoint("m1", own.digest, True), out)
     assert out.effects == []
 
 
