@@ -351,9 +351,14 @@ class Succession:
     def _count_holders(self, out: ReplicaOut) -> None:
         replica = self._replica
         if len(self.holders) >= replica.quorum.certificate:
-            self.active = True
-            if replica.observing and any(entry.id == replica.me for entry in self.leaving):
-                replica.halt(f"this member is no part of the group since epoch {self.configuration.epoch}", out)
+            self._activate(out)
+
+    def _activate(self, out: ReplicaOut) -> None:
+        """The new epoch has begun: whoever left is needed no more."""
+        replica = self._replica
+        self.active = True
+        if replica.observing and any(entry.id == replica.me for entry in self.leaving):
+            replica.halt(f"this member is no part of the group since epoch {self.configuration.epoch}", out)
 
     def _prove_links(self, out: ReplicaOut) -> None:
         """Clients' links are proved with the epoch's key, so that replies over them count (SAFETY rule 8)."""
@@ -461,14 +466,15 @@ class Succession:
         if slot > replica.applied:
             replica.catchup.fetch(slot, root, message.certificate, out)
 
-    def look_for_progress(self, peers: Mapping[MemberId, Status]) -> None:
+    def look_for_progress(self, peers: Mapping[MemberId, Status], out: ReplicaOut) -> None:
         """f + 1 members have executed slots of this epoch: so q' held the state that it begins with."""
         if self.active:
             return
         replica, opened_by = self._replica, self.opened_by
         start = opened_by.ending.slot if opened_by is not None else 0
         ahead = sum(status.applied > start for member, status in peers.items() if member in replica.indices)
-        self.active = ahead >= replica.quorum.weak
+        if ahead >= replica.quorum.weak:
+            self._activate(out)
 
     def _on_links(self, sender: MemberId, packed: tuple[bytes, ...], out: ReplicaOut) -> None:
         settings = self._replica.settings

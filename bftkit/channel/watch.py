@@ -99,6 +99,8 @@ class LeaderWatch:
         out.broadcast(b"\x02" + raw)
 
     def on_report(self, member: MemberId | None, bundle: Bundle) -> None:
+        if self._replica.succession is not None and bundle.client not in self._replica.settings.member_keys:
+            return  # signed with a key of another epoch
         if member is None or self._replica.settings.member_keys.get(bundle.client) != member:
             raise WireError("a clock report of somebody else")
         held = self._reports.get(member)
