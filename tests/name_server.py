@@ -43,6 +43,8 @@ class NameServer:
         """Is told where each datagram comes from."""
         self.asked_over: list[str] = []
         """``udp`` or ``tcp``, for each question."""
+        self.questions: list[str] = []
+        """The names that were asked for, relative to the domain."""
         self._zone: dict[tuple[dns.name.Name, dns.rdatatype.RdataType], dns.rrset.RRset] = {}
         self._lock = threading.Lock()
         self._udp, self._tcp = _pair()
@@ -134,6 +136,7 @@ class NameServer:
             reply.set_rcode(self.code)
             return reply
         question = query.question[0]
+        self.questions.append(question.name.relativize(self.domain).to_text())
         with self._lock:
             found = list(self._chain(question.name, question.rdtype))
             known = {name for name, _ in self._zone}

@@ -173,9 +173,7 @@ class AddressBook:
 
     def addresses(self, member: MemberId) -> tuple[Address, ...]:
         """Where to dial a member, in order; empty if there is no such member. Repeated ones stand once."""
-        if member not in self._ordered:
-            return ()
-        found = dict.fromkeys(self._ordered[member])
+        found = dict.fromkeys(self._ordered.get(member, ()))
         for told in self._told.values():
             found.update(dict.fromkeys(told.get(member, ())))
         return tuple(found)

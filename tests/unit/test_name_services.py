@@ -315,6 +315,7 @@ async def test_a_member_is_found_in_the_dns_and_found_again(server: NameServer) 
         server.set("_m3._bftkit._tcp", "SRV", "0 0 0 .")
         await zone.look()
         assert told[-1].members["m3"] == (), "the root as the target says that there is no such service"
+        assert "." not in server.questions, "and nobody need be asked for the root's address"
 
 
 async def test_aliases_are_followed_and_an_id_with_a_dot_stays_one_label(server: NameServer) -> None:
@@ -427,6 +428,11 @@ async def test_members_come_and_go(server: NameServer) -> None:
         zone.service.follow(["m3", "m4"])
         await zone.pauses.until(4)
         assert told[-1] == Naming({"m3": ("tcp://10.0.0.2:7003",), "m4": ("tcp://10.0.0.2:7004",)})
+        asked = server.questions.count("_m2._bftkit._tcp")
+        for _ in range(5):
+            await zone.look()
+        assert server.questions.count("_m2._bftkit._tcp") == asked
+        assert server.questions.count("_m4._bftkit._tcp") == 6
 
 
 # ------------------------------------------------------------------------------------------------- who lies

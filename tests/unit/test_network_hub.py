@@ -258,6 +258,25 @@ def test_addresses_are_tried_in_order_and_can_be_changed(world: World) -> None:
     world.until(lambda: ann.is_up("bob"))
 
 
+def test_new_addresses_leave_a_living_link_alone_and_count_once_it_is_gone(world: World) -> None:
+    ann, bob = world.pair()
+    moved = world.hub("bob")
+    address = moved.listen(world.any_address("bob-moved"))
+    world.seen[ann].clear()
+    for addresses in ([], [world.nowhere()], [world.nowhere(), address]):
+        ann.connect("bob", key("bob"), addresses)
+        world.settle()
+    ann.send("bob", b"on the old link")
+    world.until(lambda: world.got[bob] == [("ann", b"on the old link")])
+    assert world.seen[ann] == []
+    world.close(bob)
+    world.until(lambda: not ann.is_up("bob"))
+    world.clock.now += 1.0  # the pause after a lost link
+    world.until(lambda: moved.is_up("ann"))
+    ann.send("bob", b"on the new link")
+    world.until(lambda: world.got[moved] == [("ann", b"on the new link")])
+
+
 def test_the_wrong_key_or_group_does_not_get_in(world: World) -> None:
     """Nobody can answer in another's place, and a link never joins two groups (FAULTS 11)."""
     ann, bob, cat = world.hub("ann"), world.hub("bob"), world.hub("cat", group=b"h" * 32)

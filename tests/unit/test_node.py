@@ -9,6 +9,8 @@ import trio
 
 from bftkit.client.local import LocalGroup, local_group
 from bftkit.configuration.text import ConfigurationError
+from bftkit.network.addresses import Address
+from bftkit.network.hub import DialFailed, Event, HubError
 from bftkit.node.assembly import load_adversary
 from bftkit.node.node import Node
 from bftkit.service import keyvalue
@@ -141,3 +143,35 @@ async def test_a_member_hears_of_clients_what_its_adversary_lets_through() -> No
 def test_an_adversary_that_is_not_there_is_the_callers_mistake(name: str) -> None:
     with pytest.raises(ConfigurationError):
         load_adversary(name)
+
+
+async def test_a_peer_is_readdressed_at_run_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its link stays up; once that is gone, the peer is dialled at the new addresses and at no other."""
+    async with local_group(KeyValueStore) as group:
+        client = await group.client()
+        await client.submit(keyvalue.put(b"k", b"1"), timeout=PATIENCE_SECONDS)
+        node = group.node("m0")
+        lost = node.hub.counters["links_down"]
+        node.readdress("m1", [Address("memory", "new")])
+        await client.submit(keyvalue.put(b"k", b"2"), timeout=PATIENCE_SECONDS)
+        assert node.hub.is_up("m1")
+        assert node.hub.counters["links_down"] == lost
+        with pytest.raises(ValueError, match="'m9' is no peer of m0"):
+            node.readdress("m9", [Address("memory", "m9")])
+        with pytest.raises(HubError):
+            node.readdress("m1", [Address("tcp", "127.0.0.1", 7000)])
+
+        dialled: list[str] = []
+        events = node.hub.events
+
+        def watched() -> list[Event]:
+            found = events()
+            dialled.extend(str(event.address) for event in found if isinstance(event, DialFailed))
+            return found
+
+        monkeypatch.setattr(node.hub, "events", watched)
+        await group.crash("m1")
+        with trio.fail_after(PATIENCE_SECONDS):
+            while len(dialled) < 3:
+                await client.submit(keyvalue.put(b"k", b"3"), timeout=PATIENCE_SECONDS)
+        assert set(dialled) == {"memory://new"}

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from bftkit.configuration.keyfiles import KeyPair
-from bftkit.configuration.settings import ClientSettings, HoldingLimits, LogSettings, MemberSettings
+from bftkit.configuration.settings import (
+    ClientSettings,
+    DnsSettings,
+    HoldingLimits,
+    LogSettings,
+    MemberSettings,
+    NameSettings,
+)
 from bftkit.configuration.text import ConfigurationError, Value, parse_toml, to_toml
 from bftkit.core.digest import digest
+from bftkit.network.addresses import Address
 
 MEMBER = MemberSettings(id="m0", service="shop.orders:Orders", listen="tcp://127.0.0.1:7000")
 
@@ -192,3 +201,73 @@ def test_no_repr_shows_a_secret() -> None:
     key = KeyPair.of("client", SECRET)
     assert SECRET.hex()[:8] not in repr(key)
     assert repr(SECRET) not in repr(key)
+
+
+# ------------------------------------------------------------------------------------------------- name services
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        NameSettings(file="names.toml"),
+        NameSettings(dns=DnsSettings("shop.example", "127.0.0.1:53")),
+        NameSettings(file="/etc/names", dns=DnsSettings("shop.example.", "[::1]:5353")),
+    ],
+)
+def test_name_services_survive_their_text(names: NameSettings) -> None:
+    member = attrs.evolve(MEMBER, names=names)
+    assert MemberSettings.from_text(member.to_text()) == member
+    client = ClientSettings(names=names)
+    assert ClientSettings.from_text(client.to_text()) == client
+
+
+def test_settings_without_name_services_do_not_mention_them() -> None:
+    assert "names" not in MEMBER_TEXT
+    assert MemberSettings.from_text(MEMBER_TEXT).names is None
+
+
+def test_a_resolver_is_an_address() -> None:
+    assert DnsSettings("a.b", "127.0.0.1:53").resolver_address == Address("udp", "127.0.0.1", 53)
+    assert DnsSettings("a.b", "udp://[::1]:53").resolver_address == Address("udp", "::1", 53)
+
+
+NAMES_MISTAKES = [
+    ("[names]", "names: the table names no service; give file, or a table names.dns, or neither"),
+    ('[names]\nfiel = "a"', "names.fiel: no such key; did you mean 'file'?"),
+    ('[names]\nfile = ""', "names.file: '' is no path; give the path of a file, relative to this folder"),
+    ('[names.dns]\ndomain = "a.b"', "names.dns.resolver: the key is missing; give the resolver's IP address and port"),
+    (
+        '[names.dns]\ndomain = "a..b"\nresolver = "127.0.0.1:53"',
+        "names.dns.domain: 'a..b' is no domain; give one such as shop.example",
+    ),
+    (
+        '[names.dns]\ndomain = "10.0.0.1"\nresolver = "127.0.0.1:53"',
+        "names.dns.domain: '10.0.0.1' is no domain; give one such as shop.example",
+    ),
+    (
+        f'[names.dns]\ndomain = "{"a." * 101}b"\nresolver = "127.0.0.1:53"',
+        "is no domain; give one such as shop.example",
+    ),
+    (
+        '[names.dns]\ndomain = "a.b"\nresolver = "localhost:53"',
+        "names.dns.resolver: 'localhost:53' is no IP address with a port; give IP:port, such as 127.0.0.1:53",
+    ),
+    (
+        '[names.dns]\ndomain = "a.b"\nresolver = "127.0.0.1"',
+        "the port is missing; give IP:port, such as 127.0.0.1:53",
+    ),
+    (
+        '[names.dns]\ndomain = "a.b"\nresolver = "tcp://127.0.0.1:53"',
+        "names.dns.resolver: 'tcp://127.0.0.1:53' is no IP address with a port; give IP:port, such as 127.0.0.1:53",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "told"), NAMES_MISTAKES)
+def test_a_mistake_in_the_name_services_is_told(text: str, told: str) -> None:
+    head = 'id = "m0"\nservice = "shop.orders:Orders"\nlisten = "tcp://127.0.0.1:7000"\n'
+    with pytest.raises(ConfigurationError) as error:
+        MemberSettings.from_text(head + text)
+    assert told in str(error.value)
+    with pytest.raises(ConfigurationError):
+        ClientSettings.from_text(text)
