@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -31,6 +31,7 @@ from bftkit.sim.register import Get, Put, RegisterOperation
 from bftkit.sim.workloads import Ask, Closed, KeyValueLoad, Open, Rhythm, Workload, encode
 
 if TYPE_CHECKING:
+    from bftkit.sim.epochs import Era
     from bftkit.sim.world import World
 
 AT_EASE: Final = Closed()
@@ -275,6 +276,18 @@ class Actor:
         self._load.clear()
 
     # ------------------------------------------------------------------------------------------ hearing
+
+    def follow(self, era: Era) -> None:
+        """A new epoch began somewhere. (Until clients follow the chain by themselves, they are told.)"""
+        machine: Any = self.machine
+        settings = era.settings
+        machine.settings = self.settings = attrs.evolve(
+            self.settings, members=era.members, quorum=era.quorum, keyring=settings.keyring, epoch=era.epoch
+        )
+        machine._proved.clear()
+        machine._receivers = era.members
+        for bundle in machine._in_flight.values():
+            bundle.said.clear()
 
     def on_link(self, member: MemberId, binding: bytes) -> None:
         """A connection to this member came up."""

@@ -167,7 +167,8 @@ class Bounds:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._caps: dict[str, Caps] = {}
+        self._caps: dict[str, tuple[ReplicaSettings, Caps]] = {}
+        """Of each member, in its epoch."""
         self._stored: dict[str, int] = {}
         """The most bytes of batches that each member ever held."""
         self._standing: dict[str, int] = {}
@@ -183,10 +184,11 @@ class Bounds:
         replica = host.replica
         if replica is None or host.me in self._world.recorder.exempt:
             return
-        caps = self._caps.get(host.me)
-        if caps is None:
-            caps = self._caps[host.me] = Caps.of(host.settings, self._world.segment_bytes)
-        limits = host.settings.limits
+        settings = replica.settings
+        known = self._caps.get(host.me)
+        if known is None or known[0] is not settings:
+            known = self._caps[host.me] = settings, Caps.of(settings, self._world.segment_bytes)
+        caps, limits = known[1], settings.limits
         pool, sessions, stored = replica.pool, replica.state.sessions, replica.batches.stored_bytes
         self._stored[host.me] = max(self._stored.get(host.me, 0), stored)
         self._within(host, "the history", len(replica.history), caps.slots + CLAIMS_AT_ONCE, "slots")
@@ -211,7 +213,7 @@ class Bounds:
             self._world.recorder.fail("bounded", f"{host.me}: {what} has {size} {unit}, more than {cap}")
 
     def _walk(self, host: Host, replica: Replica, caps: Caps) -> None:
-        limits = host.settings.limits
+        limits = replica.settings.limits
         for client in sorted(replica.pool.client_sizes):
             size = replica.pool.client_sizes[client]
             self._within(host, f"the pool of client {client.hex()[:8]}", size, limits.client_pool_bytes, "bytes")
@@ -246,7 +248,7 @@ def view_timeout(host: Host) -> int:
 
     A machine that lets it grow shows it as ``patience.timeout``; for others it is the parameter ``view_timeout``.
     """
-    replica, settings = host.replica, host.settings
+    replica, settings = host.replica, host.current
     known = settings.plugin.record.parameters.get("view_timeout")
     base = VIEW_TIMEOUT_USUAL if known is None else settings.parameters.get("view_timeout", known.default)
     grown: object = getattr(getattr(getattr(replica, "machine", None), "patience", None), "timeout", None)

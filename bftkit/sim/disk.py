@@ -20,6 +20,10 @@ class Disk:
 
     directory: MemoryDirectory = attrs.field(factory=MemoryDirectory)
     snapshots: MemorySnapshots = attrs.field(factory=MemorySnapshots)
+    links: dict[int, bytes] = attrs.field(factory=dict[int, bytes])
+    """Hand-overs that are durable, by the epoch that each ends."""
+    secrets: dict[tuple[int, bytes], bytes] = attrs.field(factory=dict[tuple[int, bytes], bytes], repr=False)
+    """What lies in files that can be overwritten, by epoch and name."""
     slow_us: list[int] = attrs.field(factory=list[int])
     """So much longer takes each sync."""
 
@@ -33,7 +37,7 @@ class Disk:
                 snapshots.save(slot, manifest, [(leaf, self.snapshots.chunk(leaf)) for leaf in message.leaves])
             except (SnapshotCorrupt, ValueError):
                 continue  # damaged here, so it would be passed over there
-        return Disk(self.directory.copy(), snapshots)
+        return Disk(self.directory.copy(), snapshots, dict(self.links), dict(self.secrets))
 
     def plan(self, before: Callable[[str], None] | None) -> None:
         """Call this before each change, of the log's files and of the snapshots."""

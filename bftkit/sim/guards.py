@@ -31,13 +31,14 @@ import attrs
 from bftkit.channel import frames
 from bftkit.channel.bundles import CLOCK
 from bftkit.core.machine import Digest, MemberId, Slot
-from bftkit.core.wire import Codec, WireError
+from bftkit.core.wire import WireError
 from bftkit.sim.holding import Holding
 from bftkit.sim.lying_clients import LyingClient
 from bftkit.sim.vouching import AgreedTimes, StableCheckpoints
 
 if TYPE_CHECKING:
     from bftkit.sim.actors import Actor
+    from bftkit.sim.epochs import Era
     from bftkit.sim.host import Host
     from bftkit.sim.world import World
 
@@ -132,53 +133,67 @@ class Speech:
 
     def __init__(self, world: World) -> None:
         self._recorder = world.recorder
-        self._codec: Codec[Any] = world.hosts[world.members[0]].settings.plugin.codec
+        self._chain = world.chain
         self._bound: dict[tuple[object, ...], Digest] = {}
-        self._forgot: set[MemberId] = set()
+        self._forgot: dict[MemberId, int] = {}
+        """Members whose disks went, and in which epoch of theirs."""
         self._shapes: dict[type, _Shape] = {}
 
     def wiped(self, member: MemberId) -> None:
         """See `Guards`."""
-        self._forgot.add(member)
+        self._forgot[member] = self._chain.now.epoch
+
+    def _must_be_silent(self, member: MemberId, epoch: int) -> bool:
+        """Whether the member signs with the keys with which it may have said what it forgot (SAFETY rule 16)."""
+        forgot = self._forgot.get(member)
+        if forgot is None:
+            return False
+        eras = self._chain.eras
+        if epoch <= forgot or epoch >= len(eras):
+            return True
+        before, after = (_epoch_root(eras[number], member) for number in (forgot, epoch))
+        return before == after
 
     def said(self, member: MemberId, frame: bytes) -> None:
         """A frame leaves a correct member."""
         kind = frame[0] if frame else 0
         if kind == frames.PROTOCOL:
-            if member in self._forgot:
-                self._broke_silence(member, "a message of the protocol")
             try:
-                _, packed, _ = frames.unpack_protocol(frame)
-                message = self._codec.decode(packed)
+                epoch, packed, _ = frames.unpack_protocol(frame)
+                if epoch >= len(self._chain.eras):
+                    raise WireError("a frame of an epoch that nobody has entered")
+                message = self._chain.eras[epoch].settings.plugin.codec.decode(packed)
             except WireError:
                 return
-            self._walk(member, message)
+            if self._must_be_silent(member, epoch):
+                self._broke_silence(member, "a message of the protocol")
+            self._walk(member, message, epoch)
         elif kind == frames.CONTROL:
             if frame[1:2] == _CHECKPOINT_VOTE:
                 self._voted(member, frame)
-        elif member in self._forgot and kind == frames.BUNDLE and frame[1:2] == _CLOCK:
+        elif kind == frames.BUNDLE and frame[1:2] == _CLOCK and self._must_be_silent(member, self._chain.now.epoch):
             self._broke_silence(member, "a clock report")
 
     def _broke_silence(self, member: MemberId, what: str) -> None:
         self._recorder.fail("durability", f"{member} lost its disk in this epoch and sends {what} (SAFETY rule 16)")
 
     def _voted(self, member: MemberId, frame: bytes) -> None:
-        if member in self._forgot:
-            self._broke_silence(member, "a checkpoint vote")
         try:
             vote = frames.CONTROL_CODEC.decode(frame[1:])
         except WireError:
             return  # nobody can take it for anything
         assert isinstance(vote, frames.CheckpointVote)
+        if self._must_be_silent(member, vote.epoch):
+            self._broke_silence(member, "a checkpoint vote")
         self._bind((member, "checkpoint", vote.slot), vote.root)
 
-    def _walk(self, member: MemberId, message: object) -> None:
+    def _walk(self, member: MemberId, message: object, epoch: int) -> None:
         """Bind the sender to whatever the message says."""
         kind = type(message)
         binds = getattr(message, "binds", None)
         if callable(binds):
             for place, said in cast("Iterable[tuple[tuple[object, ...], Digest]]", binds()):
-                self._bind((member, kind, *place), said)
+                self._bind((member, kind, *place, *_in(epoch)), said)
             return
         shape = self._shapes.get(kind)
         if shape is None:
@@ -186,12 +201,12 @@ class Speech:
         if shape.numbers:
             digest = getattr(message, "digest", None)
             if type(digest) is bytes:
-                self._bind((member, kind, *[getattr(message, name) for name in shape.numbers]), digest)
+                self._bind((member, kind, *[getattr(message, name) for name in shape.numbers], *_in(epoch)), digest)
         for name in shape.inner:
             value = getattr(message, name)
             for item in cast("tuple[Any, ...]", value) if isinstance(value, tuple) else (value,):
                 if attrs.has(cast("type[Any]", type(item))):
-                    self._walk(member, item)
+                    self._walk(member, item, epoch)
 
     def _bind(self, place: tuple[object, ...], digest: Digest) -> None:
         known = self._bound.setdefault(place, digest)
@@ -202,6 +217,15 @@ class Speech:
                 f"{member} contradicts itself: {' '.join(map(str, rest))} was {known.hex()[:12]} and is "
                 f"{digest.hex()[:12]} (SAFETY rules 5 and 16)",
             )
+
+
+def _in(epoch: int) -> tuple[str, ...]:
+    return (f"in epoch {epoch}",) if epoch else ()
+
+
+def _epoch_root(era: Era, member: MemberId) -> bytes | None:
+    entry = None if era.place is None else era.place.configuration.roster.by_id.get(member)
+    return None if entry is None else entry.epoch_root
 
 
 class Outcomes:
@@ -228,7 +252,7 @@ class Outcomes:
     def not_executed(self, actor: Actor, what: str, number: int) -> None:
         """The client was told that an operation was skipped, refused, or is lost without anybody's knowing."""
         world = self._world
-        limits = world.hosts[world.members[0]].settings.limits
+        limits = world.chain.now.settings.limits
         others = list(world.actors.values())
         mine = [other for other in others if other.public == actor.public]
         near = (

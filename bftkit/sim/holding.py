@@ -27,17 +27,21 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from bftkit.core.machine import Digest, MemberId, Slot
-from bftkit.core.ordering import Setup
+from bftkit.core.ordering import CoinProtocol, Plugin, Setup, SignerProtocol
 from bftkit.core.wire import WireError
+from bftkit.membership.chain import HandOver
 from bftkit.sim.disk import Disk
 from bftkit.storage.head import HEAD_NAME, Head, HeadDamaged, segment_number
 from bftkit.storage.records import CHECK_SIZE, OVERHEAD, Codec, Kind
 
 if TYPE_CHECKING:
+    from bftkit.sim.epochs import Era
     from bftkit.sim.world import World
 
 _PROTOCOL_RECORD: Final = 1
 """The kind of a log record that the protocol wrote (`bftkit.channel.replica`)."""
+_EPOCH_RECORD: Final = 5
+"""The kind of the standing record that says which hand-over opened the epoch."""
 _POWER_CUT: Final = "power-cut"
 KEPT_SLOTS: Final = 64
 """What was written about so many slots below one that was looked at is kept: clients are told in any order."""
@@ -57,6 +61,10 @@ class _Reader:
     """What the protocol wrote of each slot; dropped once the slot and those before it were looked at long since."""
     covered: Slot = 0
     """The highest durable checkpoint that was ever seen."""
+    epoch: int = 0
+    """Of the records: what was written in epochs before is forgotten, since the state that they ended with is kept."""
+    opened: bytes = b""
+    """The record that the epoch began with."""
     excused: bool = False
     """Its disk was taken away, or lied."""
 
@@ -72,7 +80,7 @@ class _Reader:
                 self.excused = True
                 return
             self.codec = Codec(self.key)
-        for name in directory.names():
+        for name in sorted(directory.names(), key=lambda name: segment_number(name) or 0):
             number = segment_number(name)
             start = self.read.get(name, 0)
             if number is None or directory.durable_size(name) - start < OVERHEAD:
@@ -90,7 +98,10 @@ class _Reader:
             end = at + OVERHEAD + header.length
             if end > len(data):
                 return at
-            wanted = header.kind is Kind.ENTRY and header.slot not in done and data[at + OVERHEAD] == _PROTOCOL_RECORD
+            mark = data[at + OVERHEAD] if header.length else 0
+            wanted = header.kind is Kind.ENTRY and header.slot not in done and mark == _PROTOCOL_RECORD
+            if header.kind is Kind.STANDING and mark == _EPOCH_RECORD:
+                self._enter(data[at + OVERHEAD + 1 : end])
             # What a crash left of a write may have a good head and no body; the member cuts it off when it starts.
             if wanted or end == len(data):
                 hasher = blake2b(data[at : at + OVERHEAD - CHECK_SIZE], key=self.key, digest_size=CHECK_SIZE)
@@ -100,6 +111,11 @@ class _Reader:
                 if wanted:
                     self.records.setdefault(header.slot, []).append(data[at + OVERHEAD + 1 : end])
             at = end
+
+    def _enter(self, record: bytes) -> None:
+        if record != self.opened:
+            self.opened, self.epoch = record, HandOver.decode(record).ending.epoch + 1
+            self.records.clear()
 
     def about(self, slot: Slot, count: int) -> list[bytes]:
         """What the protocol wrote about the slot and the next ones, `count` slots in all, in the order of slots."""
@@ -117,50 +133,84 @@ class _Reader:
         return self.covered >= slot
 
 
+@attrs.define(eq=False)
+class _Promise:
+    """What one epoch's protocol promises."""
+
+    plugin: Plugin
+    needed: int
+    """So many members hold what was decided."""
+    active: bool
+    """False: this protocol promises nothing of the kind."""
+    setups: dict[MemberId, Setup]
+
+    @classmethod
+    def of(cls, world: World, era: Era) -> _Promise:
+        """The promise of this epoch."""
+        settings, plugin, quorum = era.settings, era.settings.plugin, era.quorum
+        return cls(
+            plugin,
+            quorum.certificate if plugin.record.byzantine else quorum.durable,
+            _POWER_CUT in plugin.record.survives,
+            {
+                member: Setup(
+                    member,
+                    era.members,
+                    quorum,
+                    keyring,
+                    era.start,
+                    settings.window,
+                    settings.parameters,
+                    coins,
+                )
+                for member, keyring, coins in (_secrets(world, era, member) for member in era.members)
+                if coins is not None or not plugin.record.coins
+            },
+        )
+
+
 class Holding:
     """The guard of durable acknowledgements (oracle ``durability``). See the top of this file."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._plugin = world.hosts[world.members[0]].settings.plugin
-        self._setups: dict[MemberId, Setup] = {}
-        for member, host in world.hosts.items():
-            settings = host.settings
-            self._setups[member] = Setup(
-                settings.me,
-                settings.members,
-                settings.quorum,
-                settings.keyring,
-                0,
-                settings.window,
-                settings.parameters,
-                settings.coins,
-            )
-        quorum = world.quorum
-        self._needed = quorum.certificate if self._plugin.record.byzantine else quorum.durable
-        self.active = _POWER_CUT in self._plugin.record.survives
-        """False: this protocol promises nothing of the kind."""
+        self._promises: dict[int, _Promise] = {}
         self._readers = {member: _Reader(host.disk) for member, host in world.hosts.items()}
         self._done: set[Slot] = set()
+        first = world.chain.now
+        self.active = first.place is not None or self._promise(first).active
+        """False: what the group runs promises nothing of the kind; or a test takes the guard away."""
+
+    def _promise(self, era: Era) -> _Promise:
+        known = self._promises.get(era.epoch)
+        if known is None:
+            known = self._promises[era.epoch] = _Promise.of(self._world, era)
+        return known
 
     def told(self, slot: Slot) -> None:
         """A client accepted that something ran in this slot."""
         if not self.active or slot in self._done:
             return
         world = self._world
-        exempt = world.recorder.exempt
-        if len(exempt) > world.quorum.f:
+        era = world.chain.era_of(slot)
+        promise = self._promise(era)
+        exempt = world.recorder.exempt & set(era.members)
+        if not promise.active or len(exempt) > era.quorum.f:
             return  # more than the group is made for
-        needed = self._needed - len(exempt)
+        needed = promise.needed - len(exempt)
         known = world.recorder.batches.get(slot)
         digest = None if known is None else known[0]
         holders: list[MemberId] = []
-        for member in world.members:
+        for member in era.members:
             if member in exempt:
                 continue
             reader = self._reader(member)
             reader.go_on(self._done)
-            if reader.excused or self._holds(member, reader, slot, digest) or reader.covers(slot):
+            if (
+                reader.excused
+                or (reader.epoch == era.epoch and self._holds(promise, member, reader, slot, digest))
+                or reader.covers(slot)
+            ):
                 holders.append(member)
                 if len(holders) == needed:
                     break
@@ -179,10 +229,12 @@ class Holding:
             reader.excused = True
         return reader
 
-    def _holds(self, member: MemberId, reader: _Reader, slot: Slot, digest: Digest | None) -> bool:
+    def _holds(self, promise: _Promise, member: MemberId, reader: _Reader, slot: Slot, digest: Digest | None) -> bool:
         """Whether what this member wrote, in its history and in nobody else's, makes the slot survive."""
-        records = reader.about(slot, len(self._setups))
-        plugin, setup = self._plugin, self._setups[member]
+        plugin, setup = promise.plugin, promise.setups.get(member)
+        if setup is None:
+            return True  # its share of the coin key is out of the world's sight
+        records = reader.about(slot, len(setup.members))
         try:
             nothing = plugin.history(setup, slot - 1, ())
             histories = dict.fromkeys(setup.members[: setup.quorum.available], nothing)
@@ -191,3 +243,12 @@ class Holding:
         except WireError:
             return False
         return bool(carried) and carried[0][0] == slot and digest in (None, carried[0][1])
+
+
+def _secrets(world: World, era: Era, member: MemberId) -> tuple[MemberId, SignerProtocol, CoinProtocol | None]:
+    """What the member has in this epoch, as far as the world can see."""
+    host = world.hosts[member]
+    if era.place is None:
+        return member, host.settings.keyring, host.settings.coins
+    share = host.current.coin_share if host.current.epoch == era.epoch else None
+    return member, *world.keychain(member).seen(era.place, share)

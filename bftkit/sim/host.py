@@ -23,6 +23,7 @@ from bftkit.channel.interface import (
     Restored,
     RoundEnd,
     Saved,
+    SecretKept,
 )
 from bftkit.channel.replica import Replica
 from bftkit.channel.settling import own_record
@@ -82,6 +83,11 @@ class Host(Interpreter):
         return self.settings.clock_key.public[:16]
 
     @property
+    def current(self) -> ReplicaSettings:
+        """The settings of the epoch that it is in; of a member that is down, those that it began with."""
+        return self.settings if self.replica is None else self.replica.settings
+
+    @property
     def up(self) -> bool:
         """Whether the process runs."""
         return self.replica is not None
@@ -120,6 +126,7 @@ class Host(Interpreter):
                 self.disk.directory.crash(self.world.random.randrange)
             self.world.on_power_cut(self)
             return
+        self.neighbours = None if self.settings.place is None else frozenset()
         self.watched = self.world.make_application(self.me)
         self.replica = replica = Replica(self.settings, self.watched)
         self._applied_seen = restored.checkpoint[0] if restored.checkpoint is not None else 0
@@ -166,7 +173,8 @@ class Host(Interpreter):
             if len(whole) == len(chunks):
                 checkpoint = (slot, packed, whole)
                 break
-        return Restored(records, checkpoint, amnesic)
+        links = [self.disk.links[epoch] for epoch in sorted(self.disk.links)]
+        return Restored(records, checkpoint, amnesic, links, dict(self.disk.secrets))
 
     def _open_log(self) -> tuple[Log, Any]:
         return Log.open(
@@ -224,7 +232,7 @@ class Host(Interpreter):
 
     def arrive(self, peer: str | bytes, packet: int, frame: bytes) -> None:
         """A frame came over a link. It waits until the member reads it; there is a bound for each peer."""
-        if self.replica is None:
+        if self.replica is None or not (type(peer) is bytes or self.admits(peer)):
             return
         inlet = self._inlets.get(peer)
         if inlet is None:
@@ -246,6 +254,10 @@ class Host(Interpreter):
             else:
                 self._start_round()
 
+    def admits(self, peer: object) -> bool:
+        """Whether it has links with this member."""
+        return self.neighbours is None or peer in self.neighbours
+
     def put(self, event: Event) -> None:
         """Something is ready for the next round, as if it had come by itself."""
         if self.replica is None:
@@ -259,7 +271,7 @@ class Host(Interpreter):
                 self._due.append(key)
             case ClientLink():
                 self._links.append(event)
-            case Saved():
+            case Saved() | SecretKept():
                 self._saved.append(event)
             case _:
                 raise ValueError(f"a round makes its own {type(event).__name__}")
@@ -355,7 +367,7 @@ class Host(Interpreter):
         if self._saved:
             saved, self._saved = self._saved, []
             for one in saved:
-                add(now_us, OTHER, number, 0, b"saved %d" % one.slot)
+                add(now_us, OTHER, number, 0, b"saved %d" % one.slot if isinstance(one, Saved) else b"kept " + one.name)
                 self._watch(one)
                 replica.on_input(one, out)
         hashing = replica.checkpoints.hashing[0] if replica.checkpoints.hashing else None

@@ -19,14 +19,19 @@ from bftkit.channel.frames import StatusAnswer, pack_answer
 from bftkit.channel.interface import (
     ClientLink,
     Cut,
+    Entered,
     Halted,
     Jot,
+    KeepSecret,
+    Linked,
+    Neighbours,
     ReplicaInput,
     ReplicaOut,
     ReplicaSettings,
     Rotate,
     Save,
     Saved,
+    SecretKept,
     StatusAsked,
     ToClient,
 )
@@ -65,6 +70,8 @@ DISK_FULL_US: Final = 250_000
 SYNC_US_MAX: Final = 4_000
 """A sync takes up to so long where work costs nothing."""
 SAVE_US_MAX: Final = 40_000
+FILE_US_MAX: Final = 10_000
+"""A small file of its own takes up to so long."""
 HUB: Final = HubLimits()
 # Lines of docs/FAULTS.md.
 _FULL: Final = 15
@@ -141,7 +148,9 @@ class Interpreter:
         """Those that have something, in the order in which it came."""
         self._links: list[ClientLink] = []
         self._due: list[TimerKey] = []
-        self._saved: list[Saved] = []
+        self._saved: list[Saved | SecretKept] = []
+        self.neighbours: frozenset[MemberId] | None = None
+        """With whom it has links; None: with everybody."""
         self._timers: dict[TimerKey, int] = {}
         self._timer_heap: list[tuple[int, int, TimerKey]] = []
         self._timer_count = 0
@@ -214,10 +223,10 @@ class Interpreter:
             self.log.seal()
 
     def _cost_us(self, out: ReplicaOut) -> int:
-        costs, others = self._costs, len(self.settings.members) - 1
-        ns = costs.round_ns
-        replica = self.replica
+        costs, replica = self._costs, self.replica
         assert replica is not None
+        others = len(replica.others)
+        ns = costs.round_ns
         executed = replica.state.executed
         ns += (executed - self._executed_seen) * costs.apply_ns
         self.world.counters.applied += executed - self._executed_seen
@@ -275,6 +284,8 @@ class Interpreter:
                 elif isinstance(output, StatusAsked):
                     answer = StatusAnswer(output.number, json.dumps(replica.status()))
                     outbox.append((output.client, pack_answer(answer)))
+                elif isinstance(output, Linked | Neighbours | Entered | KeepSecret):
+                    self._on_epoch(output)
                 else:
                     assert isinstance(output, Halted)
                     self.halted = output.reason
@@ -332,6 +343,28 @@ class Interpreter:
                 world.journal.add(world.now_us, DRAWN, self.number, 0, b"%d" % value)
                 replica.on_draw(effect.key, value, inner)
             yield from self._carry_out(inner)
+
+    def _on_epoch(self, output: Linked | Neighbours | Entered | KeepSecret) -> None:
+        """What belongs to going from epoch to epoch: files of their own, and whom to have links with."""
+        disk = self.disk
+        if isinstance(output, Neighbours):
+            self.neighbours = frozenset(entry.id for entry in output.entries)
+        elif isinstance(output, Linked):
+            self._after_us(self._file_us(), partial(disk.links.__setitem__, output.epoch, output.link))
+        elif isinstance(output, KeepSecret):
+            self._after_us(self._file_us(), partial(self._keep, output))
+        else:
+            epoch = output.place.configuration.epoch
+            self.world.keychain(self.me).first = epoch  # the keys of all epochs before are erased
+            for known in [known for known in disk.secrets if known[0] < epoch]:
+                del disk.secrets[known]
+
+    def _file_us(self) -> int:
+        return 500 + (self.world.random.getrandbits(20) * FILE_US_MAX >> 20)
+
+    def _keep(self, secret: KeepSecret) -> None:
+        self.disk.secrets[secret.epoch, secret.name] = secret.secret
+        self._put(SecretKept(secret.name))
 
     def _sync_us(self) -> int:
         costs, bits = self._costs, self.world.random.getrandbits(20)

@@ -35,8 +35,11 @@ from bftkit.sim.costs import Costs, Meter, WorldCounters
 class _World:
     """The members' secrets, as hash objects that already hold secret, purpose and context."""
 
-    def __init__(self, seed: bytes, context: bytes, members: Iterable[MemberId]) -> None:
+    def __init__(
+        self, seed: bytes, context: bytes, members: Iterable[MemberId], keys: Mapping[MemberId, bytes]
+    ) -> None:
         self._members = frozenset(members)
+        self._keys = keys
         self._seed = blake2b(seed, digest_size=64, person=b"bftkit sim keys").digest()
         self._context = context
         self._ready: dict[tuple[MemberId, str], blake2b] = {}
@@ -47,7 +50,8 @@ class _World:
     def signature(self, member: MemberId, purpose: str, statement: bytes) -> bytes:
         ready = self._ready.get((member, purpose))
         if ready is None:
-            secret = blake2b(member.encode(), digest_size=64, key=self._seed).digest()
+            name = member.encode() + self._keys.get(member, b"")
+            secret = blake2b(name, digest_size=64, key=self._seed).digest()
             ready = blake2b(purpose_prefix(purpose) + self._context, digest_size=SIGNATURE_SIZE, key=secret)
             self._ready[member, purpose] = ready
         hasher = ready.copy()
@@ -73,15 +77,20 @@ class FastKeyring:
 
 
 def fast_keyrings(
-    seed: bytes, group: bytes, epoch: int, opening: bytes, members: Iterable[MemberId]
+    seed: bytes,
+    group: bytes,
+    epoch: int,
+    opening: bytes,
+    members: Iterable[MemberId],
+    keys: Mapping[MemberId, bytes] | None = None,
 ) -> dict[MemberId, FastKeyring]:
     """The keyrings of all members of a simulated group, by member.
 
-    `group` and `opening` have 32 bytes, as in `Ed25519Keyring`; the seed has any length. Raises ValueError for
-    other lengths.
+    `group` and `opening` have 32 bytes, as in `Ed25519Keyring`; the seed has any length. Where members may get new
+    keys, `keys` has the public ones of the epoch: each stands for another secret. Raises ValueError for other lengths.
     """
     names = tuple(members)
-    world = _World(seed, signing_context(group, epoch, opening), names)
+    world = _World(seed, signing_context(group, epoch, opening), names, keys or {})
     return {name: FastKeyring(name, world) for name in names}
 
 
@@ -147,7 +156,13 @@ class Notary:
 
     def keyring(self, member: MemberId, meter: Meter | None = None) -> CheckedKeyring:
         """What this member signs and checks with; its work is charged to the meter."""
-        return CheckedKeyring(member, self, self._rings[member], meter or Meter(), self._costs)
+        return self.checked(self._rings[member], member, meter)
+
+    def checked(
+        self, ring: SignerProtocol, member: MemberId, meter: Meter | None = None, context: object = None
+    ) -> CheckedKeyring:
+        """The same around a ring of another epoch. `context` tells results of one epoch from those of another."""
+        return CheckedKeyring(member, self, ring, meter or Meter(), self._costs, context)
 
     def coins(self, member: MemberId, threshold: int, meter: Meter | None = None) -> CheckedCoins:
         """What this member tosses coins of so many shares with; its work is charged to the meter."""
@@ -156,7 +171,11 @@ class Notary:
             group = self._group
             secret = digest(b"coin key", group)
             dealt = self._coins[threshold] = coins_of(self.kind, secret, group, 0, group, self.member_keys, threshold)
-        return CheckedCoins(self, dealt[member], meter or Meter(), self._costs)
+        return self.checked_coins(dealt[member], meter)
+
+    def checked_coins(self, coins: CoinProtocol, meter: Meter | None = None, context: object = None) -> CheckedCoins:
+        """The same around coins of another epoch."""
+        return CheckedCoins(self, coins, meter or Meter(), self._costs, context)
 
     def genuine(self, member: MemberId, purpose: str, statement: bytes, signature: bytes) -> bool:
         """Whether the member made this signature: for those who watch, so it is neither counted nor remembered."""
@@ -199,10 +218,13 @@ class Notary:
 class CheckedKeyring:
     """One member's keyring in a world; see `Notary`."""
 
-    __slots__ = ("_counters", "_meter", "_notary", "_ring", "_sign_ns", "_verify_ns", "me")
+    __slots__ = ("_context", "_counters", "_meter", "_notary", "_ring", "_sign_ns", "_verify_ns", "me")
 
-    def __init__(self, me: MemberId, notary: Notary, ring: SignerProtocol, meter: Meter, costs: Costs) -> None:
+    def __init__(
+        self, me: MemberId, notary: Notary, ring: SignerProtocol, meter: Meter, costs: Costs, context: object = None
+    ) -> None:
         self.me = me
+        self._context = context
         self._notary = notary
         self._ring = ring
         self._meter = meter
@@ -220,9 +242,9 @@ class CheckedKeyring:
         """See `Keyring.verify`."""
         self._counters.verifies += 1
         self._meter.ns += self._verify_ns
-        key = (member, purpose, statement, signature)
+        key = (self._context, member, purpose, statement, signature)
         known = self._notary.known(key)
-        return known if known is not None else self._notary.remember(key, lambda: self._ring.verify(*key))
+        return known if known is not None else self._notary.remember(key, lambda: self._ring.verify(*key[1:]))
 
     def __deepcopy__(self, memo: object) -> CheckedKeyring:
         return self
@@ -231,9 +253,10 @@ class CheckedKeyring:
 class CheckedCoins:
     """One member's part in a world's coins; see `Notary`. Each share is checked once a world, and charged each time."""
 
-    __slots__ = ("_coins", "_costs", "_counters", "_meter", "_notary")
+    __slots__ = ("_coins", "_context", "_costs", "_counters", "_meter", "_notary")
 
-    def __init__(self, notary: Notary, coins: CoinProtocol, meter: Meter, costs: Costs) -> None:
+    def __init__(self, notary: Notary, coins: CoinProtocol, meter: Meter, costs: Costs, context: object = None) -> None:
+        self._context = context
         self._notary = notary
         self._coins = coins
         self._meter = meter
@@ -255,9 +278,9 @@ class CheckedCoins:
         """See `CoinProtocol.verify`."""
         self._counters.coin_checks += 1
         self._meter.ns += self._costs.coin_verify_ns
-        key = ("coin", self._coins.threshold, member, name, share)
+        key = ("coin", self._context, self._coins.threshold, member, name, share)
         known = self._notary.known(key)
-        return known if known is not None else self._notary.remember(key, lambda: self._coins.verify(*key[2:]))
+        return known if known is not None else self._notary.remember(key, lambda: self._coins.verify(*key[3:]))
 
     def combine(self, name: bytes, shares: Mapping[MemberId, bytes]) -> bytes:
         """See `CoinProtocol.combine`."""

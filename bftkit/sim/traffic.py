@@ -87,6 +87,10 @@ class Traffic(Scheduler):
         """A member's process sends a frame to others."""
         sender, size, links, events, now = host.me, len(frame), self.links, self._events, self.now_us
         chosen = tuple(receivers)
+        if host.neighbours is not None:
+            chosen = tuple(receiver for receiver in chosen if host.admits(receiver))
+            if not chosen:
+                return
         for observer in self.observers:
             for receiver in chosen:
                 observer(sender, receiver, frame)

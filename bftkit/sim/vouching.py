@@ -31,8 +31,10 @@ from bftkit.channel.checkpoints import Stable
 from bftkit.channel.replica import Replica
 from bftkit.core.digest import NO_DIGEST
 from bftkit.core.machine import MemberId, Slot
+from bftkit.membership.chain import HANDOVER_PURPOSE, Ending
 
 if TYPE_CHECKING:
+    from bftkit.sim.epochs import Era
     from bftkit.sim.host import Host
     from bftkit.sim.world import World
 
@@ -62,26 +64,39 @@ class StableCheckpoints:
     def _check(self, member: MemberId, stable: Stable) -> None:
         world, certificate = self._world, stable.certificate
         what = f"{member} holds a checkpoint at slot {stable.slot} for stable"
-        if certificate.body != _STATEMENT.pack(stable.slot, stable.root):
+        era = world.chain.era_of(stable.slot)
+        purpose = _PURPOSE
+        if Ending.is_one(certificate.body):
+            ending = Ending.decode(certificate.body)
+            purpose, fits = HANDOVER_PURPOSE, (ending.slot, ending.root) == (stable.slot, stable.root)
+        else:
+            fits = certificate.body == _STATEMENT.pack(stable.slot, stable.root)
+        if not fits:
             world.recorder.fail("checkpoints", f"{what}, and its certificate is for something else")
             return
         signers = {
             vote.member
             for vote in certificate.votes
-            if vote.member in world.members and self._genuine(vote.member, certificate.body, vote.signature)
+            if vote.member in era.members and self._genuine(era, purpose, vote.member, certificate.body, vote.signature)
         }
-        needed = (world.quorum.n + world.quorum.f) // 2 + 1
+        needed = (era.quorum.n + era.quorum.f) // 2 + 1
         if len(signers) < needed:
             world.recorder.fail(
                 "checkpoints",
                 f"{what}, and {', '.join(sorted(signers)) or 'nobody'} signed it: {needed} must (SAFETY rule 1)",
             )
 
-    def _genuine(self, member: MemberId, body: bytes, signature: bytes) -> bool:
+    def _genuine(self, era: Era, purpose: str, member: MemberId, body: bytes, signature: bytes) -> bool:
         known = (body, member, signature)
         if known in self._good:
             return True
-        if not self._world.notary.genuine(member, _PURPOSE, body, signature):
+        notary = self._world.notary
+        good = (
+            notary.genuine(member, purpose, body, signature)
+            if era.place is None
+            else era.settings.keyring.verify(member, purpose, body, signature)
+        )
+        if not good:
             return False
         self._good.add(known)
         return True
@@ -92,16 +107,15 @@ class AgreedTimes:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        settings = world.hosts[world.members[0]].settings
-        self._keys = settings.member_keys
-        self._needed = world.quorum.n - world.quorum.f - world.quorum.c
+        self._era = world.chain.now
+        """The epoch of the slot that was worked out last."""
         self._reports: dict[MemberId, tuple[int, int]] = {}
         """(counter, ms) of each member's latest report."""
         self._times: dict[Slot, int] = {0: 0}
         """When each slot is, as far as all batches up to it were seen."""
         self._worked: Slot = 0
         self._compared: dict[MemberId, Slot] = {}
-        self._clocks = {member: world.hosts[member].clock.offset_ms for member in world.members}
+        self._clocks = {member: host.clock.offset_ms for member, host in world.hosts.items()}
         self._wrong: set[MemberId] = set()
 
     def look(self, host: Host, replica: Replica) -> None:
@@ -144,6 +158,11 @@ class AgreedTimes:
         self._bound(member, applied, now)
 
     def _work_out(self, slot: Slot, batch: StoredBatch | None) -> None:
+        era = self._world.chain.era_of(slot)
+        if era is not self._era:
+            # Only members report, and what one that left has reported counts no more.
+            self._era = era
+            self._reports = {member: self._reports[member] for member in self._reports if member in era.members}
         time = self._times[slot - 1]
         if batch is not None:
             for bundle in batch.bundles:
@@ -154,29 +173,30 @@ class AgreedTimes:
         self._worked = slot
 
     def _report(self, key: bytes, counter: int, time_ms: int) -> None:
-        member = self._keys.get(key)
+        member = self._era.settings.member_keys.get(key)
         if member is not None and self._reports.get(member, (-1, 0))[0] < counter:
             self._reports[member] = (counter, time_ms)
 
     def _proposal(self, time_ms: int) -> int:
         """What becomes of a proposal; 0 while too few have reported."""
         latest = sorted(time for _, time in self._reports.values())
-        if len(latest) < self._needed:
+        quorum = self._era.quorum
+        if len(latest) < quorum.n - quorum.f - quorum.c:
             return 0
         median = latest[(len(latest) + 1) // 2 - 1]
         return min(max(time_ms, median), median + SPREAD_MS)
 
     def _bound(self, member: MemberId, slot: Slot, now: int) -> None:
         world = self._world
-        hosts = world.hosts
-        for other in world.members:
+        hosts, era = world.hosts, world.chain.era_of(slot)
+        for other in hosts:
             clock = hosts[other].clock
             if clock.offset_ms != self._clocks[other] or clock.factor_ppm != _RATE:
                 self._wrong.add(other)
         wrong = self._wrong | world.recorder.exempt
-        if len(wrong) > world.quorum.f:
+        if len(wrong) > era.quorum.f:
             return
-        latest = max(hosts[other].clock.read(world.now_us) for other in world.members if other not in wrong)
+        latest = max(hosts[other].clock.read(world.now_us) for other in hosts if other not in wrong)
         if now > latest + SPREAD_MS:
             world.recorder.fail(
                 "agreed-time",

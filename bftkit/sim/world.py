@@ -42,11 +42,14 @@ from bftkit.channel.frames import CONTROL_CODEC
 from bftkit.channel.interface import Limits, ReplicaSettings
 from bftkit.channel.replica import Replica
 from bftkit.core.digest import digest
-from bftkit.core.machine import MemberId
+from bftkit.core.machine import Digest, MemberId, Slot
 from bftkit.core.ordering import CoinProtocol, ProtocolRecord
 from bftkit.core.plugin import load_protocol
 from bftkit.core.quorum import Quorum, QuorumError
 from bftkit.crypto.keys import SigningKey
+from bftkit.membership.chain import Place
+from bftkit.membership.commands import FORCED, KINDS, PLANNED, Change, Command, sign_command
+from bftkit.membership.epochs import Configuration
 from bftkit.membership.founding import default_faults
 from bftkit.sim.actors import Actor, Latency
 from bftkit.sim.adversaries import Honest
@@ -54,6 +57,7 @@ from bftkit.sim.bounds import Bounds, await_answers, healing_ticks
 from bftkit.sim.checkers import Recorder, Violation, Watched
 from bftkit.sim.controls import Controls
 from bftkit.sim.costs import Costs, Meter
+from bftkit.sim.epochs import Chain, Era, Rings, WorldKeychain, founding, operator_key, schedule_of
 from bftkit.sim.guards import Guards
 from bftkit.sim.history import History
 from bftkit.sim.host import Event, Host
@@ -62,6 +66,7 @@ from bftkit.sim.linearizability import SearchTooLarge, check
 from bftkit.sim.links import Links, Network, WallClock
 from bftkit.sim.lying_clients import LyingClient, lying_client
 from bftkit.sim.memory import RememberingCodec, RememberingUnpacker
+from bftkit.sim.operators import Operator, changed
 from bftkit.sim.register import Get, RegisterModel, RegisterOperation
 from bftkit.sim.scheduler import US
 from bftkit.sim.witness import Held, check_order, check_states, leaves_of
@@ -98,6 +103,10 @@ class World(Controls):
         real_keys: bool = False,
         costs: Costs | None = None,
         segment_bytes: int = 1 << 20,
+        reconfigurable: bool = False,
+        spares: int = 0,
+        operators: int = 1,
+        operator_threshold: int = 1,
         host: type[Host] = Host,
         trace: bool = False,
         rerun: str | None = None,
@@ -107,7 +116,9 @@ class World(Controls):
         `f` and `c` default to what so many members survive under this protocol. `interval` and `window` are small, so
         that short runs see checkpoints. `keys` are ``fast`` (keyed hashes) or ``ed25519`` (`real_keys` is another word
         for these). `costs` says what work costs; without it work takes no time, and chance decides when rounds begin
-        and how long syncs take. `rerun` is put into every violation; by default it names the test that runs.
+        and how long syncs take. A `reconfigurable` group goes from epoch to epoch when `operators` say so (`switch`);
+        `spares` are further machines that may become members. `rerun` is put into every violation; by default it names
+        the test that runs.
         """
         super().__init__(seed, trace=trace)
         self._begin_traffic()
@@ -166,21 +177,48 @@ class World(Controls):
             window=window,
             limits=limits or Limits(),
         )
+        self.spares: tuple[MemberId, ...] = ()
+        """Machines that may become members."""
+        self._plugins = {plugin.record.name: self._template.plugin}
+        self._rings = Rings(self.notary, group)
+        self._operator: Operator | None = None
+        self._commands = 0
+        observer = self._template
+        if reconfigurable:
+            self.spares = tuple(f"m{index}" for index in range(members, members + spares))
+            configuration = founding(
+                plugin.record,
+                self.members,
+                self.quorum,
+                self._template.parameters,
+                interval,
+                window,
+                operators,
+                operator_threshold,
+            )
+            place = Place(configuration, group)
+            self._template = attrs.evolve(self._template, place=place, schedule=schedule_of(self.members))
+            keychain = WorldKeychain(self._rings, "(nobody)", Meter(), self._plugins)
+            observer = keychain.enter(attrs.evolve(self._template, me=keychain.me, keychain=keychain), place, None)
+        self.chain = Chain(self, observer)
+        """What is known of the epochs; one only if the world is not reconfigurable."""
+        self.chain.listeners.append(self._on_era)
         self._host = host
-        for name in self.members:
+        for name in (*self.members, *self.spares):
             make = (adversaries or {}).get(name)
             if make is not None:
                 self.recorder.exempt.add(name)
+            self.number_of(name)
             self.hosts[name] = self._new_host(name, make)
         self.guards = Guards(self)
         for index in range(clients):
             self.join(f"c{index}")
-        for name in self.members:
+        for name in (*self.members, *self.spares):
             self._start(self.hosts[name])
 
     def _new_host(self, member: MemberId, make: Callable[[ReplicaSettings], Honest] | None) -> Host:
         meter = Meter()
-        settings = attrs.evolve(
+        settings = self._epoch_settings(member, meter) or attrs.evolve(
             self._template,
             me=member,
             keyring=self.notary.keyring(member, meter),
@@ -190,6 +228,18 @@ class World(Controls):
         )
         clock = WallClock(START_MS, self.random.randint(-300, 300), self.random.randint(-200, 200))
         return self._host(self, settings, clock, make(settings) if make is not None else None, meter)
+
+    def _epoch_settings(self, member: MemberId, meter: Meter) -> ReplicaSettings | None:
+        """The settings that a member of a group begins with whose configuration can change."""
+        place = self._template.place
+        if place is None:
+            return None
+        keychain = WorldKeychain(self._rings, member, meter, self._plugins)
+        own = self.signing_key(f"disk of {member}")
+        base = attrs.evolve(
+            self._template, me=member, clock_key=own, verify=self.notary.verifier(meter), keychain=keychain
+        )
+        return keychain.enter(base, place, None)
 
     def _coins(self, record: ProtocolRecord, member: MemberId, meter: Meter | None = None) -> CoinProtocol | None:
         """The member's part in the coins that the protocol tosses, if it does: n - t shares make one."""
@@ -205,14 +255,15 @@ class World(Controls):
 
     def join_as(self, name: str, kind: type[AnyActor]) -> AnyActor:
         """One more client, of this kind."""
-        some = self.hosts[self.members[0]].settings
+        some = self.chain.now.settings
         limits = some.limits
         settings = ClientSettings(
             group=some.group,
             members=self.members,
             quorum=self.quorum,
             key=self.signing_key(name),
-            keyring=self.notary.keyring(self.members[0]),
+            keyring=self.notary.keyring(self.members[0]) if some.place is None else some.keyring,
+            epoch=some.epoch,
             started_ms=START_MS + self.now,
             operation_bytes_max=limits.operation_bytes,
             bundle_bytes_max=limits.bundle_bytes,
@@ -395,8 +446,101 @@ class World(Controls):
             host.start()
         except Exception as error:
             self.fail(f"{host.me} cannot start: {type(error).__name__}: {error}", error)
+        if host.me in self.members or host.settings.place is None:
+            for actor in self.actors.values():
+                self.connect(actor, host.me)
+
+    # ------------------------------------------------------------------------------------------ epochs
+
+    def switch(
+        self,
+        protocol: str | None = None,
+        *,
+        members: Sequence[MemberId] | None = None,
+        rotate: Sequence[MemberId] = (),
+        f: int | None = None,
+        c: int | None = None,
+        parameters: Mapping[str, int] | None = None,
+        interval: int | None = None,
+        window: int | None = None,
+        operators: Sequence[int] | None = None,
+        threshold: int | None = None,
+        at: Slot = 0,
+        forced: bool = False,
+        signers: Sequence[int] = (0,),
+        to: Sequence[MemberId] | None = None,
+    ) -> Digest:
+        """Operators order a change of the present configuration; what is not named stays. Returns the command's name.
+
+        `rotate` are members that get new keys. `signers` are the numbers of the operators that sign it, and `to` are
+        the members that it is sent to, if not all.
+        """
+        configuration = self.configuration
+        generations: dict[MemberId, int] = {}
+        for name in rotate:
+            keychain = self.keychain(name)
+            generations[name] = keychain.generations[-1] + 1
+            keychain.generations.append(generations[name])
+        change = changed(
+            configuration,
+            protocol=protocol,
+            members=members,
+            generations=generations,
+            f=f,
+            c=c,
+            parameters=parameters,
+            interval=interval,
+            window=window,
+            operators=operators,
+            threshold=threshold,
+        )
+        return self.order(FORCED if forced else PLANNED, change, at=at, signers=signers, to=to)
+
+    def order(
+        self,
+        kind: int,
+        change: Change | None,
+        *,
+        at: Slot = 0,
+        signers: Sequence[int] = (0,),
+        to: Sequence[MemberId] | None = None,
+    ) -> Digest:
+        """Operators order this in the present epoch. Returns the command's name."""
+        self._commands += 1
+        nonce = digest(self._template.group, b"command %d" % self._commands)[:16]
+        command = Command(self._template.group, self.chain.now.epoch, kind, at, False, change, nonce)
+        signed = sign_command(command, *(operator_key(number) for number in signers))
+        self.note("operator", f"orders {KINDS[kind]} {'' if change is None else change.protocol}")
+        return self.operator.send(signed, to)
+
+    @property
+    def operator(self) -> Operator:
+        """Who sends the operators' commands."""
+        if self._operator is None:
+            self._operator = self.join_as("operator", Operator)
+        return self._operator
+
+    @property
+    def configuration(self) -> Configuration:
+        """The newest configuration that is in force anywhere. Only in a reconfigurable world."""
+        place = self.chain.now.place
+        assert place is not None, "the configuration of this world never changes: World(reconfigurable=True)"
+        return place.configuration
+
+    def keychain(self, member: MemberId) -> WorldKeychain:
+        """The keys of a member of a reconfigurable world."""
+        keychain = self.hosts[member].settings.keychain
+        assert isinstance(keychain, WorldKeychain)
+        return keychain
+
+    def _on_era(self, era: Era) -> None:
+        before = set(self.members)
+        self.members, self.quorum = era.members, era.quorum
         for actor in self.actors.values():
-            self.connect(actor, host.me)
+            actor.follow(era)
+            for member in era.members:
+                if member not in before and self.hosts[member].up:
+                    self.connect(actor, member)
 
     # ------------------------------------------------------------------------------------------ watching
 
@@ -415,7 +559,8 @@ class World(Controls):
         """A member stops taking part."""
         self.note(host.me, f"halts: {reason}")
         self.halts[host.me] = reason
-        if host.me not in self.recorder.exempt and host.me not in self.expected_halts:
+        expected = host.me in self.recorder.exempt or host.me in self.expected_halts or host.me not in self.members
+        if not expected:
             self.recorder.fail("halting", f"the correct {host.me} halts: {reason}")
 
     def check_step(self, host: Host) -> None:
@@ -425,6 +570,8 @@ class World(Controls):
         view = replica.machine.view
         if view > self.view_changes and replica.proposer.led and host.me not in self.recorder.exempt:
             self.view_changes = view
+        if host.settings.place is not None and host.me not in self.recorder.exempt:
+            self.chain.look(host, replica)
         self.bounds.look(host)
         self.guards.look(host)
 
@@ -454,9 +601,25 @@ class World(Controls):
         if replica is None:
             return f"{host.me} down{f' ({host.broken_disk})' if host.broken_disk else ''}"
         return (
-            f"{host.me} applied {replica.applied} stable {replica.checkpoints.stable} view {replica.machine.view} "
+            f"{host.me} {self._epoch_of(replica)}applied {replica.applied} stable {replica.checkpoints.stable} "
+            f"view {replica.machine.view} "
             f"leader {replica.machine.leader} waiting {len(replica.pool)} room {replica.machine.room} "
             f"silent {replica.silent} stopped {replica.stopped} transfer {replica.catchup.transfer is not None}"
+        )
+
+    @staticmethod
+    def _epoch_of(replica: Replica) -> str:
+        succession = replica.succession
+        if succession is None:
+            return ""
+        state = replica.state.reconfiguring
+        assert state is not None
+        pending = "" if state.pending is None else f" pending since {state.pending.slot}, end {state.pending.boundary}"
+        return (
+            f"epoch {replica.settings.epoch} ({replica.settings.plugin.record.name}{pending}, "
+            f"{'active' if succession.active else f'{len(succession.holders)} hold'}"
+            f"{', crossing' if succession.crossing is not None else ''}"
+            f"{f', {len(succession.ahead)} ahead' if succession.ahead else ''}) "
         )
 
 
