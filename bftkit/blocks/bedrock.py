@@ -79,7 +79,7 @@ class Bedrock(Forkable, Machine[Input, Message, Agreed]):
         valid: Callable[[bytes], bool],
         value_max: int,
     ) -> Bedrock:
-        """The instance `id` (up to 64 bytes), for values of up to `value_max` bytes (up to 8 MiB).
+        """The instance `id` (up to 64 bytes), for values of up to `value_max` bytes (up to 15 MiB).
 
         `valid` is a pure function of what is the same at every member. Raises `ValueError` if f > 0 and the group has
         fewer than 3(f + c) + 1 members (SAFETY rule 26) or no coins of threshold n - f - c, and for an id or a bound

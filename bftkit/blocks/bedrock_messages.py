@@ -68,7 +68,7 @@ __all__ = [
     "Want",
 ]
 
-VALUE_BYTES_MAX: Final = 8 << 20
+VALUE_BYTES_MAX: Final = 15 << 20
 """No value is longer: with a proof around it, it still fits into a frame."""
 
 ID_BYTES_MAX: Final = 64

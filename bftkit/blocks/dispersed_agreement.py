@@ -164,7 +164,7 @@ class DispersedAgreement(Forkable, Machine[Input, Message, Agreed]):
         valid: Callable[[bytes], bool],
         value_max: int,
     ) -> DispersedAgreement:
-        """The instance `id` (up to 64 bytes), for values of up to `value_max` bytes (up to 8 MiB).
+        """The instance `id` (up to 64 bytes), for values of up to `value_max` bytes (up to 15 MiB).
 
         `valid` is a pure function of what is the same at every member. Raises `ValueError` for a group that is too
         small (SAFETY rule 26) or has no coins of the right threshold, an id that is too long or a bound out of range.

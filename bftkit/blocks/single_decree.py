@@ -173,7 +173,7 @@ class SingleDecree(Forkable, Machine[Input, Message, Agreed]):
         valid: Callable[[bytes], bool],
         value_max: int,
     ) -> SingleDecree:
-        """The instance `id` (up to 64 bytes), for values of up to `value_max` bytes (up to 8 MiB).
+        """The instance `id` (up to 64 bytes), for values of up to `value_max` bytes (up to 15 MiB).
 
         `valid` is a pure function of what is the same at every member. Raises `ValueError` for a group with liars, an
         id that is too long or a bound out of range.

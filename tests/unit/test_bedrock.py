@@ -24,6 +24,7 @@ from bftkit.core.digest import digest
 from bftkit.core.machine import MemberId, Out
 from bftkit.core.ordering import Setup
 from bftkit.core.wire import WireError
+from bftkit.network.framing import FRAME_BYTES_MAX
 from bftkit.sim.block_world import Lying, Silent, block_setups
 from tests.unit.bedrock_world import ID, VALUE_MAX, BedrockWorld, anything, valid, value_of
 
@@ -556,7 +557,7 @@ def test_groups_that_are_too_small_or_have_no_coins_are_refused() -> None:
     with pytest.raises(ValueError, match="too long"):
         Bedrock.create(good, bytes(65), valid, VALUE_MAX)
     with pytest.raises(ValueError, match="too long"):
-        Bedrock.create(good, ID, valid, (8 << 20) + 1)
+        Bedrock.create(good, ID, valid, (15 << 20) + 1)
     # Where nobody lies, no coins are needed.
     assert Bedrock.create(attrs.evolve(block_setups(3, 0, 1)["m0"], coins=None), ID, valid, VALUE_MAX).result is None
 
@@ -573,6 +574,18 @@ def test_proposals_that_are_not_valid_are_a_callers_mistake(shape: Shape) -> Non
     world.input("m0", Propose(b"good 2"))
     world.go()
     assert world.outcome() == b"good 1"
+
+
+def test_the_longest_value_fits_wherever_it_stands() -> None:
+    value = bytes(m.VALUE_BYTES_MAX)
+    certificate = bytes(1024 * 64 + 128)
+    for encoded in (
+        CODEC.encode(m.Accept(1, digest(b""), True, value)),
+        CODEC.encode(m.Offer(value)),
+        m.RECORDS.encode(m.Held(value)),
+        m.PROOFS.encode(m.ChosenValue(1, certificate, value)),
+    ):
+        assert len(encoded) < FRAME_BYTES_MAX - (1 << 18)
 
 
 @pytest.mark.parametrize("shape", SMALL)

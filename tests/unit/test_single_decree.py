@@ -375,7 +375,7 @@ def test_wrong_set_ups_and_proposals_are_refused() -> None:
     with pytest.raises(ValueError, match="too long"):
         sd.SingleDecree.create(good, bytes(65), valid, VALUE_MAX)
     with pytest.raises(ValueError, match="too long"):
-        sd.SingleDecree.create(good, ID, valid, (8 << 20) + 1)
+        sd.SingleDecree.create(good, ID, valid, (15 << 20) + 1)
     with pytest.raises(ValueError, match="not valid"):
         Bench().give("m0", m.Propose(b"bad"))
 
