@@ -199,7 +199,7 @@ class Succession:
 
     def on_hashed(self, slot: Slot, root: Digest, out: ReplicaOut) -> bool:
         """The state after this slot is hashed; says whether that was the epoch's last one."""
-        last, replica = self.last, self._replica
+        last = self.last
         if last is None or slot != last.slot:
             if self.ahead and self.ahead[0].ending.slot == slot:
                 self._approach(out)
@@ -207,14 +207,25 @@ class Succession:
             return False
         ending = Ending(self.configuration.epoch, slot, root, last.next.digest, last.signed.name)
         self.ending = ending
-        if not replica.passive and replica.stopped is None:
-            body = ending.encode()
-            replica.settling.note_voted(slot, out)
-            signature = replica.settings.keyring.sign(HANDOVER_PURPOSE, body)
-            self.votes[replica.me] = (body, signature)
-            self.everyone(pack_control(EndingVote(body, signature)), out)
-        self._try_cross(out)
+        self.sign(out)
+        self.try_cross(out)
         return True
+
+    def sign(self, out: ReplicaOut) -> None:
+        """Sign the ending, if it is known and this member may.
+
+        One that has left the protocol signs only what the bedrock decided, though it be the same (SAFETY rule 21).
+        """
+        replica, ending = self._replica, self.ending
+        if ending is None or replica.passive or replica.stopped is not None or replica.me in self.votes:
+            return
+        if replica.wedged and replica.wedge.continuation is None:
+            return
+        body = ending.encode()
+        replica.settling.note_voted(ending.slot, out)
+        signature = replica.settings.keyring.sign(HANDOVER_PURPOSE, body)
+        self.votes[replica.me] = (body, signature)
+        self.everyone(pack_control(EndingVote(body, signature)), out)
 
     def _on_ending_vote(self, sender: MemberId, vote: EndingVote, out: ReplicaOut) -> None:
         replica = self._replica
@@ -227,9 +238,10 @@ class Succession:
         if not replica.settings.keyring.verify(sender, HANDOVER_PURPOSE, vote.body, vote.signature):
             raise WireError("a vote on the epoch's ending with a bad signature")
         self.votes[sender] = (vote.body, vote.signature)
-        self._try_cross(out)
+        self.try_cross(out)
 
-    def _try_cross(self, out: ReplicaOut) -> None:
+    def try_cross(self, out: ReplicaOut) -> None:
+        """With a quorum's signatures under this member's own ending, it crosses."""
         replica = self._replica
         if self.ending is None or self.crossing is not None:
             return

@@ -389,10 +389,8 @@ class Wedge:
         """Execute the continuation."""
         replica, continuation = self._replica, self.continuation
         assert continuation is not None
-        end = replica.succession_part.end
-        assert end is not None
-        if replica.applied > end:
-            replica.halt(f"the agreed continuation ends at slot {end}, and this member executed more", out)
+        if replica.applied > continuation.end and replica.succession_part.last is None:
+            replica.halt(f"the agreed continuation ends at slot {continuation.end}, and this member executed more", out)
             return
         for slot, name in continuation.slots:
             known = replica.history.get(slot)
@@ -410,7 +408,11 @@ class Wedge:
         """Is the continuation executed?"""
         replica, continuation = self._replica, self.continuation
         succession = replica.succession_part
-        if continuation is None or succession.last is not None or replica.applied != continuation.end:
+        if continuation is None:
+            return
+        succession.sign(out)
+        succession.try_cross(out)
+        if succession.last is not None or replica.applied != continuation.end:
             return
         if succession.end != continuation.end:
             return  # a planned change's boundary lies below
