@@ -8,22 +8,55 @@ is sent again, unchanged and to every member, so it can execute only once, howev
 A strong read goes to all members and counts when q of them give the same answer in one epoch (rule 13); if they do
 not, it is ordered like any other operation.
 
+The group may move from epoch to epoch meanwhile, with other members and another protocol: the client follows the chain
+of hand-overs (see `client_chain`), and what is under way goes to the new members as it is. Sessions are part of what
+they took over, so it executes only once (rule 9).
+
 The same object runs under trio, asyncio, in a plain loop and in the simulator; `bftkit.client` only drives it.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
-from typing import Final, Protocol, TypeAlias
+from collections.abc import Sequence, Set
+from typing import Final
 
 import attrs
 
 from bftkit.channel import frames
 from bftkit.channel.bundles import FAILED, OK, OPEN, OVERHEAD, REQUESTS, make_bundle, unpack_results
+from bftkit.channel.client_chain import Following
+from bftkit.channel.client_face import (
+    PATIENCE_TICKS,
+    PATIENCE_TICKS_MAX,
+    RETRY_TICKS,
+    AskHistory,
+    AskRead,
+    ClientInput,
+    ClientOut,
+    ClientOutput,
+    ClientSettings,
+    CommandState,
+    Enough,
+    Executed,
+    HaltNow,
+    History,
+    LinkRefused,
+    MemberStatus,
+    Moved,
+    NotExecuted,
+    Order,
+    ReadDone,
+    SendNow,
+    Stopped,
+    Submit,
+    VerifierProtocol,
+)
+from bftkit.channel.client_orders import Orders
 from bftkit.channel.frames import (
     ANSWER_CODEC,
     AskStatus,
+    ChainAnswer,
     LinkProof,
     Read,
     ReadAnswer,
@@ -35,88 +68,16 @@ from bftkit.channel.frames import (
     unpack_reply,
 )
 from bftkit.core.digest import digest
-from bftkit.core.machine import MemberId, Out, Slot, TimerKey
-from bftkit.core.quorum import Quorum
+from bftkit.core.machine import MemberId, Slot, TimerKey
 from bftkit.core.wire import WireError
-from bftkit.crypto.keys import SigningKey
+from bftkit.membership.chain import Place
 
-RETRY_TICKS: Final = 50
-"""How often the client looks for what is late."""
-PATIENCE_TICKS: Final = 300
-"""After so long without an answer a bundle goes to every member; doubled each time."""
-PATIENCE_TICKS_MAX: Final = 4000
 READ_PATIENCE_TICKS: Final = 300
 SETTLED_KEPT: Final = 64
+_OLD_LEADER: Final = 65534
+"""In a word of an epoch before: whoever led then does not any more."""
 _LEAPS_MS: Final = (3_600_000, 86_400_000, 30 * 86_400_000, 400 * 86_400_000, 20 * 365 * 86_400_000)
 """An hour, a day, a month, a year, twenty: how far the client leaps if its clock was set back."""
-
-# ------------------------------------------------------------------------------------------------ inputs
-
-
-@attrs.frozen
-class Submit:
-    """Order and execute these operations; they get consecutive sequence numbers from `ClientMachine.next_number`."""
-
-    operations: Sequence[bytes]
-
-
-@attrs.frozen
-class AskRead:
-    """Answer this operation without ordering it, if the members agree. `token` comes back with the answer."""
-
-    token: int
-    operation: bytes
-
-
-@attrs.frozen
-class SendNow:
-    """Everything that was ready has been handed in: form bundles and send them."""
-
-
-ClientInput: TypeAlias = Submit | AskRead | SendNow
-
-# ------------------------------------------------------------------------------------------------ outputs
-
-
-@attrs.frozen
-class Executed:
-    """The operations from number `first` on were executed in `slot`; (status, result) of each."""
-
-    first: int
-    slot: Slot
-    results: list[tuple[int, bytes]]
-
-
-@attrs.frozen
-class NotExecuted:
-    """These operations were not executed and never will be; or (`unknown`) nobody can say any more."""
-
-    first: int
-    count: int
-    reason: str
-    unknown: bool = False
-
-
-@attrs.frozen
-class ReadDone:
-    """The answer to `AskRead`: status `OK` or `FAILED`, and the bytes."""
-
-    token: int
-    status: int
-    result: bytes
-
-
-@attrs.frozen
-class MemberStatus:
-    """A member's answer about itself (JSON text)."""
-
-    member: MemberId
-    text: str
-
-
-ClientOutput: TypeAlias = Executed | NotExecuted | ReadDone | MemberStatus
-
-ClientOut: TypeAlias = Out[bytes, ClientOutput]
 
 
 @attrs.frozen
@@ -143,6 +104,13 @@ class _InFlight:
     said: dict[MemberId, _Word] = attrs.field(factory=dict[MemberId, _Word])
     refusals: dict[int, set[MemberId]] = attrs.field(factory=dict[int, set[MemberId]])
 
+    def keep(self, members: Set[MemberId]) -> None:
+        """A new epoch: what these members said of the bundle stays true, and the others' words count no more."""
+        self.said = {
+            name: attrs.evolve(word, leader=_OLD_LEADER) for name, word in self.said.items() if name in members
+        }
+        self.refusals = {reason: voters & members for reason, voters in self.refusals.items()}
+
 
 @attrs.define(eq=False)
 class _Reading:
@@ -154,38 +122,18 @@ class _Reading:
     ordered_as: int | None = None
 
 
-class VerifierProtocol(Protocol):
-    """The half of a `bftkit.crypto.keys.Keyring` that a client has."""
-
-    def verify(self, member: MemberId, purpose: str, statement: bytes, signature: bytes) -> bool:
-        """Whether that member made this signature."""
-        ...
-
-
-@attrs.frozen
-class ClientSettings:
-    """What a client knows of its group: the newest configuration that it has verified."""
-
-    group: bytes
-    members: tuple[MemberId, ...]
-    quorum: Quorum
-    key: SigningKey = attrs.field(repr=False)
-    keyring: VerifierProtocol
-    """Checks members' signatures of this epoch."""
-    started_ms: int
-    """The client's clock when it started; must be higher than at its last start with the same key."""
-    epoch: int = 0
-    operation_bytes_max: int = 1 << 20
-    bundle_bytes_max: int = 2 << 20
-    bundle_requests_max: int = 1024
-    session_window: int = 16_384
-
-
 class ClientMachine:
     """One client identity with one session. See the top of this file."""
 
     def __init__(self, settings: ClientSettings) -> None:
+        if settings.place is not None:
+            settings = settings.at(settings.place)
         self.settings = settings
+        self.following = Following(settings) if settings.place is not None else None
+        """None: this group's configuration never changes."""
+        self.orders = Orders()
+        self.stopped: str | None = None
+        """Why this client believes nobody any more, if so."""
         self.session = 0
         self.next_number = 1
         """The sequence number that the next submitted operation gets."""
@@ -198,6 +146,9 @@ class ClientMachine:
         """What was accepted lately, to notice lies that come late."""
         self._bindings: dict[MemberId, bytes] = {}
         self._proved: set[MemberId] = set()
+        """Whose links are proved with the keys of this epoch."""
+        self._later: dict[MemberId, LinkProof] = {}
+        """Proofs for epochs that the client has not reached."""
         self._openings = 0
         self._leaps = 0
         self._asked_nonce = False
@@ -208,6 +159,7 @@ class ClientMachine:
         self._reads: dict[int, _Reading] = {}
         self._read_number = 0
         self._ordered_reads: dict[int, _Reading] = {}
+        self._members = frozenset(settings.members)
         self._receivers: tuple[MemberId, ...] = settings.members[:1]
         """Where new bundles go: to the leader, or to all members if nobody leads."""
         self._now = 0
@@ -225,6 +177,11 @@ class ClientMachine:
     def is_open(self) -> bool:
         """Whether the session is open."""
         return self.session != 0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether so many members have proved their links for this epoch that a correct one is among them."""
+        return len(self._proved) >= self.settings.quorum.weak
 
     def on_start(self, out: ClientOut) -> None:
         """Nothing yet: the session is opened when there is something to order."""
@@ -247,19 +204,38 @@ class ClientMachine:
                 self._check_size(operation)
             self._queue.extend(value.operations)
             self.next_number += len(value.operations)
+            if self.stopped is not None:
+                out.deliver(Stopped(self.stopped))
+                self._fail_queue(self.stopped, out)
+        elif isinstance(value, Enough):
+            self.orders.forget(value.name)
+        elif isinstance(value, HaltNow):
+            self._stop(value.reason, out)
+        elif self.stopped is not None:
+            if not isinstance(value, SendNow):
+                out.deliver(Stopped(self.stopped))
         elif isinstance(value, AskRead):
             self._check_size(value.operation)
             self._start_read(value, out)
-        else:
+        elif isinstance(value, SendNow):
             self._send_queue(out)
+        elif isinstance(value, Order):
+            kept = [] if self.following is None else [one.link for one in self.following.kept]
+            self.orders.start(value.signed, self.settings.members, self.settings.epoch, kept, out)
+            self._tick(out)
+        elif self.following is not None:
+            self.following.start_walk(out)
+            self._tick(out)
+        else:
+            out.deliver(History(()))
 
     def on_message(self, sender: MemberId, message: bytes, out: ClientOut) -> None:
         """A frame from a member, over a link that authenticates it. Rubbish is ignored."""
+        if self.stopped is not None or sender not in self._members:
+            return
         try:
             kind = message[0] if message else 0
             if kind == frames.REPLY:
-                if sender not in self._proved:
-                    return
                 self._on_reply(sender, unpack_reply(message), out)
             elif kind == frames.ANSWER:
                 answer = ANSWER_CODEC.decode(message[1:])
@@ -267,15 +243,20 @@ class ClientMachine:
                 if isinstance(answer, StatusAnswer):
                     out.deliver(MemberStatus(sender, answer.text))
                 elif isinstance(answer, LinkProof):
-                    self._on_proof(sender, answer)
-                elif sender not in self._proved:
-                    return
+                    self._on_proof(sender, answer, out)
+                elif isinstance(answer, ChainAnswer):
+                    self._on_links(sender, answer, out)
                 elif isinstance(answer, ReadAnswer):
                     self._on_read_answer(sender, answer, out)
+                elif sender not in self._proved:
+                    if isinstance(answer, Refusal) and answer.reason == frames.STOPPED:
+                        self._doubt(out)
                 elif isinstance(answer, Refusal):
                     self._on_refusal(sender, answer, out)
                 elif isinstance(answer, ReadRefusal):
                     self._on_read_refusal(sender, answer, out)
+                else:
+                    self.orders.on_answer(sender, answer, self.settings.members, self.settings.quorum, out)
         except WireError:
             return
 
@@ -283,14 +264,21 @@ class ClientMachine:
         """Look for what is late, and ask everybody."""
         self._now += RETRY_TICKS
         self._ticking = False
+        if self.stopped is not None:
+            return
+        if self.following is not None:
+            self.following.on_tick(self._now, out)
         if self._opening is not None:
             self._retry(self._opening, out)
         for bundle in self._in_flight.values():
             self._retry(bundle, out)
         for number in [number for number, read in self._reads.items() if read.due <= self._now]:
             self._order_read(number, out)
+        if self.orders.on_tick(self._now, self.settings.members, out):
+            self._doubt(out)
         self._send_queue(out)
-        if self._opening is not None or self._in_flight or self._reads or self._queue:
+        late = self._opening is not None or self._in_flight or self._reads or self._queue or self.orders.waiting
+        if late or (self.following is not None and self.following.waiting):
             self._tick(out)
 
     def ask_status(self, out: ClientOut) -> None:
@@ -298,20 +286,19 @@ class ClientMachine:
         self._read_number += 1
         out.send(self.settings.members, pack_ask(AskStatus(self._read_number)))
 
-    def _on_proof(self, sender: MemberId, proof: LinkProof) -> None:
-        binding = self._bindings.get(sender)
-        if binding is None or proof.epoch != self.settings.epoch:
-            return
-        if self.settings.keyring.verify(sender, frames.LINK_PURPOSE, binding, proof.signature):
-            self._proved.add(sender)
-
     def on_link(self, member: MemberId, binding: bytes, out: ClientOut) -> None:
         """A link to this member came up: what waits for an answer may have been lost with the one before.
 
         Nothing from the member counts until its epoch key has signed the link's binding (SAFETY rule 8).
         """
+        if self.stopped is not None or member not in self._members:
+            return
         self._bindings[member] = binding
         self._proved.discard(member)
+        self._later.pop(member, None)
+        if self.following is not None:
+            self.following.on_link(member)
+        self.orders.on_link(member, out)
         if self._opening is not None:
             out.send(member, b"\x02" + self._opening.raw)
         if member in self._receivers:
@@ -319,6 +306,95 @@ class ClientMachine:
                 out.send(member, b"\x02" + bundle.raw)
         for number, read in self._reads.items():
             out.send(member, pack_ask(Read(number, read.operation)))
+
+    # -------------------------------------------------------------------------------------------- epochs
+
+    def _on_proof(self, sender: MemberId, proof: LinkProof, out: ClientOut) -> None:
+        epoch = self.settings.epoch
+        if proof.epoch > epoch:
+            if self.following is not None:
+                self._later[sender] = proof
+                self._on_later(sender, proof.epoch, out)
+        elif proof.epoch == epoch and not self._prove(sender, proof) and self.following is not None:
+            self.following.suspect(sender)
+            self._tick(out)
+
+    def _prove(self, member: MemberId, proof: LinkProof) -> bool:
+        """Whether this is the member's proof of its link for this epoch."""
+        binding = self._bindings.get(member)
+        if binding is None or not self.settings.keyring.verify(member, frames.LINK_PURPOSE, binding, proof.signature):
+            return False
+        self._proved.add(member)
+        return True
+
+    def _on_later(self, sender: MemberId, epoch: int, out: ClientOut) -> None:
+        """A member shows that it is in a later epoch."""
+        if self.following is not None:
+            self.following.on_shown(sender, epoch, out)
+            self._tick(out)
+
+    def _doubt(self, out: ClientOut) -> None:
+        if self.following is not None:
+            self.following.doubt(out)
+            self._tick(out)
+
+    def _on_links(self, sender: MemberId, answer: ChainAnswer, out: ClientOut) -> None:
+        following = self.following
+        if following is None:
+            return
+        if following.on_answer(sender, answer.links, out):
+            self._enter(following.place, out)
+        if following.contradiction is not None:
+            self._stop(following.contradiction, out)
+        elif following.waiting:
+            self._tick(out)
+
+    def _enter(self, place: Place, out: ClientOut) -> None:
+        """The group is in a later epoch, and so is the client from here on."""
+        before, following = self.settings, self.following
+        assert before.place is not None
+        assert following is not None
+        here = self.settings = before.at(place)
+        was, now = before.place.configuration.roster, place.configuration.roster
+        staying = {
+            name for name in here.members if name in was.by_id and was.entry(name).identity == now.entry(name).identity
+        }
+        self._members = frozenset(here.members)
+        self._bindings = {name: binding for name, binding in self._bindings.items() if name in staying}
+        self._proved = set()
+        later = {name: proof for name, proof in self._later.items() if name in staying and proof.epoch >= here.epoch}
+        self._later = {name: proof for name, proof in later.items() if proof.epoch > here.epoch}
+        for name, proof in later.items():
+            if proof.epoch == here.epoch and not self._prove(name, proof):
+                following.suspect(name)
+        out.deliver(Moved(place, following.kept[-1].raw, tuple(one.raw for one in following.kept)))
+        # A word was given when so many could lie; if fewer are to be believed now, it must be given again.
+        heard = staying if here.quorum.weak >= before.quorum.weak else set[MemberId]()
+        self._receivers = here.members
+        for bundle in (*(() if self._opening is None else (self._opening,)), *self._in_flight.values()):
+            bundle.keep(heard)
+            bundle.patience = PATIENCE_TICKS
+            bundle.due = self._now + PATIENCE_TICKS
+            out.send(here.members, b"\x02" + bundle.raw)
+        for number, read in self._reads.items():
+            read.answers.clear()
+            read.due = self._now + READ_PATIENCE_TICKS
+            out.send(here.members, pack_ask(Read(number, read.operation)))
+        self.orders.on_moved([one.link for one in following.kept], here.members, out)
+        self._tick(out)
+
+    def _stop(self, reason: str, out: ClientOut) -> None:
+        """Two histories: whatever is under way, nobody can be believed about it (SAFETY rule 28)."""
+        if self.stopped is not None:
+            return
+        self.stopped = reason
+        out.deliver(Stopped(reason))
+        lost, self._in_flight, self._opening = list(self._in_flight.values()), {}, None
+        self._reads, self._ordered_reads = {}, {}
+        self.orders.clear()
+        for bundle in lost:
+            out.deliver(NotExecuted(bundle.first, bundle.count, reason, unknown=True))
+        self._fail_queue(reason, out)
 
     # -------------------------------------------------------------------------------------------- sending
 
@@ -330,6 +406,8 @@ class ClientMachine:
     def _send_queue(self, out: ClientOut) -> None:
         queue = self._queue
         if not self.session:
+            if self.stopped is not None:
+                return
             if queue and self._opening is None and not self._asked_nonce:
                 self._asked_nonce = True
                 out.draw(("nonce",), 1 << 64)
@@ -359,6 +437,7 @@ class ClientMachine:
             bundle.patience = min(2 * bundle.patience, PATIENCE_TICKS_MAX)
             bundle.due = self._now + bundle.patience
             out.send(self.settings.members, b"\x02" + bundle.raw)
+            self._doubt(out)
 
     def _tick(self, out: ClientOut) -> None:
         if not self._ticking:
@@ -368,9 +447,11 @@ class ClientMachine:
     # -------------------------------------------------------------------------------------------- results
 
     def _on_reply(self, sender: MemberId, reply: ReplyFrame, out: ClientOut) -> None:
-        self.heard_from.add(sender)
-        if reply.epoch != self.settings.epoch:
+        if reply.epoch > self.settings.epoch:
+            self._on_later(sender, reply.epoch, out)
+        if reply.epoch != self.settings.epoch or sender not in self._proved:
             return
+        self.heard_from.add(sender)
         if reply.session == 0 and reply.first == 0:
             bundle = self._opening
         else:
@@ -431,6 +512,8 @@ class ClientMachine:
 
     def _on_refusal(self, sender: MemberId, refusal: Refusal, out: ClientOut) -> None:
         self.last_refusal = refusal.text
+        if refusal.reason == frames.STOPPED:
+            self._doubt(out)
         if refusal.session == 0 and refusal.first == 0:
             bundle = self._opening
         else:
@@ -501,8 +584,10 @@ class ClientMachine:
         self._tick(out)
 
     def _on_read_answer(self, sender: MemberId, answer: ReadAnswer, out: ClientOut) -> None:
+        if answer.epoch > self.settings.epoch:
+            self._on_later(sender, answer.epoch, out)
         read = self._reads.get(answer.number)
-        if read is None or answer.epoch != self.settings.epoch:
+        if read is None or answer.epoch != self.settings.epoch or sender not in self._proved:
             return
         if digest(bytes((answer.failed,)), answer.result) != answer.digest:
             return
@@ -534,3 +619,33 @@ class ClientMachine:
         self._queue.append(read.operation)
         self.next_number += 1
         self._send_queue(out)
+
+
+__all__ = [
+    "PATIENCE_TICKS",
+    "PATIENCE_TICKS_MAX",
+    "READ_PATIENCE_TICKS",
+    "RETRY_TICKS",
+    "AskHistory",
+    "AskRead",
+    "ClientInput",
+    "ClientMachine",
+    "ClientOut",
+    "ClientOutput",
+    "ClientSettings",
+    "CommandState",
+    "Enough",
+    "Executed",
+    "HaltNow",
+    "History",
+    "LinkRefused",
+    "MemberStatus",
+    "Moved",
+    "NotExecuted",
+    "Order",
+    "ReadDone",
+    "SendNow",
+    "Stopped",
+    "Submit",
+    "VerifierProtocol",
+]

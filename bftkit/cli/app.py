@@ -75,6 +75,14 @@ COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
     ("get", "bftkit.cli.client:get", "Read the value under a key."),
     ("submit", "bftkit.cli.client:submit", "Submit an operation as it is."),
     ("status", "bftkit.cli.client:status", "Ask every member how it is; needs no quorum."),
+    (
+        "switch",
+        "bftkit.cli.switch:switch",
+        "Change the group's protocol or its settings while the service runs.",
+    ),
+    ("member", "bftkit.cli.member:app", "See who is in the group, and change that."),
+    ("operator", "bftkit.cli.operator:app", "See and change who may change the group; sign commands together."),
+    ("history", "bftkit.cli.history:history", "Verify and show the chain of the group's configurations."),
     ("demo", "bftkit.cli.demo:demo", "See a group survive crashes, a liar and a power cut."),
     ("bench", "bftkit.cli.bench:bench", "Measure a group on this machine."),
     ("simulate", "bftkit.cli.simulate:simulate", "Run one seed of a scenario in the simulated world, or list them."),
@@ -96,6 +104,7 @@ FAILURES: Final[tuple[tuple[str, ExitCode], ...]] = (
     ("bftkit.client.errors:OutcomeUnknown", ExitCode.TOO_FEW_AGREED),
     ("bftkit.client.errors:Refused", ExitCode.REFUSED),
     ("bftkit.client.errors:OperationFailed", ExitCode.FAILED),
+    ("bftkit.client.errors:Contradicted", ExitCode.SAFETY_VIOLATED),
     ("builtins:OSError", ExitCode.FAILED),
 )
 

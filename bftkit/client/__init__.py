@@ -5,12 +5,21 @@ The deterministic part (what to send, when to believe an answer) is `bftkit.chan
 
 from bftkit.client.aio import AsyncClient
 from bftkit.client.connect import connect, connect_sync
-from bftkit.client.errors import ClientError, NoAnswer, OperationFailed, OutcomeUnknown, Refused, TooFewAgreed
+from bftkit.client.errors import (
+    ClientError,
+    Contradicted,
+    NoAnswer,
+    OperationFailed,
+    OutcomeUnknown,
+    Refused,
+    TooFewAgreed,
+)
 from bftkit.client.sync import SyncClient
 
 __all__ = [
     "AsyncClient",
     "ClientError",
+    "Contradicted",
     "NoAnswer",
     "OperationFailed",
     "OutcomeUnknown",

@@ -8,11 +8,16 @@ from typing import Any
 
 import anyio
 
+from bftkit.channel.client import CommandState
 from bftkit.client.core import ClientCore, Outcome, Pending
-from bftkit.client.errors import ClientError
+from bftkit.client.errors import ClientError, Contradicted
 from bftkit.core.machine import MemberId
+from bftkit.membership.chain import HandOver
+from bftkit.membership.commands import SignedCommand
+from bftkit.membership.epochs import Configuration
 
 TIMEOUT_SECONDS = 10.0
+LOOK_SECONDS = 0.02
 
 
 class AsyncClient:
@@ -56,6 +61,74 @@ class AsyncClient:
                 core.hub.wake()
                 await anyio.sleep(0.05)
         return dict(sorted(core.statuses.items()))
+
+    @property
+    def epoch(self) -> int:
+        """As `SyncClient.epoch`."""
+        return self.core.machine.settings.epoch
+
+    @property
+    def configuration(self) -> Configuration:
+        """As `SyncClient.configuration`."""
+        return self.core.configuration
+
+    @property
+    def refused_links(self) -> Mapping[MemberId, tuple[int, str]]:
+        """As `SyncClient.refused_links`."""
+        return self.core.refused_links
+
+    async def settle(self, *, timeout: float = 2.0) -> Configuration:
+        """As `SyncClient.settle`."""
+        machine = self.core.machine
+        with anyio.move_on_after(timeout):
+            while not machine.is_settled:
+                if machine.stopped is not None:
+                    raise Contradicted(machine.stopped)
+                await anyio.sleep(LOOK_SECONDS)
+        if not machine.is_settled:
+            raise self.core.unanswered()
+        return self.configuration
+
+    async def order(self, signed: SignedCommand, *, timeout: float = 60.0) -> AsyncGenerator[CommandState]:
+        """As `SyncClient.order`: ``async for state in client.order(signed)``."""
+        core = self.core
+        end = anyio.current_time() + timeout
+        news = anyio.Event()
+
+        def wake() -> None:
+            news.set()
+
+        watch = core.order(signed, wake)
+        core.hub.wake()
+        try:
+            while True:
+                while watch.states:
+                    state = watch.states.popleft()
+                    yield state
+                    if state.final:
+                        return
+                if watch.error is not None:
+                    raise watch.error
+                if anyio.current_time() >= end:
+                    raise core.unanswered()
+                with anyio.move_on_after(end - anyio.current_time()):
+                    await news.wait()
+                news = anyio.Event()
+        finally:
+            core.enough(watch)
+
+    async def history(self, *, timeout: float = TIMEOUT_SECONDS) -> tuple[HandOver, ...]:
+        """As `SyncClient.history`."""
+        done = anyio.Event()
+        chain = self.core.ask_history(done.set)
+        self.core.hub.wake()
+        with anyio.move_on_after(timeout):
+            await done.wait()
+        if chain.error is not None:
+            raise chain.error
+        if chain.links is None:
+            raise self.core.unanswered()
+        return chain.links
 
     async def _until(self, pending: Pending, event: anyio.Event, timeout: float) -> Pending:
         self.core.hub.wake()  # the loop below sends what all tasks have submitted by then, in one bundle

@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from bftkit.channel.client import ClientSettings, Executed
 from bftkit.client.aio import AsyncClient, driving
-from bftkit.client.core import ClientCore
+from bftkit.client.chain_file import ChainFile, place_after
+from bftkit.client.core import ClientCore, peers_of_roster
 from bftkit.client.names import NamedClientCore
 from bftkit.client.sync import SyncClient
-from bftkit.crypto.keys import Ed25519Verifier, SigningKey
+from bftkit.crypto.keys import SigningKey
+from bftkit.membership.chain import HandOver
 from bftkit.membership.genesis import Genesis
-from bftkit.network.addresses import parse_address
+from bftkit.membership.verifiers import founding_place, roster_verifier
 from bftkit.network.session import Identity
 from bftkit.network.tcp import TcpHub
 from bftkit.node.folders import ClientFolder, read_client
 from bftkit.node.names import Names, open_names
 
 
-def client_settings(genesis: Genesis, key: SigningKey) -> ClientSettings:
-    """What a client knows of the group: its genesis, which it trusts."""
+def client_settings(genesis: Genesis, key: SigningKey, chain: Sequence[HandOver] = ()) -> ClientSettings:
+    """What a client knows of the group: its genesis, which it trusts, and the newest hand-overs that it followed."""
     group = genesis.group_id
-    publics = {entry.id: entry.epoch_key for entry in genesis.roster.entries}
+    founding = founding_place(genesis)
+    place = place_after(chain[-1]) if chain else founding
+    verifiers = roster_verifier(group)
     limits = genesis.limits
     return ClientSettings(
         group=group,
-        members=genesis.roster.ids,
-        quorum=genesis.quorum,
+        members=place.configuration.members,
+        quorum=place.configuration.quorum,
         key=key,
-        keyring=Ed25519Verifier(group, 0, group, publics),
+        keyring=verifiers(place.configuration, place.opening),
+        epoch=place.configuration.epoch,
+        place=place,
+        founding=founding,
+        chain=tuple(chain),
+        verifiers=verifiers,
         started_ms=int(time.time() * 1000),
         operation_bytes_max=limits.operation_bytes_max,
         bundle_bytes_max=limits.bundle_bytes_max,
@@ -45,17 +54,19 @@ def open_core(
     *,
     on_executed: Callable[[Executed], None] | None = None,
     names: Names | None = None,
+    kept: ChainFile | None = None,
 ) -> ClientCore:
-    """A client of this group with the key of this seed, over TCP. `names`: where to learn of newer addresses."""
-    peers = {
-        entry.id: (entry.identity, tuple(parse_address(address) for address in entry.addresses))
-        for entry in genesis.roster.entries
-    }
+    """A client of this group with the key of this seed, over TCP.
+
+    `names`: where to learn of newer addresses. `kept`: the hand-overs of an earlier life. Raises `ConfigurationError`.
+    """
     hub = TcpHub(Identity.from_seed(seed), genesis.group_id)
-    settings = client_settings(genesis, SigningKey(seed))
+    settings = client_settings(genesis, SigningKey(seed), kept.read() if kept is not None else ())
+    assert settings.place is not None
+    peers = peers_of_roster(settings.place.configuration.roster)
     if names is not None:
-        return NamedClientCore(settings, hub, peers, names, on_executed=on_executed)
-    return ClientCore(settings, hub, peers, on_executed=on_executed)
+        return NamedClientCore(settings, hub, peers, names, on_executed=on_executed, keeper=kept)
+    return ClientCore(settings, hub, peers, on_executed=on_executed, keeper=kept)
 
 
 def open_folder_core(
@@ -63,7 +74,8 @@ def open_folder_core(
 ) -> ClientCore:
     """The client of a client's folder, with the name services of its settings. `seed`: for another key than its own."""
     names = open_names(found.settings.names, found.path, found.genesis, None)
-    return open_core(found.genesis, seed or found.key.seed, on_executed=on_executed, names=names)
+    kept = ChainFile(found.path, found.genesis)
+    return open_core(found.genesis, seed or found.key.seed, on_executed=on_executed, names=names, kept=kept)
 
 
 def connect_sync(folder: Path | str | ClientFolder) -> SyncClient:

@@ -7,30 +7,55 @@ faces decide how to wait between rounds. Everything happens in one thread.
 from __future__ import annotations
 
 import json
+import logging
 import secrets
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 
 from bftkit.channel.bundles import FAILED, SKIPPED
 from bftkit.channel.client import (
+    AskHistory,
     AskRead,
     ClientMachine,
     ClientOut,
     ClientOutput,
     ClientSettings,
+    CommandState,
+    Enough,
     Executed,
+    HaltNow,
+    History,
+    LinkRefused,
     MemberStatus,
+    Moved,
     NotExecuted,
+    Order,
     ReadDone,
     SendNow,
+    Stopped,
     Submit,
 )
-from bftkit.client.errors import ClientError, NoAnswer, OperationFailed, OutcomeUnknown, Refused, TooFewAgreed
-from bftkit.core.machine import Broadcast, CancelTimer, Deliver, Draw, MemberId, Out, Send, SetTimer
-from bftkit.network.addresses import Address
-from bftkit.network.hub import Hub, LinkUp
+from bftkit.client.errors import (
+    ClientError,
+    Contradicted,
+    NoAnswer,
+    OperationFailed,
+    OutcomeUnknown,
+    Refused,
+    TooFewAgreed,
+)
+from bftkit.core.machine import Broadcast, CancelTimer, Deliver, Digest, Draw, MemberId, Out, Send, SetTimer
+from bftkit.membership.chain import HandOver
+from bftkit.membership.commands import SignedCommand
+from bftkit.membership.epochs import Configuration
+from bftkit.membership.roster import Roster
+from bftkit.network.addresses import Address, parse_address
+from bftkit.network.hub import Hub, HubError, LinkUp
+
+logger = logging.getLogger("bftkit.client")
 
 ABANDONED_KEPT = 10_000
 """So many operations with unknown outcomes can be asked about again."""
@@ -58,6 +83,34 @@ class Pending:
                 self.on_done()
 
 
+@attrs.define(eq=False)
+class Watch:
+    """Somebody waits for what becomes of a command."""
+
+    name: Digest
+    on_news: Callable[[], None]
+    states: deque[CommandState] = attrs.field(factory=deque[CommandState])
+    """What is new; taken away by whoever waits."""
+    error: ClientError | None = None
+
+
+@attrs.define(eq=False)
+class Chain:
+    """Somebody waits for the whole chain of hand-overs."""
+
+    on_done: Callable[[], None]
+    links: tuple[HandOver, ...] | None = None
+    error: ClientError | None = None
+
+
+class Keeper(Protocol):
+    """Keeps the newest hand-overs between two lives (SAFETY rule 28)."""
+
+    def keep(self, chain: Sequence[bytes]) -> str | None:
+        """Make them durable; the reason to stop if other clients of this folder were shown another history."""
+        ...
+
+
 class ClientCore:
     """One client session, driven by `turn`."""
 
@@ -68,8 +121,12 @@ class ClientCore:
         peers: Mapping[MemberId, tuple[bytes, tuple[Address, ...]]],
         *,
         on_executed: Callable[[Executed], None] | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
-        """`on_executed` is for load generators: it is called with whole bundles of results instead of single ones."""
+        """`on_executed` is for load generators: it is called with whole bundles of results instead of single ones.
+
+        `peers` are the members of the settings' configuration, with their identities and addresses.
+        """
         self.machine = ClientMachine(settings)
         self.hub = hub
         self.statuses: dict[MemberId, dict[str, Any]] = {}
@@ -79,9 +136,13 @@ class ClientCore:
         self._abandoned: dict[int, Pending] = {}
         self._tokens = 0
         self._timer: float | None = None
+        self._keeper = keeper
+        self._watches: dict[Digest, Watch] = {}
+        self._chains: list[Chain] = []
         for member in sorted(peers):
             key, addresses = peers[member]
             hub.connect(member, key, addresses)
+        self._roster = settings.place.configuration.roster if settings.place is not None else None
         self._step(self.machine.on_start)
 
     # ------------------------------------------------------------------------------------------ asking
@@ -93,6 +154,7 @@ class ClientCore:
         pending = Pending(first, len(operations), [None] * len(operations), len(operations), on_done)
         for index in range(len(operations)):
             self._pending[first + index] = (pending, index)
+        self._fail_if_stopped()
         return pending
 
     def submit_bulk(self, operations: Sequence[bytes]) -> int:
@@ -107,7 +169,44 @@ class ClientCore:
         token = self._tokens
         self._reads[token] = pending = Pending(0, 1, [None], 1, on_done)
         self._step(lambda out: self.machine.on_input(AskRead(token, operation), out))
+        self._fail_if_stopped()
         return pending
+
+    def order(self, signed: SignedCommand, on_news: Callable[[], None]) -> Watch:
+        """Bring an operators' command to the members, and watch what becomes of it."""
+        watch = self._watches[signed.name] = Watch(signed.name, on_news)
+        self._step(lambda out: self.machine.on_input(Order(signed), out))
+        self._fail_if_stopped()
+        return watch
+
+    def enough(self, watch: Watch) -> None:
+        """Nobody waits any more."""
+        if self._watches.get(watch.name) is watch:
+            del self._watches[watch.name]
+            self._step(lambda out: self.machine.on_input(Enough(watch.name), out))
+
+    def ask_history(self, on_done: Callable[[], None]) -> Chain:
+        """Fetch and check the whole chain of hand-overs."""
+        chain = Chain(on_done)
+        self._chains.append(chain)
+        if len(self._chains) == 1:
+            self._step(lambda out: self.machine.on_input(AskHistory(), out))
+        self._fail_if_stopped()
+        return chain
+
+    @property
+    def configuration(self) -> Configuration:
+        """The newest configuration that this client has verified. Raises `ValueError` if its group never changes."""
+        place = self.machine.settings.place
+        if place is None:
+            raise ValueError("this client was made without a place in the chain of hand-overs")
+        return place.configuration
+
+    @property
+    def refused_links(self) -> Mapping[MemberId, tuple[int, str]]:
+        """Which members showed hand-overs that do not hold: how many, and why the last one was refused."""
+        following = self.machine.following
+        return {} if following is None else following.refused
 
     def ask_status(self) -> None:
         """Ask all members for their status; the answers appear in `statuses`."""
@@ -115,12 +214,16 @@ class ClientCore:
 
     def give_up(self, pending: Pending) -> OutcomeUnknown:
         """The caller's patience is over: what is known now. The operation itself stays under way."""
-        heard = sorted(self.machine.heard_from)
         number = pending.first
         if number:
             self._abandoned[number] = pending
             if len(self._abandoned) > ABANDONED_KEPT:
                 del self._abandoned[next(iter(self._abandoned))]
+        return self.unanswered(number)
+
+    def unanswered(self, number: int = 0) -> OutcomeUnknown:
+        """Why there is no answer: what is known of the members."""
+        heard = sorted(self.machine.heard_from)
         refusal = self.machine.last_refusal
         if not heard:
             return NoAnswer(number, "no member answered")
@@ -218,6 +321,72 @@ class ClientCore:
                     pending.set(0, _outcome(status, result))
             case MemberStatus(member, text):
                 self._on_status(member, text)
+            case CommandState(name):
+                watch = self._watches.get(name)
+                if watch is not None:
+                    watch.states.append(output)
+                    watch.on_news()
+            case History(links):
+                chains, self._chains = self._chains, []
+                for chain in chains:
+                    chain.links = links
+                    chain.on_done()
+            case Moved():
+                self._on_moved(output)
+            case LinkRefused(member, reason):
+                logger.warning("%s showed a hand-over that does not hold: %s", member, reason)
+            case Stopped(reason):
+                logger.error("this client has stopped: %s", reason)
+                self._fail_if_stopped()
+
+    def _on_moved(self, moved: Moved) -> None:
+        """Another epoch: its members are the ones to have links with (SAFETY rule 28)."""
+        # Durable first: whoever was told a result of this epoch never goes back behind it.
+        contradiction = self._keeper.keep(moved.chain) if self._keeper is not None else None
+        if contradiction is not None:
+            self._step(lambda out: self.machine.on_input(HaltNow(contradiction), out))
+            return
+        roster, before = moved.place.configuration.roster, self._roster
+        assert before is not None
+        self._roster = roster
+        for member in before.ids:
+            if member not in roster.by_id:
+                self.unlink(member)
+        for entry in roster.entries:
+            known = before.by_id.get(entry.id)
+            if known is None or (known.identity, known.addresses) != (entry.identity, entry.addresses):
+                self.link(entry.id, entry.identity, tuple(parse_address(address) for address in entry.addresses))
+        logger.info("epoch %d: %s", roster.epoch, ", ".join(roster.ids))
+
+    def link(self, member: MemberId, identity: bytes, addresses: tuple[Address, ...]) -> None:
+        """Have a link with this member from now on, at these addresses."""
+        try:
+            self.hub.connect(member, identity, addresses)
+        except HubError as error:
+            logger.warning("%s cannot be reached from here: %s", member, error)
+
+    def unlink(self, member: MemberId) -> None:
+        """This is no member any more."""
+        self.hub.disconnect(member)
+
+    def _fail_if_stopped(self) -> None:
+        reason = self.machine.stopped
+        if reason is None:
+            return
+        pending = {id(one): one for one, _ in self._pending.values()} | {id(one): one for one in self._reads.values()}
+        self._pending.clear()
+        self._reads.clear()
+        for one in pending.values():
+            for index in range(one.count):
+                one.set(index, Contradicted(reason))
+        watches, self._watches = self._watches, {}
+        chains, self._chains = self._chains, []
+        for watch in watches.values():
+            watch.error = Contradicted(reason)
+            watch.on_news()
+        for chain in chains:
+            chain.error = Contradicted(reason)
+            chain.on_done()
 
     def _settle(self, number: int, status: int, result: bytes) -> None:
         waiting = self._pending.pop(number, None)
@@ -231,6 +400,14 @@ class ClientCore:
             return
         if isinstance(status, dict):
             self.statuses[member] = status
+
+
+def peers_of_roster(roster: Roster) -> dict[MemberId, tuple[bytes, tuple[Address, ...]]]:
+    """Identities and addresses of a roster's members."""
+    return {
+        entry.id: (entry.identity, tuple(parse_address(address) for address in entry.addresses))
+        for entry in roster.entries
+    }
 
 
 def _outcome(status: int, result: bytes) -> Outcome:

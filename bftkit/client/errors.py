@@ -30,3 +30,11 @@ class NoAnswer(OutcomeUnknown):
 
 class TooFewAgreed(OutcomeUnknown):
     """Members answered, but too few of them agreed."""
+
+
+class Contradicted(ClientError):
+    """The group showed two genuine histories: members of an epoch signed two endings of it (SAFETY rule 28).
+
+    More of them lied than the group was made to bear, and nobody can say which history is the right one. The text
+    names the epochs. This client does nothing any more; whether what was under way was executed is not known.
+    """

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import trio
 
 from bftkit.channel.client import ClientSettings, Executed
-from bftkit.client.core import ClientCore
+from bftkit.client.core import ClientCore, Keeper
 from bftkit.core.machine import MemberId
 from bftkit.network.addresses import Address
 from bftkit.network.hub import Hub
@@ -32,8 +32,9 @@ class NamedClientCore(ClientCore):
         names: Names,
         *,
         on_executed: Callable[[Executed], None] | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
-        super().__init__(settings, hub, peers, on_executed=on_executed)
+        super().__init__(settings, hub, peers, on_executed=on_executed, keeper=keeper)
         self._keys = {member: key for member, (key, _) in peers.items()}
         self._news: queue.SimpleQueue[tuple[MemberId, tuple[Address, ...]]] = queue.SimpleQueue()
         self._names = names
@@ -49,7 +50,18 @@ class NamedClientCore(ClientCore):
         with contextlib.suppress(queue.Empty):
             while True:
                 member, addresses = self._news.get_nowait()
-                self.hub.connect(member, self._keys[member], addresses)
+                if member in self._keys:
+                    self.hub.connect(member, self._keys[member], addresses)
+
+    def link(self, member: MemberId, identity: bytes, addresses: tuple[Address, ...]) -> None:
+        """See `ClientCore`."""
+        self._keys[member] = identity
+        super().link(member, identity, addresses)
+
+    def unlink(self, member: MemberId) -> None:
+        """See `ClientCore`."""
+        self._keys.pop(member, None)
+        super().unlink(member)
 
     def close(self) -> None:
         """See `ClientCore`; the services are left as well."""

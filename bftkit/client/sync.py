@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from bftkit.channel.client import CommandState
 from bftkit.client.core import ClientCore, Outcome, Pending
-from bftkit.client.errors import ClientError
+from bftkit.client.errors import ClientError, Contradicted
 from bftkit.core.machine import MemberId
+from bftkit.membership.chain import HandOver
+from bftkit.membership.commands import SignedCommand
+from bftkit.membership.epochs import Configuration
 
 TIMEOUT_SECONDS = 10.0
 
@@ -74,6 +78,76 @@ class SyncClient:
                 core.hub.flush()  # `turn` waits first and sends then
             core.turn(max(0.0, min(end, core.deadline) - core.hub.clock()))
         return dict(sorted(core.statuses.items()))
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that this client is in, as far as it knows: see `settle`."""
+        return self.core.machine.settings.epoch
+
+    @property
+    def configuration(self) -> Configuration:
+        """The newest configuration that this client has verified, from the genesis on."""
+        return self.core.configuration
+
+    @property
+    def refused_links(self) -> Mapping[MemberId, tuple[int, str]]:
+        """Which members showed hand-overs that do not hold: how many, and why the last one was refused."""
+        return self.core.refused_links
+
+    def settle(self, *, timeout: float = 2.0) -> Configuration:
+        """The present configuration, once f + 1 members have proved that they are in it.
+
+        Raises `NoAnswer` or `TooFewAgreed` if they do not within so many seconds, `Contradicted`.
+        """
+        core = self.core
+        end = core.hub.clock() + timeout
+        while not core.machine.is_settled:
+            self._turn(end)
+        return self.configuration
+
+    def order(self, signed: SignedCommand, *, timeout: float = 60.0) -> Iterator[CommandState]:
+        """Bring an operators' command to all members, and tell what becomes of it until that is final.
+
+        The same command again is harmless: that is how to watch one that was sent before. Raises `NoAnswer` or
+        `TooFewAgreed` if there is no final state within so many seconds, `Contradicted`.
+        """
+        core = self.core
+        end = core.hub.clock() + timeout
+        watch = core.order(signed, _nothing)
+        core.hub.flush()
+        try:
+            while True:
+                while watch.states:
+                    state = watch.states.popleft()
+                    yield state
+                    if state.final:
+                        return
+                if watch.error is not None:
+                    raise watch.error
+                self._turn(end)
+        finally:
+            core.enough(watch)
+
+    def history(self, *, timeout: float = TIMEOUT_SECONDS) -> tuple[HandOver, ...]:
+        """All hand-overs since the founding, each checked by this client. Raises as `settle` does."""
+        core = self.core
+        end = core.hub.clock() + timeout
+        chain = core.ask_history(_nothing)
+        core.hub.flush()
+        while chain.links is None:
+            if chain.error is not None:
+                raise chain.error
+            self._turn(end)
+        return chain.links
+
+    def _turn(self, end: float) -> None:
+        core = self.core
+        now = core.hub.clock()
+        if core.machine.stopped is not None:
+            raise Contradicted(core.machine.stopped)
+        if now >= end:
+            raise core.unanswered()
+        core.turn(max(0.0, min(end, core.deadline) - now))
 
     def _until(self, pending: Pending, timeout: float) -> Pending:
         core = self.core
