@@ -315,7 +315,11 @@ class Wedge:
         needed = court.needed(signed.command)
         if len(self.reports) < needed:
             return
-        chosen = tuple(self.reports[member] for member in sorted(self.reports)[:needed])
+        # The shortest ones, so that they fit together.
+        shortest = sorted(self.reports, key=lambda member: (len(self.reports[member].report), member))[:needed]
+        if sum(len(self.reports[member].report) for member in shortest) > bed.VALUE_BYTES_MAX - (3 << 20):
+            return  # what remains of an epoch is bounded by its window, and this is far above that
+        chosen = tuple(self.reports[member] for member in sorted(shortest))
         value = ENDING_CODEC.encode(ForcedEnding(signed.encode(), chosen))
         if not court.is_valid(value):
             return
