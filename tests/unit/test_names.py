@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from itertools import permutations
+from pathlib import Path
 
 import attrs
 import pytest
 
+from bftkit.configuration.settings import ClientSettings, DnsSettings
 from bftkit.configuration.text import ConfigurationError
 from bftkit.core.digest import digest
 from bftkit.crypto.keys import EpochKeys, SigningKey
@@ -261,6 +264,18 @@ def test_a_file_of_another_form_is_refused(text: str, wrong: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         parse_naming(text)
     assert wrong in str(error.value)
+
+
+def test_the_examples_of_the_guide_are_read() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "guide" / "addresses.md").read_text(encoding="utf-8")
+    file, naming, zone = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    found = ClientSettings.from_text(file).names
+    assert found is not None
+    assert found.file == "../names.toml"
+    assert sorted(parse_naming(naming).members) == ["m0", "m1"]
+    found = ClientSettings.from_text(zone).names
+    assert found is not None
+    assert found.dns == DnsSettings("shop.example", "127.0.0.1:53")
 
 
 # ------------------------------------------------------------------------------------------------- the DNS
