@@ -5,6 +5,9 @@
     DIR/client/              a client's folder
     DIR/operator/            the key that signs commands to the group; keep it off the members' machines
 
+With `--join GENESIS`, DIR is the folder of one more member of that group, with its *card* (`card.toml`): what an
+operator must put into the command that takes it in. Its secrets are made here and never leave the machine.
+
 The log is made here and only here: a member that later finds none knows that it has forgotten its votes and stays
 silent (SAFETY rule 16). All is built beside DIR and moved there at the end, so that a failure leaves nothing behind.
 """
@@ -22,19 +25,31 @@ from typing import Annotated, Final, Literal
 import attrs
 from cyclopts import Parameter
 
+from bftkit.channel.settling import own_record
 from bftkit.cli.app import CommandFailed, ExitCode, output
 from bftkit.cli.keygen import address_argument, new_epochs, new_key, public_entry
 from bftkit.configuration.keyfiles import EPOCHS_DEFAULT, CoinShare, KeyPair
 from bftkit.configuration.settings import ClientSettings, MemberSettings
 from bftkit.configuration.text import ConfigurationError, hex_bytes
 from bftkit.core.plugin import load_protocol
+from bftkit.core.wire import is_name
 from bftkit.crypto.keys import EpochKeys
 from bftkit.crypto.threshold import DEAL_SECRET_SIZE
+from bftkit.membership.card import MemberCard
 from bftkit.membership.founding import deal_coin, default_faults
 from bftkit.membership.genesis import NONCE_SIZE, Genesis
 from bftkit.membership.roster import MEMBERS_MAX, Roster
 from bftkit.network.addresses import parse_address
-from bftkit.node.folders import CLIENT_FILE, GENESIS_FILE, MEMBER_FILE, MemberFolder, read_member, write_file
+from bftkit.node.folders import (
+    CARD_FILE,
+    CLIENT_FILE,
+    GENESIS_FILE,
+    MEMBER_FILE,
+    MemberFolder,
+    read_genesis,
+    read_member,
+    write_file,
+)
 from bftkit.storage.disk import DiskDirectory
 from bftkit.storage.head import SALT_SIZE
 from bftkit.storage.log import Log
@@ -100,10 +115,22 @@ def init(
     ] = (),
     checkpoint_interval: Annotated[int, Parameter(help="Slots from one checkpoint to the next.")] = 128,
     name: Annotated[str | None, Parameter(help="The group's name. Default: that of the folder, if it is fit.")] = None,
+    join: Annotated[
+        Path | None,
+        Parameter(
+            help="Found no group: make the folder of one more member of the group with this genesis, and its card."
+        ),
+    ] = None,
+    id: Annotated[str | None, Parameter(help="With --join: the member's id.")] = None,  # noqa: A002
 ) -> None:
-    """Found a group: one folder for each member, one for a client, the operator's key."""
+    """Found a group: one folder for each member, one for a client, the operator's key. Or make a member that joins."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise CommandFailed(ExitCode.FAILED, f"{directory} is there already and not empty; nothing was changed")
+    if join is not None:
+        _join(directory, join, id, address, base_port)
+        return
+    if id is not None:
+        raise CommandFailed(ExitCode.USAGE, "--id means nothing without --join")
     if not 1 <= members <= MEMBERS_MAX:
         raise CommandFailed(ExitCode.USAGE, f"--members {members}: a group has 1 to {MEMBERS_MAX} members")
     record = load_protocol(protocol).record
@@ -136,6 +163,7 @@ def init(
             durability=durability,
             checkpoint_interval=checkpoint_interval,
             coin=coin,
+            schedule={member: epochs.publics for member, (_, epochs) in keys.items()},
         )
         genesis.check_protocol(record)
     except ConfigurationError as error:
@@ -257,6 +285,19 @@ def _build_member(
         listen=_listen(genesis.roster.entry(member).addresses),
         durability=genesis.durability,
     )
+    return _write_member(folder, settings, genesis, text, identity, epochs, coin_share)
+
+
+def _write_member(
+    folder: Path,
+    settings: MemberSettings,
+    genesis: Genesis,
+    text: str,
+    identity: KeyPair,
+    epochs: EpochKeys,
+    coin_share: bytes | None = None,
+    standing: tuple[bytes, ...] = (),
+) -> MemberFolder:
     _folder(folder)
     write_file(folder / GENESIS_FILE, text)
     write_file(folder / MEMBER_FILE, settings.to_text())
@@ -273,8 +314,64 @@ def _build_member(
         group=genesis.group_id,
         identity=identity.public,
         salt=secrets.token_bytes(SALT_SIZE),
+        standing=standing,
     )
     return built
+
+
+def _join(
+    directory: Path, genesis_path: Path, member: str | None, address: tuple[str, ...], base_port: int | None
+) -> None:
+    """The folder of a member that is to join a group, and its card."""
+    if member is None or not is_name(member):
+        raise CommandFailed(ExitCode.USAGE, f"--id {member}: give 1 to 32 of the characters a-z, 0-9, _ - and .")
+    try:
+        genesis = read_genesis(genesis_path)
+    except ConfigurationError as error:
+        raise CommandFailed(ExitCode.BAD_CONFIGURATION, str(error)) from None
+    if genesis.schedule is None:
+        raise CommandFailed(
+            ExitCode.BAD_CONFIGURATION,
+            f"{genesis_path}: it does not list the members' epoch keys, so this group can never be changed",
+        )
+    if address:
+        places = tuple(address_argument(text, text.removeprefix(f"{member}=")) for text in address)
+    else:
+        places = _addresses((member,), (), base_port)[member]
+    identity, epochs = new_key("identity"), new_epochs(EPOCHS_DEFAULT)
+    card = MemberCard(member, identity.public, epochs.root, places, epochs.publics, genesis.group_id)
+    settings = MemberSettings(
+        id=member, service=genesis.service, listen=_listen(places), durability=genesis.durability, joins=True
+    )
+    # In the place of one whose promises it does not know, it is silent until a roster has its keys (SAFETY rule 16).
+    standing = (own_record(0, silent=True),) if member in genesis.roster.by_id else ()
+    parent = directory.resolve().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=parent))  # mode 0700
+    try:
+        made = work / "member"
+        _write_member(made, settings, genesis, genesis.to_text(), identity, epochs, standing=standing)
+        write_file(made / CARD_FILE, card.to_text())
+        if directory.exists():
+            directory.rmdir()
+        os.rename(made, directory)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    out = output()
+    out.event(
+        "card",
+        directory=str(directory),
+        group=genesis.group_id,
+        member=member,
+        identity=identity.public,
+        epoch_root=epochs.root,
+        epoch_count=epochs.count,
+        addresses=list(places),
+        card=str(directory / CARD_FILE),
+    )
+    out.plain(card.to_text().strip())
+    out.log(f"bftkit: start the member with: bftkit node run {directory}")
+    out.log(f"bftkit: an operator takes it in with: bftkit member add --card {directory / CARD_FILE}")
 
 
 def _listen(addresses: tuple[str, ...]) -> str:

@@ -1,7 +1,8 @@
 """`bftkit keygen`: secret keys, made where they are to be used.
 
 `bftkit init` makes all keys in one place, which suits a trial. Whoever wants a member's secrets never to leave its
-machine runs `bftkit keygen --kind member` there and copies what it prints into the genesis.
+machine runs `bftkit keygen --kind member` there and copies what it prints into the genesis: the table of the member
+to the others, and the line below `[epoch_keys]` into the one table of that name.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bftkit.configuration.text import ConfigurationError, to_toml
 from bftkit.core.wire import is_name
 from bftkit.crypto.keys import EpochKeys
 from bftkit.membership.genesis import entry_table
+from bftkit.membership.key_lists import KEYS_MAX, keys_text
 from bftkit.membership.roster import RosterEntry, canonical_address
 from bftkit.node.folders import write_file
 
@@ -74,13 +76,14 @@ def keygen(
         return
     if not is_name(id):
         raise CommandFailed(ExitCode.USAGE, f"--id {id}: give 1 to 32 of the characters a-z, 0-9, _ - and .")
-    if not 1 <= epochs <= 1 << 16:
-        raise CommandFailed(ExitCode.USAGE, f"--epochs {epochs}: give a number between 1 and {1 << 16}")
+    if not 1 <= epochs <= KEYS_MAX:
+        raise CommandFailed(ExitCode.USAGE, f"--epochs {epochs}: give a number between 1 and {KEYS_MAX}")
     places = tuple(address_argument(text, text) for text in address)
     identity, keys = new_key("identity"), new_epochs(epochs)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_file(path / "identity.key", identity.to_text(), 0o600)
     write_file(path / "epochs.key", keys.to_bytes(), 0o600)
     entry = entry_table(public_entry(id, identity, keys, places))
-    out.event("key", kind=kind, folder=str(path), **entry)
-    out.plain(to_toml({"members": [entry]}).strip())
+    publics = keys_text(keys.publics)
+    out.event("key", kind=kind, folder=str(path), **entry, epoch_keys=publics)
+    out.plain(to_toml({"members": [entry], "epoch_keys": {id: publics}}).strip())

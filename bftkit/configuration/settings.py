@@ -96,6 +96,8 @@ class MemberSettings:
     limits: HoldingLimits = attrs.field(factory=HoldingLimits)
     names: NameSettings | None = attrs.field(default=None, metadata=right("a table with file or dns"))
     """Name services to ask besides the roster, if any."""
+    joins: bool = False
+    """Whether this member came later than the genesis: an operators' command has taken it in, or will."""
 
     def __attrs_post_init__(self) -> None:
         if not is_name(self.id):
@@ -119,7 +121,7 @@ class MemberSettings:
 
     def check_against(self, genesis: Genesis) -> None:
         """Whether these settings can serve in that group. Raises `ConfigurationError`."""
-        if self.id not in genesis.roster.by_id:
+        if not self.joins and self.id not in genesis.roster.by_id:
             raise ConfigurationError(
                 "id",
                 f"the group {genesis.name} has no member {self.id!r}",
@@ -181,12 +183,13 @@ _MEMBER_COMMENTS: Final = {
     "keys": "Secrets, mode 0600. The coin's share is there only if the genesis has a coin key.",
     "limits": "How much others may make this member hold.",
     "names": "Other sources of members' addresses, besides the roster.",
+    "joins": "True for a member that came later than the genesis: an operators' command takes it in.",
 }
 
 
 def _table(settings: MemberSettings | ClientSettings) -> dict[str, Value]:
     # What is not set is left out: TOML has no word for nothing.
-    table: dict[str, Value] = attrs.asdict(settings, filter=lambda _, value: value is not None)
+    table: dict[str, Value] = attrs.asdict(settings, filter=lambda _, value: value is not None and value is not False)
     return table
 
 

@@ -140,6 +140,11 @@ class EpochKeys:
         """The first epoch that can still be signed for."""
         return self._first
 
+    @property
+    def publics(self) -> tuple[bytes, ...]:
+        """The public keys of all epochs, erased or not."""
+        return self._publics
+
     def public(self, epoch: int) -> bytes:
         """The public key of the epoch, erased or not. Raises ValueError if the epoch never had a key here."""
         self._require(epoch)

@@ -36,6 +36,7 @@ from bftkit.core.wire import (
 )
 from bftkit.crypto.keys import SigningKey, framed_statement, purpose_prefix
 from bftkit.membership.genesis import Pairs
+from bftkit.membership.key_lists import KEYS_MAX
 from bftkit.membership.roster import ADDRESSES_MAX, MEMBERS_MAX
 
 PLANNED: Final = 1
@@ -47,8 +48,6 @@ CANCEL: Final = 3
 
 KINDS: Final[Mapping[int, str]] = {PLANNED: "planned", FORCED: "forced", CANCEL: "cancel"}
 
-KEYS_MAX: Final = 1 << 12
-"""A member has keys for at most so many epochs."""
 COMMAND_BYTES_MAX: Final = 1 << 20
 
 
@@ -201,6 +200,7 @@ __all__ = [
     "COMMAND_BYTES_MAX",
     "COMMAND_CODEC",
     "FORCED",
+    "KEYS_MAX",
     "KINDS",
     "PLANNED",
     "Change",

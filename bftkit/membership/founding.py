@@ -1,6 +1,7 @@
 """What it takes to found a group, beside everybody's own keys: how many faults it bears, and the key of its coin.
 
-A protocol that tosses coins needs a key that is shared among the members. At a group's beginning whoever founds it
+A protocol that tosses coins, and a group that can leave any protocol while some members lie, need a key that is
+shared among the members. At a group's beginning whoever founds it
 deals that key: a *trusted dealer*, which knows the secret until it forgets it, and could tell. Later keys the members
 make themselves. What everybody may know of the key stands in the genesis, each share in a file of its member alone.
 """
@@ -34,12 +35,13 @@ def default_faults(record: ProtocolRecord, n: int, byzantine: int | None, crash:
 def deal_coin(
     record: ProtocolRecord, members: tuple[MemberId, ...], f: int, c: int, secret_bytes: bytes
 ) -> tuple[CoinPublics | None, dict[MemberId, bytes]]:
-    """The coin key that this protocol needs for these members: what goes into the genesis, and everybody's share.
+    """The coin key that these members need: what goes into the genesis, and everybody's share.
 
-    `secret_bytes` are 32 bytes to be forgotten. Nothing is dealt if the protocol tosses no coins, or cannot bear such
-    faults with so few members: `Genesis.check_protocol` says so.
+    It is there for a protocol that tosses coins, and wherever members may lie: the agreement by which a group leaves a
+    protocol that has stopped tosses them (SAFETY rule 26). `secret_bytes` are 32 bytes to be forgotten. Nothing is
+    dealt if the protocol cannot bear such faults with so few members: `Genesis.check_protocol` says so.
     """
-    if not record.coins or f < 0 or c < 0 or len(members) < record.members_needed(f, c):
+    if not (record.coins or f > 0) or f < 0 or c < 0 or len(members) < record.members_needed(f, c):
         return None, {}
     threshold = Quorum(len(members), f, c).available
     points, shares = deal(members, threshold, secret_bytes)

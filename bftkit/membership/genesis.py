@@ -8,6 +8,10 @@ There are two forms. `encode` gives the canonical bytes that are hashed, sent an
 a person reads. Both ways lead back to an equal genesis. A genesis is valid by construction: whoever holds one holds a
 group that can run; every mistake is a `ConfigurationError` that says where, what, and what would be right. The bytes
 of a genesis without a coin key are what they were before there were coins, so that no group's id has changed.
+
+The text may have an *annex*, the table ``[epoch_keys]`` with all members' public keys of all epochs. It is no part of
+the group's id, and of no genesis's bytes: it proves itself against the roster (see ADR 0018). A group whose members
+found none can never be changed.
 """
 
 from __future__ import annotations
@@ -21,11 +25,13 @@ import attrs
 
 from bftkit.configuration.text import ConfigurationError, Value, hex_bytes, parse_toml, right, structure, to_toml
 from bftkit.core.digest import digest
+from bftkit.core.machine import MemberId
 from bftkit.core.ordering import ProtocolRecord
 from bftkit.core.quorum import Quorum, QuorumError
 from bftkit.core.wire import U64, Codec, Many, Raw, Text, WireError, is_name
 from bftkit.crypto.threshold import CoinPublics
 from bftkit.membership.founding import CoinTable, check_coin, coin_from_table, coin_table
+from bftkit.membership.key_lists import check_epoch_keys, keys_from_text, keys_text
 from bftkit.membership.roster import (
     MEMBERS_MAX,
     Roster,
@@ -175,6 +181,8 @@ class Genesis(_Founding):
 
     coin: CoinPublics | None = None
     """What everybody may know of the coin key of epoch 0, for protocols that toss coins."""
+    schedule: Mapping[MemberId, tuple[bytes, ...]] | None = attrs.field(default=None, eq=False, hash=False, repr=False)
+    """The annex: every member's public keys, from epoch 0 on. Not to be changed."""
 
     def __attrs_post_init__(self) -> None:
         _check_words(self)
@@ -191,6 +199,8 @@ class Genesis(_Founding):
                 f"and {1 << 24}",
                 f"give {2 * self.checkpoint_interval} or a little more",
             )
+        if self.schedule is not None:
+            _check_schedule(self.roster, self.schedule)
 
     @cached_property
     def quorum(self) -> Quorum:
@@ -223,38 +233,8 @@ class Genesis(_Founding):
 
     def check_protocol(self, record: ProtocolRecord) -> None:
         """Whether the protocol, by what it says of itself, can run this group. Raises `ConfigurationError`."""
-        if record.name != self.protocol:
-            raise ConfigurationError(
-                "protocol", f"{self.protocol!r} was asked for, {record.name!r} found", "install the right package"
-            )
-        if self.f and not record.byzantine:
-            raise ConfigurationError(
-                "byzantine",
-                f"the protocol {self.protocol} survives crashes only, and {self.f} Byzantine members are allowed for",
-                "give 0, or choose a protocol that survives liars, such as pbft",
-            )
-        n, needed = len(self.roster), record.members_needed(self.f, self.c)
-        if n < needed:
-            raise ConfigurationError(
-                "byzantine, crash",
-                f"{self.f} Byzantine and {self.c} crash faults need {needed} members under {self.protocol}, "
-                f"for which a crash costs as much as a lie (n >= 3 (f + c) + 1); there are {n}",
-                "add members, or lower them",
-            )
-        if record.coins and self.coin is None:
-            raise ConfigurationError(
-                "coin",
-                f"the protocol {self.protocol} tosses coins, and this group has no coin key",
-                "found the group with bftkit init, which deals one",
-            )
-        for name, value in self.parameters.items():
-            parameter = record.parameters.get(name)
-            if parameter is None:
-                known = ", ".join(sorted(record.parameters)) or "none"
-                raise ConfigurationError(
-                    f"parameters.{name}", f"{self.protocol} has no such parameter", f"known here: {known}"
-                )
-            check_range(f"parameters.{name}", value, parameter.minimum, parameter.maximum)
+        check_protocol(record, self.protocol, self.parameters, self.quorum)
+        check_tossed(record, self.coin)
 
     def to_text(self) -> str:
         """The genesis as TOML, with comments."""
@@ -270,6 +250,61 @@ _CODEC: Final = Codec["_Founding | _WithCoin"]("genesis", {1: _Founding, 2: _Wit
 
 
 # ------------------------------------------------------------------------------------------------- checks
+
+
+def check_protocol(record: ProtocolRecord, protocol: str, parameters: Mapping[str, int], quorum: Quorum) -> None:
+    """Whether the protocol of this record can run so many members with so many faults, and has these parameters.
+
+    Of its coins nothing is said: see `check_tossed`. Raises `ConfigurationError`.
+    """
+    if record.name != protocol:
+        raise ConfigurationError(
+            "protocol", f"{protocol!r} was asked for, {record.name!r} found", "install the right package"
+        )
+    f, c = quorum.f, quorum.c
+    if f and not record.byzantine:
+        raise ConfigurationError(
+            "byzantine",
+            f"the protocol {protocol} survives crashes only, and {f} Byzantine members are allowed for",
+            "give 0, or choose a protocol that survives liars, such as pbft",
+        )
+    needed = record.members_needed(f, c)
+    if quorum.n < needed:
+        raise ConfigurationError(
+            "byzantine, crash",
+            f"{f} Byzantine and {c} crash faults need {needed} members under {protocol}, "
+            f"for which a crash costs as much as a lie (n >= 3 (f + c) + 1); there are {quorum.n}",
+            "add members, or lower them",
+        )
+    for name, value in parameters.items():
+        parameter = record.parameters.get(name)
+        if parameter is None:
+            known = ", ".join(sorted(record.parameters)) or "none"
+            raise ConfigurationError(f"parameters.{name}", f"{protocol} has no such parameter", f"known here: {known}")
+        check_range(f"parameters.{name}", value, parameter.minimum, parameter.maximum)
+
+
+def check_tossed(record: ProtocolRecord, coin: CoinPublics | None) -> None:
+    """Whether there is a coin key if the protocol tosses coins. Raises `ConfigurationError`."""
+    if record.coins and coin is None:
+        raise ConfigurationError(
+            "coin",
+            f"the protocol {record.name} tosses coins, and this group has no coin key",
+            "found the group with bftkit init, which deals one",
+        )
+
+
+def _check_schedule(roster: Roster, schedule: Mapping[MemberId, tuple[bytes, ...]]) -> None:
+    for member in sorted(schedule):
+        if member not in roster.by_id:
+            raise ConfigurationError(f"epoch_keys.{member}", "there is no such member", "remove the line")
+    for entry in roster.entries:
+        where = f"epoch_keys.{entry.id}"
+        if entry.id not in schedule:
+            raise ConfigurationError(
+                where, "the member's keys are missing", "list those of all members, or leave the table out"
+            )
+        check_epoch_keys(where, entry.id, entry.epoch_root, entry.epoch_count, schedule[entry.id])
 
 
 def check_range(where: str, value: int, lowest: int, highest: int) -> None:
@@ -388,6 +423,8 @@ _COMMENTS: Final = {
     "coin": "The key of the group's coins: how many shares make one, and each member's point, in the members' order.",
     "operators": "Who may sign commands that change the group, and how many of them must.",
     "members": "The members in their order. epoch_path proves that epoch_key is the key of epoch 0 under epoch_root.",
+    "epoch_keys": "All public keys that the members will sign with, epoch by epoch. No part of the group's id:\n"
+    "each list proves itself by the member's epoch_root. Without them the group can never be changed.",
 }
 
 
@@ -444,6 +481,9 @@ class _GenesisTable:
     coin: CoinTable | None = attrs.field(
         default=None, metadata=right("a table [coin] with scheme, threshold and points")
     )
+    epoch_keys: dict[str, str] | None = attrs.field(
+        default=None, metadata=right("a table [epoch_keys] with a text in base64 for each member")
+    )
 
 
 def entry_table(entry: RosterEntry) -> dict[str, Value]:
@@ -463,6 +503,10 @@ def genesis_table(genesis: Genesis) -> dict[str, Value]:
     """The genesis as plain tables, as its text has them."""
     limits: dict[str, Value] = attrs.asdict(genesis.limits)
     coin: dict[str, Value] = {} if genesis.coin is None else {"coin": coin_table(genesis.coin)}
+    schedule = genesis.schedule
+    annex: dict[str, Value] = {}
+    if schedule is not None:
+        annex = {"epoch_keys": {member: keys_text(schedule[member]) for member in genesis.roster.ids}}
     return {
         "name": genesis.name,
         "protocol": genesis.protocol,
@@ -479,6 +523,7 @@ def genesis_table(genesis: Genesis) -> dict[str, Value]:
         "operators": {"threshold": genesis.operator_threshold, "keys": [key.hex() for key in genesis.operators]},
         **coin,
         "members": [entry_table(entry) for entry in genesis.roster.entries],
+        **annex,
     }
 
 
@@ -527,4 +572,7 @@ def _from_table(table: _GenesisTable) -> Genesis:
         window=2 * interval if table.window is None else table.window,
         limits=Limits(**attrs.asdict(table.limits)),
         coin=None if table.coin is None else coin_from_table(table.coin),
+        schedule=None
+        if table.epoch_keys is None
+        else {member: keys_from_text(f"epoch_keys.{member}", text) for member, text in table.epoch_keys.items()},
     )

@@ -11,22 +11,27 @@ from typing import Any
 import attrs
 
 from bftkit.channel.application import Application
+from bftkit.channel.interface import Keychain
 from bftkit.channel.replica import Limits, Replica, ReplicaSettings, Restored
 from bftkit.configuration.text import ConfigurationError
 from bftkit.core.machine import MemberId
 from bftkit.core.plugin import load_protocol
-from bftkit.crypto.keys import Ed25519Keyring, SigningKey
+from bftkit.crypto.keys import SigningKey
 from bftkit.crypto.threshold import Coins
+from bftkit.membership.chain import Place
+from bftkit.membership.epochs import Configuration
 from bftkit.membership.genesis import Genesis
 from bftkit.network.addresses import Address, parse_address
-from bftkit.network.hub import Accept, Admission
 from bftkit.network.hub import Limits as HubLimits
 from bftkit.network.session import Identity
 from bftkit.network.tcp import TcpHub
 from bftkit.node.folders import MemberFolder
+from bftkit.node.keychain import MemberKeychain, NoKey, keyring_of, taking_no_part
 from bftkit.node.names import open_names
+from bftkit.node.neighbours import Door
 from bftkit.node.node import Adversary, Node
-from bftkit.node.recovery import open_storage
+from bftkit.node.recovery import newest_link, open_storage
+from bftkit.node.vault import FolderVault
 from bftkit.service import ServiceError, checked_service
 from bftkit.storage.files import StorageError
 
@@ -70,25 +75,34 @@ def load_adversary(name: str) -> Callable[[ReplicaSettings], Adversary]:
 
 
 def genesis_settings(
-    genesis: Genesis, me: MemberId, key: SigningKey, coin_share: bytes | None = None
+    genesis: Genesis,
+    me: MemberId,
+    key: SigningKey | None,
+    coin_share: bytes | None = None,
+    keychain: Keychain | None = None,
 ) -> ReplicaSettings:
     """What a replica of epoch 0 is given. `coin_share` is this member's share, if the genesis has a coin key.
 
-    Raises `ConfigurationError` if the protocol cannot run this group.
+    `key` is None for one that is no member yet, and for a member whose key of epoch 0 is erased: it can follow the
+    group, and sign nothing. With a `keychain`, and a genesis that lists all keys, the configuration can change. Raises
+    `ConfigurationError` if the protocol cannot run this group.
     """
     plugin = load_protocol(genesis.protocol)
     genesis.check_protocol(plugin.record)
     publics = {entry.id: entry.epoch_key for entry in genesis.roster.entries}
     group = genesis.group_id
     limits = genesis.limits
+    schedule = genesis.schedule
+    changes = keychain is not None and schedule is not None
     return ReplicaSettings(
         group=group,
         me=me,
         members=genesis.roster.ids,
         quorum=genesis.quorum,
-        plugin=plugin,
-        keyring=Ed25519Keyring(group, 0, group, me, key, publics),
-        clock_key=key,
+        plugin=plugin if key is not None else taking_no_part(plugin),
+        # As for the coins, it is the genesis that opens epoch 0.
+        keyring=keyring_of(group, 0, group, me, key, publics),
+        clock_key=key if key is not None else NoKey(),
         member_keys={public: member for member, public in publics.items()},
         parameters=dict(genesis.parameters),
         checkpoint_interval=genesis.checkpoint_interval,
@@ -101,7 +115,10 @@ def genesis_settings(
             session_window=limits.session_window,
         ),
         listed_clients=frozenset(genesis.clients) if genesis.client_policy == "listed" else None,
-        coins=_coins(genesis, me, coin_share),
+        coins=_coins(genesis, me, coin_share) if key is not None else None,
+        place=Place(Configuration.first(genesis), group) if changes else None,
+        schedule=schedule if changes and schedule is not None else {},
+        keychain=keychain if changes else None,
     )
 
 
@@ -112,7 +129,6 @@ def _coins(genesis: Genesis, me: MemberId, share: bytes | None) -> Coins | None:
         raise ConfigurationError("keys.coin", f"{me} has no share of the coin key", f"put the share of {me} there")
     group = genesis.group_id
     publics = dict(zip(genesis.roster.ids, genesis.coin.points, strict=True))
-    # As for signatures, it is the genesis that opens epoch 0.
     return Coins(group, 0, group, me, share, publics, genesis.coin.threshold)
 
 
@@ -132,13 +148,16 @@ def assemble(
     adversary: Callable[[ReplicaSettings], Adversary] | None = None,
 ) -> Member:
     """Open everything that a member needs. Raises `ConfigurationError`, `StorageError`, `HubError`."""
-    key = folder.epochs.signing_key(0)
-    coin_share = folder.coin.secret if folder.coin is not None else None
-    settings = genesis_settings(folder.genesis, folder.settings.id, key, coin_share)
+    genesis, me = folder.genesis, folder.settings.id
+    vault = FolderVault(folder)
+    keychain = MemberKeychain(genesis.group_id, me, vault)
+    settings = genesis_settings(genesis, me, keychain.key(Configuration.first(genesis)), vault.coin, keychain)
     service = application if application is not None else load_service(folder.settings.service)
     log, snapshots, restored = open_storage(folder)
+    door = admission(genesis, settings)
     try:
-        hub = open_hub(folder, settings)
+        restored = attrs.evolve(checked(restored, keychain, genesis), secrets=vault.secrets())
+        hub = open_hub(folder, settings, door)
     except BaseException:
         log.close()
         snapshots.close()
@@ -149,39 +168,47 @@ def assemble(
         hub,
         log,
         snapshots,
-        peers=peers_of(folder.genesis, settings.me),
+        peers={} if settings.place is not None else peers_of(genesis, me),
         adversary=adversary(settings) if adversary is not None else None,
-        names=open_names(folder.settings.names, folder.path, folder.genesis, settings.me),
+        names=open_names(folder.settings.names, folder.path, genesis, me),
+        door=door,
+        vault=vault,
     )
     return Member(node, restored, address)
 
 
-def open_hub(folder: MemberFolder, settings: ReplicaSettings) -> TcpHub:
+def checked(restored: Restored, keychain: MemberKeychain, genesis: Genesis) -> Restored:
+    """What the disk holds, compared with this member's keys.
+
+    Keys are erased after the log has entered the next epoch, and never before. A log of an epoch whose key is erased
+    is an older one that came back: its member has forgotten what it promised since (SAFETY rule 16). Who has other
+    keys than the epoch's roster says, since it is to replace a member of the same id, is silent in this epoch as well.
+    """
+    newest = newest_link(restored.records)
+    reason = keychain.why_no_key(newest.next if newest is not None else Configuration.first(genesis))
+    if reason is None or restored.amnesic:
+        return restored
+    logger.error("%s: this member takes no part in this epoch", reason)
+    return attrs.evolve(restored, amnesic=True)
+
+
+def open_hub(folder: MemberFolder, settings: ReplicaSettings, door: Door | None = None) -> TcpHub:
     """The hub of a member."""
     held = folder.settings.limits
     return TcpHub(
         Identity.from_seed(folder.identity.seed),
         settings.group,
-        accept=admission(folder.genesis, settings),
+        accept=door if door is not None else admission(folder.genesis, settings),
         limits=HubLimits(connections=held.connections, queue_bytes=held.queue_bytes),
     )
 
 
-def admission(genesis: Genesis, settings: ReplicaSettings) -> Accept:
-    """Whom a member lets in: members by their identity, clients by the group's policy."""
-    roster = genesis.roster
-    listed = settings.listed_clients
-    client_frame = settings.limits.bundle_bytes + (64 << 10)
-
-    def accept(public_key: bytes, payload: bytes) -> Admission | None:
-        member = roster.identity_of(public_key)
-        if member is not None:
-            return Admission(member, privileged=True)
-        if listed is not None and public_key not in listed:
-            return None
-        return Admission(public_key, frame_bytes=client_frame, queue_bytes=32 << 20)
-
-    return accept
+def admission(genesis: Genesis, settings: ReplicaSettings) -> Door:
+    """Whom a member lets in: members by their identity, clients by the group's policy, operators always."""
+    identities = {entry.identity: entry.id for entry in genesis.roster.entries}
+    door = Door(identities, settings.listed_clients, settings.limits.bundle_bytes + (64 << 10))
+    door.operators = frozenset(genesis.operators)
+    return door
 
 
 def peers_of(genesis: Genesis, me: MemberId) -> dict[MemberId, tuple[bytes, tuple[Address, ...]]]:

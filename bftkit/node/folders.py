@@ -5,13 +5,15 @@
     m0/keys/identity.key      mode 0600
     m0/keys/epochs.key        mode 0600
     m0/keys/coin.key          mode 0600, if the genesis has a coin key
+    m0/secrets/               what it keeps of the making of coin keys, mode 0600
     m0/data/log/              what the member promised
     m0/data/snapshots/        the checkpoints it has taken
 
     client/client.toml, genesis.toml, client.key
 
 A member's log is made when its folder is, and never again: a member that finds none knows that it has forgotten its
-votes (SAFETY rule 16). Every mistake is a `ConfigurationError` that names the file.
+votes (SAFETY rule 16). What is erased in time, and how, is told in `vault`. Every mistake is a `ConfigurationError`
+that names the file.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ T = TypeVar("T")
 MEMBER_FILE: Final = "member.toml"
 CLIENT_FILE: Final = "client.toml"
 GENESIS_FILE: Final = "genesis.toml"
+CARD_FILE: Final = "card.toml"
+"""What an operator must know of a member that joins; see `bftkit.membership.card`."""
 
 FILE_BYTES_MAX: Final = 64 << 20
 """A configuration file is no larger; what is, is something else."""
@@ -55,7 +59,7 @@ class MemberFolder:
 
     @property
     def entry(self) -> RosterEntry:
-        """This member in the roster."""
+        """This member in the genesis's roster. Raises `KeyError` for one that came later."""
         return self.genesis.roster.entry(self.settings.id)
 
     @property
@@ -104,7 +108,7 @@ def read_member(folder: Path) -> MemberFolder:
         raise error.inside(str(folder / MEMBER_FILE)) from None
     identity = read_key(folder / settings.keys.identity, "identity")
     epochs = read_epoch_keys(folder / settings.keys.epochs)
-    coin = read_coin_share(folder / settings.keys.coin) if genesis.coin is not None else None
+    coin = _dealt_share(folder / settings.keys.coin, settings, epochs) if genesis.coin is not None else None
     found = MemberFolder(folder, settings, genesis, identity, epochs, coin)
     _check_keys(found)
     _check_coin(found)
@@ -156,7 +160,16 @@ def write_file(path: Path, content: str | bytes, mode: int = 0o644) -> None:
         os.fsync(descriptor)
 
 
+def _dealt_share(path: Path, settings: MemberSettings, epochs: EpochKeys) -> CoinShare | None:
+    """The share that was dealt at the founding: members that came later have none, and in time it is erased."""
+    if not path.exists() and (settings.joins or epochs.first > 0):
+        return None
+    return read_coin_share(path)
+
+
 def _check_keys(folder: MemberFolder) -> None:
+    if folder.settings.joins:
+        return  # an operators' command says what its keys are to be
     entry, roster = folder.entry, folder.genesis.roster
     if folder.identity.public != entry.identity:
         other = roster.identity_of(folder.identity.public)
@@ -167,6 +180,8 @@ def _check_keys(folder: MemberFolder) -> None:
             f"put the identity key of {entry.id} there",
         )
     epochs = folder.epochs
+    if epochs.first > 0:
+        return  # these may be newer keys, which an operators' command has given it
     if epochs.count != entry.epoch_count or epochs.root != entry.epoch_root:
         raise ConfigurationError(
             str(folder.epochs_path),
@@ -177,7 +192,7 @@ def _check_keys(folder: MemberFolder) -> None:
 
 def _check_coin(folder: MemberFolder) -> None:
     share, coin = folder.coin, folder.genesis.coin
-    if share is None or coin is None:
+    if share is None or coin is None or folder.settings.joins:
         return
     where, me = str(folder.path / folder.settings.keys.coin), folder.settings.id
     if share.epoch != 0:

@@ -25,6 +25,8 @@ import attrs
 import trio
 
 from bftkit.channel.frames import StatusAnswer, pack_answer
+from bftkit.channel.interface import Entered, KeepSecret, Linked, SecretKept
+from bftkit.channel.interface import Neighbours as NeighboursAre
 from bftkit.channel.replica import (
     ClientLink,
     Clock,
@@ -59,6 +61,8 @@ from bftkit.core.machine import (
 from bftkit.network.addresses import Address
 from bftkit.network.hub import Hub, LinkUp, Peer, Received
 from bftkit.node.names import Names
+from bftkit.node.neighbours import Door, Neighbours
+from bftkit.node.vault import Vault
 from bftkit.storage.files import DiskFull
 from bftkit.storage.log import Durability, RecordLog
 from bftkit.storage.snapshots import SnapshotStore
@@ -150,6 +154,28 @@ class Timers:
         return due
 
 
+def coin_since(replica: Replica) -> int:
+    """The epoch whose beginning made the present coin key, which a forced change keeps; 0 if it is not known.
+
+    Without a coin key it is the present epoch: shares of none are needed.
+    """
+    succession = replica.succession
+    assert succession is not None
+    configuration = succession.configuration
+    epoch = configuration.epoch
+    while configuration.coin is not None and epoch > 0:
+        if epoch == 1:
+            coin = replica.founding.coin
+        elif epoch - 2 in succession.links:
+            coin = succession.links[epoch - 2].next.coin
+        else:
+            return 0
+        if coin != configuration.coin:
+            break
+        epoch -= 1
+    return epoch
+
+
 class Node:
     """Runs one replica over a hub and a disk. Use `run` inside a trio nursery."""
 
@@ -164,17 +190,21 @@ class Node:
         wall_clock: Callable[[], float] = time.time,
         adversary: Adversary | None = None,
         names: Names | None = None,
+        door: Door | None = None,
+        vault: Vault | None = None,
     ) -> None:
         """`peers`: identity key and addresses of every other member. `names`: where to learn of newer addresses.
 
-        The hub, log and store become the node's.
+        In a group whose configuration can change, `door` is the hub's accept callback, which is told who the members
+        are, and `vault` has this member's secrets; `peers` may then be empty. The hub, log and store become the node's.
         """
         self.replica = replica
         self.hub = hub
         self.log = log
         self.snapshots = snapshots
         self.counters = NodeCounters()
-        self._peers = dict(peers)
+        self._neighbours = Neighbours(hub, door, replica.me, peers)
+        self._vault = vault
         self._wall_clock = wall_clock
         self._adversary = adversary
         self._names = names
@@ -182,6 +212,8 @@ class Node:
         self._postponements = 0
         self._timers = Timers()
         self._saved: list[int] = []
+        self._kept: list[bytes] = []
+        self._linking: dict[int, bytes] = {}
         self._saving: Save | None = None
         self._next_save: Save | None = None
         self._gated = False
@@ -203,11 +235,7 @@ class Node:
         To be called in the node's own thread. Raises `ValueError` for who is no peer, `HubError` for an address that
         the hub cannot dial.
         """
-        if member not in self._peers:
-            raise ValueError(f"{member!r} is no peer of {self.replica.me}")
-        key, _ = self._peers[member]
-        self.hub.connect(member, key, addresses)
-        self._peers[member] = (key, tuple(addresses))
+        self._neighbours.readdress(member, addresses)
         self.hub.wake()  # it may be waiting for a deadline that is later than the new address's first attempt
 
     async def run(self, restored: Restored, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -219,12 +247,12 @@ class Node:
                     self.replica.on_input(self._clock(), out)
                     self.replica.on_restore(restored, out)
                     self.replica.on_start(out)
-                    for member in sorted(self._peers):
-                        key, addresses = self._peers[member]
-                        self.hub.connect(member, key, addresses)
+                    self._neighbours.dial()
+                    if self.replica.succession is not None:
+                        await self._remember_epoch()
+                    await self._carry_out(out, nursery)
                     if self._names is not None:
                         nursery.start_soon(self._names.run, self.readdress)
-                    await self._carry_out(out, nursery)
                     task_status.started()
                     while not self._stopping:
                         await self._round(nursery)
@@ -254,7 +282,9 @@ class Node:
         self.counters.rounds += 1
         replica.on_input(self._clock(), out)
         for event in hub.events():
-            if isinstance(event, LinkUp) and isinstance(event.peer, bytes):
+            if not isinstance(event, LinkUp) or not isinstance(event.peer, bytes):
+                continue
+            if not self._neighbours.as_member(event.peer):  # it was let in just before it became a neighbour
                 replica.on_input(ClientLink(event.peer, event.binding), out)
         for peer, frames in received:
             if isinstance(peer, str):
@@ -268,6 +298,8 @@ class Node:
             replica.on_timer(key, out)
         while self._saved:
             replica.on_input(Saved(self._saved.pop(0)), out)
+        while self._kept:
+            replica.on_input(SecretKept(self._kept.pop(0)), out)
         replica.on_input(RoundEnd(), out)
         if self._adversary is not None:
             out = self._adversary.outgoing(replica, out)
@@ -356,6 +388,8 @@ class Node:
                             log.append(record, slot)
                             appended = True
                         case Rotate(standing):
+                            if self._linking:  # the log may be about to lose the only copy of a link
+                                await self._keep_links()
                             await self._when_not_full(partial(log.rotate, standing))
                             self._gated = False
                         case Cut(slot):
@@ -367,6 +401,17 @@ class Node:
                             self._send(client, pack_answer(StatusAnswer(number, text)))
                         case Halted(reason):
                             logger.error("%s halts: %s", self.replica.me, reason)
+                        case Linked(epoch, link):
+                            self._linking[epoch] = link
+                            nursery.start_soon(self._keep_links)
+                        case NeighboursAre(entries):
+                            self._neighbours.follow(entries)
+                            if self._names is not None:
+                                self._names.follow(entries, self.readdress)
+                        case Entered():
+                            self._entered(nursery)
+                        case KeepSecret(epoch, name, secret):
+                            await self._keep_secret(epoch, name, secret)
                 case SetTimer(key, ticks):
                     self._timers.set(key, hub.clock() + ticks / 1000)
                 case CancelTimer(key):
@@ -453,6 +498,60 @@ class Node:
         if self._next_save is not None:
             following, self._next_save = self._next_save, None
             self._save(following, nursery)
+
+    # ------------------------------------------------------------------------------------------ epochs
+
+    async def _remember_epoch(self) -> None:
+        """At the start: do again what a crash may have cut off. The log, which says where we are, is durable."""
+        stored = set(self.snapshots.links())
+        known = {epoch: link.encode() for epoch, link in sorted(self.replica.succession_part.links.items())}
+        self._linking |= {epoch: link for epoch, link in known.items() if link not in stored}
+        await self._keep_links()
+        self._forget()
+        await self._settle_vault()
+
+    def _entered(self, nursery: trio.Nursery) -> None:
+        """In a new epoch, and the log says so durably: what belongs to those before may go (SAFETY rule 28)."""
+        here = self.replica.succession_part.configuration
+        logger.info("%s is in epoch %d, under %s", self.replica.me, here.epoch, here.protocol)
+        self._forget()
+        nursery.start_soon(self._settle_vault)
+
+    def _forget(self) -> None:
+        configuration = self.replica.succession_part.configuration
+        self._neighbours.let_in(configuration.operators)
+        if self._vault is not None:
+            mine = configuration.roster.by_id.get(self.replica.me)
+            root = mine.epoch_root if mine is not None else None
+            self._vault.forget(configuration.epoch, coin_since(self.replica), root)
+
+    async def _settle_vault(self) -> None:
+        if self._vault is not None:
+            await self._in_thread(self._vault.settle, "erase its old keys")
+
+    async def _keep_links(self) -> None:
+        for epoch, link in sorted(self._linking.items()):
+            if await self._in_thread(partial(self.snapshots.keep_link, epoch, link), "keep a hand-over"):
+                self._linking.pop(epoch, None)
+
+    async def _keep_secret(self, epoch: int, name: bytes, secret: bytes) -> None:
+        if self._vault is None:
+            raise RuntimeError("a member without a vault cannot keep secrets")
+        if await self._in_thread(partial(self._vault.keep, epoch, name, secret), "keep a secret"):
+            self._kept.append(name)
+            self.hub.wake()
+
+    async def _in_thread(self, work: Callable[[], None], what: str) -> bool:
+        """Work on the disk, until there is room for it; False if the member is to stop before."""
+        while True:
+            try:
+                await trio.to_thread.run_sync(work)
+                return True
+            except DiskFull as error:
+                logger.error("%s cannot %s: %s", self.replica.me, what, error)
+                if self._stopping:
+                    return False
+                await trio.sleep(DISK_FULL_SECONDS)
 
     def _blame(self, member: MemberId, fault: str, proof: bytes) -> None:
         key = (member, fault[:80])

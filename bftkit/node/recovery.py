@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Sequence
 from typing import Final
 
 from bftkit.channel.frames import CONTROL_CODEC, Manifest
 from bftkit.channel.interface import Restored
+from bftkit.channel.replica import EPOCH_RECORD
 from bftkit.channel.settling import own_record
 from bftkit.core.wire import WireError
+from bftkit.membership.chain import HandOver
 from bftkit.node.folders import MemberFolder
 from bftkit.storage.disk import DiskDirectory
 from bftkit.storage.head import SALT_SIZE
@@ -57,7 +60,13 @@ def open_storage(folder: MemberFolder) -> tuple[RecordLog, SnapshotStore, Restor
         logger.warning("cut a torn tail of %d bytes: nothing in it was ever acknowledged", recovered.torn_bytes)
     snapshots = _open_snapshots(folder)
     records = [entry.payload for entry in recovered.records]
-    return log, snapshots, Restored(records, newest_checkpoint(snapshots), amnesic)
+    return log, snapshots, Restored(records, newest_checkpoint(snapshots), amnesic, snapshots.links())
+
+
+def newest_link(records: Sequence[bytes]) -> HandOver | None:
+    """The hand-over that opened the epoch which a log is in; None in epoch 0. Raises `WireError`."""
+    opened = [record for record in records if record.startswith(EPOCH_RECORD)]
+    return HandOver.decode(opened[-1][len(EPOCH_RECORD) :]) if opened else None
 
 
 def _started_before(folder: MemberFolder) -> bool:

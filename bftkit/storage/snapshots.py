@@ -86,6 +86,14 @@ class SnapshotStore(Protocol):
         """Forget all checkpoints before this slot, and chunks that no other needs."""
         ...
 
+    def keep_link(self, epoch: int, link: bytes) -> None:
+        """Keep the hand-over that ends this epoch, durable on return. It is never forgotten. Raises `DiskFull`."""
+        ...
+
+    def links(self) -> list[bytes]:
+        """All undamaged hand-overs that are kept, by their epochs. (Each proves itself to who follows the chain.)"""
+        ...
+
     def close(self) -> None:
         """Release the store."""
         ...
@@ -102,17 +110,20 @@ class _Kept:
 class _State:
     checkpoints: Mapping[int, _Kept]
     chunks: Mapping[bytes, bytes]
+    links: Mapping[int, bytes] = attrs.field(factory=dict[int, bytes])
 
     @property
     def size(self) -> int:
         manifests = sum(len(kept.manifest) for kept in self.checkpoints.values())
-        return manifests + sum(len(data) for data in self.chunks.values())
+        links = sum(len(link) for link in self.links.values())
+        return manifests + links + sum(len(data) for data in self.chunks.values())
 
     def pruned(self, slots: Iterable[int]) -> _State:
         """Only these checkpoints and the chunks that they need."""
         checkpoints = {slot: self.checkpoints[slot] for slot in sorted(slots)}
         needed = {name for kept in checkpoints.values() for name in kept.contents}
-        return _State(checkpoints, {name: data for name, data in self.chunks.items() if name in needed})
+        chunks = {name: data for name, data in self.chunks.items() if name in needed}
+        return _State(checkpoints, chunks, self.links)
 
 
 class MemorySnapshots(SnapshotStore):
@@ -172,7 +183,7 @@ class MemorySnapshots(SnapshotStore):
             elif name not in stored or name in self._damaged:
                 raise ValueError(f"chunk {name.hex()} was given without its bytes and is not kept")
         kept = _Kept(manifest, digest(manifest), tuple(contents))
-        state = _State({**self._now.checkpoints, slot: kept}, stored)
+        state = _State({**self._now.checkpoints, slot: kept}, stored, self._now.links)
         self._commit("save", state.pruned(sorted(state.checkpoints)[-self._kept :]))
         self._damaged = {name for name in self._damaged if name not in repaired}
 
@@ -209,6 +220,14 @@ class MemorySnapshots(SnapshotStore):
         """See `SnapshotStore`."""
         self._commit("drop", self._now.pruned(kept for kept in self._now.checkpoints if kept >= slot))
 
+    def keep_link(self, epoch: int, link: bytes) -> None:
+        """See `SnapshotStore`."""
+        self._commit("keep link", attrs.evolve(self._now, links={**self._now.links, epoch: link}))
+
+    def links(self) -> list[bytes]:
+        """See `SnapshotStore`."""
+        return [link for _, link in sorted(self._now.links.items())]
+
     def close(self) -> None:
         """See `SnapshotStore`. Nothing to release."""
 
@@ -224,7 +243,7 @@ class MemorySnapshots(SnapshotStore):
         """Turn over one bit of a stored chunk."""
         data = bytearray(self._now.chunks[name])
         data[bit // 8] ^= 1 << bit % 8
-        self._now = self._durable = _State(self._now.checkpoints, {**self._now.chunks, name: bytes(data)})
+        self._now = self._durable = attrs.evolve(self._now, chunks={**self._now.chunks, name: bytes(data)})
 
     def flip_manifest(self, slot: int, bit: int) -> None:
         """Turn over one bit of a stored manifest."""
@@ -232,4 +251,4 @@ class MemorySnapshots(SnapshotStore):
         data = bytearray(kept.manifest)
         data[bit // 8] ^= 1 << bit % 8
         checkpoints = {**self._now.checkpoints, slot: attrs.evolve(kept, manifest=bytes(data))}
-        self._now = self._durable = _State(checkpoints, self._now.chunks)
+        self._now = self._durable = attrs.evolve(self._now, checkpoints=checkpoints)

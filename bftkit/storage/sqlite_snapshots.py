@@ -42,6 +42,10 @@ create index if not exists contents_by_digest on contents (digest);
 pragma user_version = {_FORMAT};
 commit;
 """
+_LINKS: Final = (
+    "create table if not exists links (epoch integer primary key, bytes blob not null, digest blob not null)"
+)
+"""Came later; who does not know it leaves it alone."""
 _UNNEEDED: Final = "delete from chunks where digest not in (select digest from contents)"
 _WAIT_MS: Final = 5000
 
@@ -74,8 +78,13 @@ def set_database_aside(path: str | os.PathLike[str]) -> None:
 
 
 def _seal(slot: int, manifest: bytes) -> bytes:
-    """Digest by which damage to a row of `checkpoints` is found, its slot included."""
+    """Digest by which damage to a row of `checkpoints` or `links` is found, its number included."""
     return digest(slot.to_bytes(8, "big", signed=True), manifest)
+
+
+def _is_link(epoch: object, link: object) -> bool:
+    """Whether damage has left the types as they were."""
+    return isinstance(epoch, int) and isinstance(link, bytes)
 
 
 class SqliteSnapshots(SnapshotStore):
@@ -113,6 +122,7 @@ class SqliteSnapshots(SnapshotStore):
                     raise SnapshotCorrupt(f"{self._path} has format {version}; this program reads {_FORMAT}")
                 if version == 0:
                     writer.executescript(_SCHEMA)
+                writer.execute(_LINKS)
                 # A damaged tree can take a save and then not find it, so nothing is built on one.
                 (found,) = writer.execute("pragma integrity_check(1)").fetchone()
                 if found != "ok":
@@ -258,6 +268,17 @@ class SqliteSnapshots(SnapshotStore):
         with self._transaction("writing to") as database:
             rows = database.execute("select slot from checkpoints where slot < ?", (slot,))
             self._forget(database, [row[0] for row in rows])
+
+    def keep_link(self, epoch: int, link: bytes) -> None:
+        """See `SnapshotStore`."""
+        with self._transaction("writing to") as database:
+            database.execute("insert or replace into links values (?, ?, ?)", (epoch, link, _seal(epoch, link)))
+
+    def links(self) -> list[bytes]:
+        """See `SnapshotStore`."""
+        with self._read_lock, self._translating("reading"):
+            rows = self._reader.execute("select epoch, bytes, digest from links order by epoch").fetchall()
+        return [link for epoch, link, name in rows if _is_link(epoch, link) and _seal(epoch, link) == name]
 
     def limit_pages(self, pages: int) -> None:
         """Let the database have at most this many pages of 16 KiB; a save that needs more raises `DiskFull`.

@@ -306,8 +306,13 @@ def test_what_keygen_prints_for_a_member_fits_into_a_genesis(
     printed = capsys.readouterr().out
     assert printed.startswith("[[members]]\n")
     text = (group / "genesis.toml").read_text()
-    mixed = text[: text.rindex("[[members]]")] + printed
-    entry = Genesis.from_text(mixed).roster.entry("m3")
+    table, _, line = printed.partition("\n[epoch_keys]\n")
+    others = text[text.index("m0 = ", text.index("[epoch_keys]")) : text.rindex("m3 = ")]
+    mixed = f"{text[: text.rindex('[[members]]')]}{table}\n[epoch_keys]\n{others}{line}"
+    genesis = Genesis.from_text(mixed)
+    entry = genesis.roster.entry("m3")
+    assert genesis.schedule is not None
+    assert genesis.schedule["m3"] == EpochKeys.from_bytes((keys / "epochs.key").read_bytes()).publics
     assert entry.identity == read_key(keys / "identity.key", "identity").public
     assert entry.epoch_root == EpochKeys.from_bytes((keys / "epochs.key").read_bytes()).root
     assert {mode(path) for path in keys.iterdir()} == {0o600}

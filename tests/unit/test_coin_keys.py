@@ -229,9 +229,10 @@ def test_faults_default_to_what_the_protocol_can_bear(
     assert default_faults(record, n, *given) == expected
 
 
-def test_a_key_is_dealt_for_protocols_that_toss_coins_only() -> None:
+def test_a_key_is_dealt_where_coins_are_tossed_or_members_may_lie() -> None:
     members = ("m0", "m1", "m2", "m3")
-    assert deal_coin(RECORD, members, 1, 0, SECRET) == (None, {})
+    assert deal_coin(RECORD, members, 0, 1, SECRET) == (None, {})
+    assert deal_coin(RECORD, members, 1, 0, SECRET)[0] == key_of(), "to leave a protocol that has stopped (rule 26)"
     assert deal_coin(COINS, members, 1, 1, SECRET) == (None, {}), "check_protocol will say why"
     assert deal_coin(COINS, members, -1, 0, SECRET) == (None, {})
     coin, shares = deal_coin(COINS, members, 1, 0, SECRET)
@@ -340,7 +341,7 @@ def test_two_groups_have_two_keys(tmp_path: Path, founded: Path) -> None:
 
 
 def test_init_without_coins_writes_no_share(tmp_path: Path) -> None:
-    assert main(["init", str(tmp_path / "shop")]) == 0
+    assert main(["init", str(tmp_path / "shop"), "--protocol", "paxos", "--members", "3"]) == 0
     assert read_genesis(tmp_path / "shop" / "genesis.toml").coin is None
     assert not list((tmp_path / "shop").rglob("coin.key"))
     assert read_member(tmp_path / "shop" / "m0").coin is None
