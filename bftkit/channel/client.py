@@ -159,7 +159,6 @@ class ClientMachine:
         self._reads: dict[int, _Reading] = {}
         self._read_number = 0
         self._ordered_reads: dict[int, _Reading] = {}
-        self._members = frozenset(settings.members)
         self._receivers: tuple[MemberId, ...] = settings.members[:1]
         """Where new bundles go: to the leader, or to all members if nobody leads."""
         self._now = 0
@@ -231,7 +230,7 @@ class ClientMachine:
 
     def on_message(self, sender: MemberId, message: bytes, out: ClientOut) -> None:
         """A frame from a member, over a link that authenticates it. Rubbish is ignored."""
-        if self.stopped is not None or sender not in self._members:
+        if self.stopped is not None or sender not in self.settings.members:
             return
         try:
             kind = message[0] if message else 0
@@ -291,7 +290,7 @@ class ClientMachine:
 
         Nothing from the member counts until its epoch key has signed the link's binding (SAFETY rule 8).
         """
-        if self.stopped is not None or member not in self._members:
+        if self.stopped is not None or member not in self.settings.members:
             return
         self._bindings[member] = binding
         self._proved.discard(member)
@@ -359,7 +358,6 @@ class ClientMachine:
         staying = {
             name for name in here.members if name in was.by_id and was.entry(name).identity == now.entry(name).identity
         }
-        self._members = frozenset(here.members)
         self._bindings = {name: binding for name, binding in self._bindings.items() if name in staying}
         self._proved = set()
         later = {name: proof for name, proof in self._later.items() if name in staying and proof.epoch >= here.epoch}
