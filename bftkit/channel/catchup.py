@@ -140,9 +140,9 @@ class CatchUp:
         history = replica.history
         first = status.applied + 1
         if first not in history:
-            if replica.checkpoints.kept:
-                certificate = replica.checkpoints.kept[-1].certificate
-                out.send(sender, pack_control(CheckpointProof(status.epoch, certificate)))
+            provable = [stable for stable in replica.checkpoints.kept if not replica.ends_epoch(stable)]
+            if provable:
+                out.send(sender, pack_control(CheckpointProof(status.epoch, provable[-1].certificate)))
             return
         names: list[Digest] = []
         for slot in range(first, min(replica.applied, first + CLAIMS_AT_ONCE - 1) + 1):
@@ -154,6 +154,8 @@ class CatchUp:
     def _offer_certificate(self, sender: MemberId, status: Status, out: ReplicaOut) -> None:
         """Votes were lost: whoever has executed a checkpoint's slot lacks nothing but its certificate."""
         for stable in reversed(self._replica.checkpoints.kept):
+            if self._replica.ends_epoch(stable):
+                continue
             if status.stable < stable.slot <= min(status.applied, self._stable_at_beat):
                 out.send(sender, pack_control(CheckpointProof(status.epoch, stable.certificate)))
                 return
@@ -281,4 +283,6 @@ class CatchUp:
         self.forget(transfer.slot)
         stable = Stable(transfer.slot, transfer.root, transfer.certificate, transfer.leaves, replica.state.view())
         crosses = replica.succession is not None and replica.succession.on_fetched(transfer.slot, out)
+        if not crosses:
+            replica.enter_fetched(transfer.slot)
         replica.settling.settle(stable, out, tell=not crosses)

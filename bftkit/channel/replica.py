@@ -109,7 +109,7 @@ from bftkit.core.ordering import (
     Waiting,
 )
 from bftkit.core.wire import WireError, unpack_plain
-from bftkit.membership.chain import HandOver, Place
+from bftkit.membership.chain import Ending, HandOver, Place
 from bftkit.membership.epochs import Configuration, extended
 
 __all__ = [
@@ -334,6 +334,7 @@ class Replica:
             assert self.settings.keychain is not None
             settings = self.settings.keychain.enter(self.settings, place, self.preparing.share_for(newest.next.epoch))
             self._new_epoch(settings, newest)
+            self._judge_clocks()
             assert self.state.reconfiguring is not None
             self.state.reconfiguring.place = place
 
@@ -351,8 +352,12 @@ class Replica:
         self.state.restore(slot, chunks)
         self.checkpoints.make_stable(Stable(slot, root, manifest.certificate, manifest.leaves, self.state.view()))
         self.settling.saved.append(slot)
-        state = self.state.reconfiguring
-        if opened_by is not None and state is not None and slot == opened_by.ending.slot:
+        self.enter_fetched(slot)
+
+    def enter_fetched(self, slot: Slot) -> None:
+        """The state after this slot was fetched: if the epoch began with it, what was pending in it is over."""
+        opened_by = self.succession.opened_by if self.succession is not None else None
+        if opened_by is not None and slot == opened_by.ending.slot:
             self._enter_state(opened_by)
 
     def _enter_state(self, link: HandOver) -> None:
@@ -362,11 +367,14 @@ class Replica:
         if state.configuration.epoch == link.ending.epoch:
             place = Place(link.next, link.ending.opening)
             state.enter(place, extended(state.schedule, link.signed.command))
-        settings = self.settings
-        self.state.member_keys = settings.member_keys
+        self._judge_clocks()
         clock = self.state.clock
-        clock.needed = settings.quorum.available
         clock.reports = {member: clock.reports[member] for member in sorted(clock.reports) if member in self.indices}
+
+    def _judge_clocks(self) -> None:
+        """From now on the clock reports of this epoch's members count."""
+        self.state.member_keys = self.settings.member_keys
+        self.state.clock.needed = self.settings.quorum.available
 
     def stays_silent(self, here: Configuration, there: Configuration) -> bool:
         """Whether this member, having forgotten what it promised, must stay silent in the next epoch too.
@@ -422,10 +430,15 @@ class Replica:
             if self.checkpoints.stable > link.ending.slot:
                 self.tell_stable(self.checkpoints.kept[-1], out)
         for bundle in waiting:
-            if bundle.kind not in (COMMAND, COMMIT):
+            if bundle.kind not in (COMMAND, COMMIT) and not self.passive:
                 self.proposer.take_in(bundle)
         self._tell_status(out)
         return True
+
+    def ends_epoch(self, stable: Stable) -> bool:
+        """Whether this is the state that the present epoch ends with: that is shown by the hand-over, and not before."""
+        body = stable.certificate.body
+        return Ending.is_one(body) and Ending.decode(body).epoch >= self.settings.epoch
 
     def end_at(self, slot: Slot, out: ReplicaOut) -> None:
         """The epoch's last slot is fixed: the protocol fills up to it, and goes no further (SAFETY rule 23)."""
