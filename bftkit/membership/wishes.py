@@ -115,6 +115,16 @@ def foresee(
     )  # fmt: skip
     kind = FORCED if wish.forced else PLANNED
     command = Command(group, here.epoch, kind, wish.at, wish.accept_loss, change, nonce)
+    return explain(here, schedule, command, present, wished)
+
+
+def explain(
+    here: Configuration, schedule: Schedule, command: Command, present: ProtocolRecord, wished: ProtocolRecord
+) -> Prospect:
+    """What a command would do that somebody else made. Raises `CommandError` for what the members would refuse."""
+    change = command.change
+    if change is None:
+        return Prospect(here, command, (), ("What is prepared and not committed is taken back; service goes on.",), ())
     check_record(wished, change)
     following(here, command, extended(schedule, command))
     return Prospect(here, command, _rows(here, change), _meanwhile(here, command, present), _warnings(here, command))
@@ -400,4 +410,4 @@ def _warnings(here: Configuration, command: Command) -> tuple[str, ...]:
     return tuple(told)
 
 
-__all__ = ["OF_THE_GROUP", "Prospect", "Wish", "bears", "cancelling", "check_record", "foresee"]
+__all__ = ["OF_THE_GROUP", "Prospect", "Wish", "bears", "cancelling", "check_record", "explain", "foresee"]

@@ -1,0 +1,410 @@
+"""What all commands that change a group have in common: from an operator's wish to the epoch that it began.
+
+First the group's history is fetched and verified from the genesis on, so that the wish meets the configuration that is
+in force. Then it is told what will happen, and asked whether it should. Then the command is signed, here and by nobody
+else (no member ever sees an operator's key), sent to all members, and followed until it is carried out or refused.
+
+If more operators must sign than have their keys here, `--out FILE` writes the command in place of sending it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import statistics
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final, cast
+
+import attrs
+import trio
+from cyclopts import Parameter, validators
+
+from bftkit.channel import frames
+from bftkit.channel.client import CommandState
+from bftkit.cli.app import CommandFailed, ExitCode, output
+from bftkit.cli.change_view import FollowView
+from bftkit.client import AsyncClient, connect
+from bftkit.configuration.keyfiles import KeyPair
+from bftkit.core.machine import MemberId
+from bftkit.core.plugin import load_protocol
+from bftkit.crypto.keys import verify_signature
+from bftkit.membership.chain import HandOver, Place
+from bftkit.membership.command_files import command_to_text
+from bftkit.membership.commands import Command, CommandError, SignedCommand, sign_command
+from bftkit.membership.epochs import Configuration, Schedule, extended
+from bftkit.membership.wishes import Prospect, Wish, explain, foresee
+from bftkit.node.folders import ClientFolder, read_client, read_key, write_file
+
+STATES: Final[Mapping[int, str]] = {
+    frames.UNKNOWN_COMMAND: "unknown",
+    frames.TAKEN: "taken",
+    frames.PREPARED: "prepared",
+    frames.COMMITTED: "committed",
+    frames.DONE: "done",
+    frames.REFUSED: "refused",
+}
+STATUS_SECONDS: Final = 0.25
+PAUSE_SECONDS: Final = 3.0
+"""So long members may take, after the switch, to know how long it took."""
+DEFAULT_KEY: Final = Path("operator") / "operator.key"
+
+
+@Parameter(name="*")
+@attrs.frozen
+class How:
+    """How a change is made: the options that all these commands share."""
+
+    client: Annotated[Path, Parameter(name=["--client", "-c"], help="A client's folder, as `bftkit init` made it.")] = (
+        Path("client")
+    )
+    operator_key: Annotated[
+        tuple[Path, ...],
+        Parameter(
+            help="An operator's key file; may be repeated. Default: operator/operator.key beside the client's folder.",
+            negative="",
+        ),
+    ] = ()
+    out: Annotated[
+        Path | None,
+        Parameter(help="Write the signed command to this new file in place of sending it, for others to sign."),
+    ] = None
+    yes: Annotated[bool, Parameter(name=["--yes", "-y"], help="Do not ask.", negative="")] = False
+    dry_run: Annotated[bool, Parameter(help="Only tell what would happen.", negative="")] = False
+    timeout: Annotated[
+        float, Parameter(help="Seconds to wait until it is carried out.", validator=validators.Number(gt=0))
+    ] = 60.0
+
+
+@attrs.frozen
+class Known:
+    """What an operator knows of the group, verified from the genesis on."""
+
+    folder: ClientFolder
+    links: tuple[HandOver, ...]
+    here: Configuration
+    schedule: Schedule
+
+    @property
+    def group(self) -> bytes:
+        """The group's id."""
+        return self.folder.genesis.group_id
+
+
+@asynccontextmanager
+async def connected(folder: Path, timeout: float) -> AsyncGenerator[tuple[AsyncClient, Known]]:
+    """A client of the group, and the group's verified history. Raises as `AsyncClient.history` does."""
+    found = read_client(folder)
+    async with connect(found) as client:
+        links = await client.history(timeout=min(timeout, 10.0))
+        yield client, known_by(found, links)
+
+
+def known_by(found: ClientFolder, links: Sequence[HandOver]) -> Known:
+    """What follows from a verified history. Raises `CommandFailed` for a group that cannot change."""
+    genesis = found.genesis
+    schedule = genesis.schedule
+    if schedule is None:
+        raise CommandFailed(
+            ExitCode.REFUSED,
+            f"{genesis.name} was founded without the list of its members' keys, so its configuration never changes",
+        )
+    here = Configuration.first(genesis)
+    for link in links:
+        schedule = extended(schedule, link.signed.command)
+        here = link.next
+    return Known(found, tuple(links), here, schedule)
+
+
+def places_of(found: ClientFolder, links: Sequence[HandOver]) -> tuple[Place, ...]:
+    """Configuration and opening of every epoch of a verified history, from epoch 0 on."""
+    first = Place(Configuration.first(found.genesis), found.genesis.group_id)
+    return (first, *(Place(link.next, link.ending.opening) for link in links))
+
+
+# ------------------------------------------------------------------------------------------------- the whole way
+
+
+async def change_group(make: Callable[[Known], Wish], how: How) -> ExitCode:
+    """Carry out a wish, from the history to the new epoch. `make` gets the group as it is now."""
+    async with connected(how.client, how.timeout) as (client, known):
+        try:
+            wish = make(known)
+            present = load_protocol(known.here.protocol).record
+            wished = load_protocol(wish.protocol).record if wish.protocol is not None else present
+            nonce = secrets.token_bytes(16)
+            prospect = foresee(known.here, known.schedule, wish, present, wished, group=known.group, nonce=nonce)
+        except CommandError as error:
+            raise CommandFailed(ExitCode.REFUSED, str(error)) from None
+        return await carry_out(client, known, prospect, how)
+
+
+async def carry_out(client: AsyncClient, known: Known, prospect: Prospect, how: How) -> ExitCode:
+    """Tell, ask, sign, and send or write."""
+    tell(known, prospect, dry_run=how.dry_run)
+    if how.dry_run:
+        return ExitCode.OK
+    signed = sign_command(prospect.command, *(key.signing_key for key in operator_keys(known, how)))
+    if how.out is not None:
+        return write_command(how.out, signed, known.here)
+    require_enough(known, signed)
+    ask(how)
+    return await send(client, known, signed, how.timeout)
+
+
+def prospect_of(known: Known, command: Command) -> Prospect:
+    """What a command would do that came in a file. Raises `CommandFailed` for one that the members would refuse."""
+    here = known.here
+    if command.group != known.group:
+        raise CommandFailed(ExitCode.REFUSED, f"the command is for another group, {command.group.hex()}")
+    if command.epoch != here.epoch:
+        raise CommandFailed(
+            ExitCode.REFUSED,
+            f"the command is for epoch {command.epoch}, and this is epoch {here.epoch}: it means nothing any more",
+        )
+    try:
+        present = load_protocol(here.protocol).record
+        wished = load_protocol(command.change.protocol).record if command.change is not None else present
+        return explain(here, known.schedule, command, present, wished)
+    except CommandError as error:
+        raise CommandFailed(ExitCode.REFUSED, str(error)) from None
+
+
+# ------------------------------------------------------------------------------------------------- before
+
+
+def tell(known: Known, prospect: Prospect, *, dry_run: bool) -> None:
+    """What will happen."""
+    here, command = prospect.here, prospect.command
+    change = command.change
+    output().event(
+        "plan",
+        kind=prospect.kind,
+        epoch=here.epoch,
+        members=[seat.id for seat in change.members] if change is not None else list(here.members),
+        **{"from": here.protocol, "to": change.protocol if change is not None else here.protocol},
+        changes=[{"what": what, "before": before, "after": after} for what, before, after in prospect.differences],
+        meanwhile=prospect.meanwhile,
+        warnings=prospect.warnings,
+        dry_run=dry_run,
+    )
+    if output().json:
+        return
+    from rich.table import Table
+
+    name = known.folder.genesis.name
+    output().show(f"A {prospect.kind} change of {name}, which is in epoch {here.epoch}:\n")
+    if prospect.rows:
+        table = Table(box=None, pad_edge=False)
+        for title in ("", "now", "then"):
+            table.add_column(title)
+        for what, before, after in prospect.rows:
+            table.add_row(what, before, "" if before == after else f"[bold]{after}[/bold]")
+        output().show(table)
+    output().plain("")
+    for told in prospect.meanwhile:
+        output().plain(told)
+    for told in prospect.warnings:
+        output().show(f"[yellow]Note:[/yellow] {told}")
+    if dry_run:
+        output().plain("\nNothing was signed, nothing was sent.")
+
+
+def operator_keys(known: Known, how: How) -> tuple[KeyPair, ...]:
+    """The operators' keys that are to sign. Raises `CommandFailed`, `ConfigurationError`."""
+    paths = how.operator_key
+    if not paths:
+        beside = known.folder.path.resolve().parent / DEFAULT_KEY
+        if not beside.exists():
+            raise CommandFailed(ExitCode.USAGE, f"--operator-key is missing, and there is no {beside}")
+        paths = (beside,)
+    return read_operator_keys(paths, known.here)
+
+
+def read_operator_keys(paths: Sequence[Path], here: Configuration) -> tuple[KeyPair, ...]:
+    """Operators' keys, each that of an operator of this configuration."""
+    keys = tuple(read_key(path, "operator") for path in paths)
+    for path, key in zip(paths, keys, strict=True):
+        if key.public not in here.operators:
+            listed = ", ".join(public.hex()[:16] for public in here.operators)
+            raise CommandFailed(
+                ExitCode.REFUSED,
+                f"{path}: {key.public.hex()[:16]} is no operator in epoch {here.epoch}; the operators are {listed}",
+            )
+    return keys
+
+
+def require_enough(known: Known, signed: SignedCommand) -> None:
+    """Whether enough operators of this epoch signed. Raises `CommandFailed`."""
+    here = known.here
+    try:
+        signed.check(known.group, here.epoch, here.operators, here.operator_threshold, verify_signature)
+    except CommandError as error:
+        advice = "; give more with --operator-key, or write a file for others to sign with --out"
+        few = len(signed.signatures) < here.operator_threshold
+        raise CommandFailed(ExitCode.REFUSED, f"{error}{advice if few else ''}") from None
+
+
+def write_command(path: Path, signed: SignedCommand, here: Configuration) -> ExitCode:
+    """Write the command for others to sign."""
+    try:
+        write_file(path, command_to_text(signed))
+    except FileExistsError:
+        raise CommandFailed(ExitCode.FAILED, f"{path} is there already; nothing was changed") from None
+    missing = max(0, here.operator_threshold - len(signed.signatures))
+    tell_written(path, signed, missing)
+    return ExitCode.OK
+
+
+def tell_written(path: Path, signed: SignedCommand, missing: int) -> None:
+    """Say where a signed command is, and what is still to do with it."""
+    output().event(
+        "written",
+        file=path,
+        command=signed.name,
+        signed_by=[item.operator.hex() for item in signed.signatures],
+        missing=missing,
+    )
+    more = f"{missing} more must sign it: bftkit operator sign {path} --operator-key KEY" if missing else ""
+    output().plain(f"Written to {path}. {more or f'Send it: bftkit operator send {path}'}")
+
+
+def ask(how: How) -> None:
+    """Go on only if somebody said so. Raises `CommandFailed`."""
+    if how.yes or output().json:
+        return
+    if not (output().interactive and sys.stdin.isatty()):
+        raise CommandFailed(
+            ExitCode.USAGE, "nobody can be asked whether to go on; say --yes (or --dry-run to look only)"
+        )
+    output().console.print("\nGo on? [y/N] ", end="", markup=False)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise CommandFailed(ExitCode.FAILED, "nothing was changed")
+
+
+# ------------------------------------------------------------------------------------------------- after
+
+
+async def send(client: AsyncClient, known: Known, signed: SignedCommand, timeout: float) -> ExitCode:
+    """Send the command, follow it, and say what became of it."""
+    here = known.here
+    began = time.monotonic()
+    view = FollowView(client.core.machine.settings.members)
+    last: CommandState | None = None
+    with view:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch, client, view)
+            async for state in client.order(signed, timeout=timeout):
+                last = state
+                view.on_state(state)
+                output().event(
+                    "command",
+                    command=state.name,
+                    state=STATES[state.state],
+                    text=state.text,
+                    by=state.by,
+                    answers={member: [STATES[one], text] for member, (one, text) in sorted(state.answers.items())},
+                )
+            nursery.cancel_scope.cancel()
+    assert last is not None, "a client that has nothing to say any more raises"
+    if last.state == frames.REFUSED:
+        raise CommandFailed(ExitCode.REFUSED, refusal_of(last))
+    seconds = round(time.monotonic() - began, 3)
+    if signed.command.change is None:
+        output().event("result", command=signed.name, epoch=here.epoch, seconds=seconds)
+        output().plain(f"Taken back; epoch {here.epoch} goes on.")
+        return ExitCode.OK
+    await _tell_switch(client, known, signed, seconds)
+    return ExitCode.OK
+
+
+async def _watch(client: AsyncClient, view: FollowView) -> None:
+    while True:
+        view.on_statuses(await client.status(timeout=STATUS_SECONDS))
+        await trio.sleep(STATUS_SECONDS)
+
+
+def refusal_of(state: CommandState) -> str:
+    """Why a command was refused: what the members agree on, else what each of them says."""
+    if state.text:
+        return state.text
+    told: dict[str, list[MemberId]] = {}
+    for member, (one, text) in sorted(state.answers.items()):
+        if one == frames.REFUSED:
+            told.setdefault(text, []).append(member)
+    return "; ".join(f"{', '.join(members)}: {text}" for text, members in told.items()) or "refused"
+
+
+async def _tell_switch(client: AsyncClient, known: Known, signed: SignedCommand, seconds: float) -> None:
+    """The end: what is in force now, and how long service was paused, as the members measured it."""
+    here, epoch = known.here, known.here.epoch + 1
+    change = signed.command.change
+    assert change is not None
+    told = await _switches(client, epoch)
+    pause, ready = median_of(told, "pause_ms"), median_of(told, "ready_ms")
+    kind = next((str(one["kind"]) for one in told.values() if "kind" in one), "planned")
+    members = [seat.id for seat in change.members]
+    words: dict[str, Any] = {"from": here.protocol, "to": change.protocol}
+    output().event("switch", epoch=epoch, **words, kind=kind, members=len(members), pause_ms=pause, ready_ms=ready)
+    output().event(
+        "result",
+        command=signed.name,
+        epoch=epoch,
+        protocol=change.protocol,
+        members=members,
+        byzantine=change.f,
+        crash=change.c,
+        pause_ms=pause,
+        ready_ms=ready,
+        measured_by=sorted(told),
+        seconds=seconds,
+    )
+    output().plain(f"Epoch {epoch} has begun: {change.protocol} on {', '.join(members)}.")
+    output().plain(pause_in_words(pause, ready, len(told)))
+
+
+async def _switches(client: AsyncClient, epoch: int) -> dict[MemberId, dict[str, Any]]:
+    """What the members say of the switch to this epoch, once most of them know how long it took."""
+    found: dict[MemberId, dict[str, Any]] = {}
+    enough = client.configuration.quorum.available
+    with trio.move_on_after(PAUSE_SECONDS):
+        while True:
+            for member, status in (await client.status(timeout=STATUS_SECONDS)).items():
+                switch: Any = status.get("switch")
+                if isinstance(switch, dict) and cast("dict[str, Any]", switch).get("epoch") == epoch:
+                    found[member] = cast("dict[str, Any]", switch)
+            if sum(one.get("pause_ms") is not None for one in found.values()) >= enough:
+                break
+            await trio.sleep(STATUS_SECONDS)
+    return found
+
+
+def median_of(told: Mapping[MemberId, Mapping[str, Any]], name: str) -> float | None:
+    """The median of what members say; None if nobody does. One that lies moves it by one place at most."""
+    values = [float(one[name]) for one in told.values() if isinstance(one.get(name), (int, float))]
+    return round(statistics.median(values), 1) if values else None
+
+
+def pause_in_words(pause: float | None, ready: float | None, count: int) -> str:
+    """How long service was paused, as far as it is known."""
+    if pause is not None:
+        return f"Service was paused for {pause:g} ms (median of {count} members)."
+    if ready is not None:
+        return f"The group was ready again after {ready:g} ms (median of {count} members); nothing was waiting."
+    return "No member has said how long service was paused."
+
+
+__all__ = [
+    "STATES",
+    "How",
+    "Known",
+    "carry_out",
+    "change_group",
+    "connected",
+    "known_by",
+    "places_of",
+    "prospect_of",
+    "send",
+]

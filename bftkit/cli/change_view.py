@@ -1,0 +1,98 @@
+"""What a person sees while a change is carried out: who is how far, live on a terminal, a line a step elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Final, Self
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from bftkit.channel import frames
+from bftkit.channel.client import CommandState
+from bftkit.cli.app import output
+from bftkit.core.machine import MemberId
+
+STEPS: Final = (frames.TAKEN, frames.PREPARED, frames.COMMITTED, frames.DONE)
+IN_WORDS: Final[Mapping[int, str]] = {
+    frames.UNKNOWN_COMMAND: "sent",
+    frames.TAKEN: "taken in; waits for its place in the order",
+    frames.PREPARED: "prepared; the next epoch's members get ready",
+    frames.COMMITTED: "committed",
+    frames.DONE: "done",
+    frames.REFUSED: "refused",
+}
+
+
+class FollowView:
+    """Live on a terminal; elsewhere a line for each step; nothing with `--json`."""
+
+    def __init__(self, members: tuple[MemberId, ...]) -> None:
+        self._members = members
+        self._state: CommandState | None = None
+        self._statuses: dict[MemberId, dict[str, Any]] = {}
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if output().interactive:
+            self._live = Live(
+                console=output().console, get_renderable=self._render, refresh_per_second=8, transient=True
+            )
+            self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.__exit__(kind, error, traceback)
+            self._live = None
+
+    def on_state(self, state: CommandState) -> None:
+        """What is known of the command changed."""
+        before, self._state = self._state, state
+        if before is None or (before.state, before.text) != (state.state, state.text):
+            line = step_in_words(state)
+            if self._live is not None:
+                self._live.console.print(line, markup=False)
+            else:
+                output().plain(line)
+
+    def on_statuses(self, statuses: Mapping[MemberId, dict[str, Any]]) -> None:
+        """What the members say of themselves."""
+        self._statuses.update(statuses)
+
+    def _render(self) -> RenderableType:
+        table = Table(box=None, pad_edge=False)
+        for title in ("member", "command", "epoch", "protocol", "applied", ""):
+            table.add_column(title)
+        answers: Mapping[MemberId, tuple[int, str]] = self._state.answers if self._state is not None else {}
+        for member in sorted({*self._members, *self._statuses, *answers}):
+            one = self._statuses.get(member, {})
+            state, text = answers.get(member, (frames.UNKNOWN_COMMAND, ""))
+            table.add_row(
+                member,
+                Text(IN_WORDS[state].partition(";")[0] if member in answers else "no answer"),
+                str(one.get("epoch", "-")),
+                str(one.get("protocol", "-")),
+                f"{one.get('applied', 0):,}",
+                Text(text, style="dim"),
+            )
+        steps = Text("   ")
+        reached = self._state.state if self._state is not None else frames.UNKNOWN_COMMAND
+        for step in STEPS:
+            done = reached != frames.REFUSED and reached >= step
+            name = IN_WORDS[step].partition(";")[0]
+            steps.append(f"{'●' if done else '○'} {name}   ", style="green" if done else "dim")
+        return Group(steps, Text(), table)
+
+
+def step_in_words(state: CommandState) -> str:
+    """One line for where the command is now."""
+    line = IN_WORDS[state.state]
+    if state.text and state.state != frames.TAKEN:
+        line = f"{line}: {state.text}"
+    return f"{line} ({', '.join(state.by)})" if state.by else line

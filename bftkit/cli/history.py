@@ -1,0 +1,81 @@
+"""`bftkit history`: the chain of the group's configurations, each link verified from the genesis on.
+
+Nothing here is believed: every link has the signatures of a quorum of the epoch that it ends, and the operators'
+command that caused it (SAFETY rule 28).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from bftkit.cli.app import output
+from bftkit.cli.change import Known, connected
+from bftkit.cli.client import DEFAULT_FOLDER, FolderOption, TimeoutOption
+from bftkit.membership.chain import HandOver
+from bftkit.membership.epochs import Configuration
+from bftkit.membership.wishes import bears
+
+
+async def history(
+    *,
+    client: FolderOption = DEFAULT_FOLDER,
+    timeout: TimeoutOption = 10.0,
+    from_epoch: Annotated[int, Parameter(name="--from", help="The first epoch to show.")] = 0,
+) -> None:
+    """Fetch the group's history, verify all of it, and show it."""
+    async with connected(client, timeout) as (connection, known):
+        refused = dict(connection.refused_links)
+    configurations = (Configuration.first(known.folder.genesis), *(link.next for link in known.links))
+    for configuration in configurations[max(0, from_epoch) :]:
+        link = known.links[configuration.epoch - 1] if configuration.epoch else None
+        _event(configuration, link)
+    output().event("history", epochs=len(configurations), verified=True, refused=refused)
+    if not output().json:
+        _show(known, configurations[max(0, from_epoch) :])
+    for member, (count, why) in sorted(refused.items()):
+        output().log(f"bftkit: {member} showed {count} links that do not hold; the last: {why}")
+
+
+def _event(configuration: Configuration, link: HandOver | None) -> None:
+    quorum = configuration.quorum
+    output().event(
+        "epoch",
+        epoch=configuration.epoch,
+        protocol=configuration.protocol,
+        members=configuration.members,
+        byzantine=configuration.f,
+        crash=configuration.c,
+        quorum=quorum.certificate,
+        kind=link.kind if link is not None else "founded",
+        after_slot=link.ending.slot if link is not None else 0,
+        state=link.ending.root if link is not None else None,
+        opening=link.ending.opening if link is not None else None,
+        command=link.ending.command if link is not None else None,
+        signed_by=[vote.member for vote in link.certificate.votes] if link is not None else [],
+        operators=[item.operator.hex() for item in link.signed.signatures] if link is not None else [],
+    )
+
+
+def _show(known: Known, configurations: tuple[Configuration, ...]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("epoch", "", "after slot", "protocol", "members", "faults", "handed over by", "operators"):
+        table.add_column(title)
+    for one in configurations:
+        link = known.links[one.epoch - 1] if one.epoch else None
+        table.add_row(
+            str(one.epoch),
+            link.kind if link is not None else "founded",
+            f"{link.ending.slot:,}" if link is not None else "-",
+            one.protocol,
+            ", ".join(one.members),
+            bears(one.f, one.c),
+            ", ".join(vote.member for vote in link.certificate.votes) if link is not None else "-",
+            ", ".join(item.operator.hex()[:8] for item in link.signed.signatures) if link is not None else "-",
+        )
+    output().show(table)
+    name = known.folder.genesis.name
+    output().plain(f"\n{name} is in epoch {known.here.epoch}; every link was verified from its genesis on.")

@@ -1,0 +1,176 @@
+"""`bftkit operator`: who may change the group, and commands that several of them must sign.
+
+An operator's key never leaves its file: a command is signed where the key is. If the group asks for more signatures
+than one person can give, the command travels as a file from one to the next (`show`, `sign`), and whoever has it last
+sends it. Each sees what it says before signing it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from bftkit.cli.app import CommandFailed, ExitCode, output
+from bftkit.cli.change import (
+    How,
+    Known,
+    ask,
+    carry_out,
+    change_group,
+    connected,
+    prospect_of,
+    read_operator_keys,
+    require_enough,
+    send,
+    tell,
+    tell_written,
+)
+from bftkit.cli.client import DEFAULT_FOLDER, FolderOption, TimeoutOption
+from bftkit.cli.switch import NOW, AtOption
+from bftkit.configuration.text import ConfigurationError, hex_bytes
+from bftkit.membership.command_files import command_from_text, command_to_text
+from bftkit.membership.commands import SignedCommand
+from bftkit.membership.wishes import Wish, cancelling
+from bftkit.node.folders import read_key
+
+app = App(name="operator", help="See and change who may change the group; sign commands together.")
+
+KeyArgument = Annotated[str, Parameter(help="An operator's public key, as 64 hexadecimal digits, or its key file.")]
+ThresholdOption = Annotated[int | None, Parameter(help="How many operators must sign a command from then on.")]
+FileArgument = Annotated[Path, Parameter(help="A command, as --out wrote it.")]
+
+
+@app.command(name="list")
+async def list_(*, client: FolderOption = DEFAULT_FOLDER, timeout: TimeoutOption = 10.0) -> None:
+    """The operators of the present epoch, and how many of them must sign."""
+    async with connected(client, timeout) as (_, known):
+        here = known.here
+    for key in here.operators:
+        output().event("operator", public=key, epoch=here.epoch)
+        output().plain(key.hex())
+    output().event("operators", epoch=here.epoch, count=len(here.operators), threshold=here.operator_threshold)
+    output().plain(f"{here.operator_threshold} of {len(here.operators)} must sign a command in epoch {here.epoch}.")
+
+
+@app.command
+async def add(
+    key: KeyArgument, /, *more: KeyArgument, threshold: ThresholdOption = None, at: AtOption = 0, how: How = NOW
+) -> ExitCode:
+    """Make somebody an operator, from the next epoch on."""
+    keys = tuple(public_key(text) for text in (key, *more))
+    return await change_group(lambda known: Wish(add_operators=keys, operator_threshold=threshold, at=at), how)
+
+
+@app.command
+async def remove(
+    key: KeyArgument, /, *more: KeyArgument, threshold: ThresholdOption = None, at: AtOption = 0, how: How = NOW
+) -> ExitCode:
+    """Let an operator go, from the next epoch on."""
+    texts = (key, *more)
+
+    def make(known: Known) -> Wish:
+        keys = tuple(_known_key(text, known) for text in texts)
+        return Wish(remove_operators=keys, operator_threshold=threshold, at=at)
+
+    return await change_group(make, how)
+
+
+@app.command
+async def cancel(*, how: How = NOW) -> ExitCode:
+    """Take back a change that is prepared and not committed yet."""
+    async with connected(how.client, how.timeout) as (client, known):
+        command = cancelling(known.here, group=known.group, nonce=secrets.token_bytes(16))
+        return await carry_out(client, known, prospect_of(known, command), how)
+
+
+# ------------------------------------------------------------------------------------------------- commands in files
+
+
+@app.command
+async def show(file: FileArgument, /, *, client: FolderOption = DEFAULT_FOLDER, timeout: TimeoutOption = 10.0) -> None:
+    """What a command in a file would do to the group as it is now, and who has signed it. Nothing is sent."""
+    signed = read_command(file)
+    async with connected(client, timeout) as (_, known):
+        tell(known, prospect_of(known, signed.command), dry_run=False)
+    _tell_signatures(signed, known)
+
+
+@app.command
+async def sign(file: FileArgument, /, *, how: How = NOW) -> ExitCode:
+    """See what a command in a file would do, and put your signature into the file."""
+    if how.out is not None:
+        raise CommandFailed(ExitCode.USAGE, "--out: the signature goes into the file itself")
+    if not how.operator_key:
+        raise CommandFailed(ExitCode.USAGE, "--operator-key is missing: whose signature is it to be?")
+    signed = read_command(file)
+    async with connected(how.client, how.timeout) as (_, known):
+        tell(known, prospect_of(known, signed.command), dry_run=how.dry_run)
+        keys = read_operator_keys(how.operator_key, known.here)
+    _tell_signatures(signed, known)
+    if how.dry_run:
+        return ExitCode.OK
+    ask(how)
+    for key in keys:
+        signed = signed.signed_by(key.signing_key)
+    _replace(file, command_to_text(signed))
+    tell_written(file, signed, max(0, known.here.operator_threshold - len(signed.signatures)))
+    return ExitCode.OK
+
+
+@app.command(name="send")
+async def send_(file: FileArgument, /, *, how: How = NOW) -> ExitCode:
+    """Send a command that enough operators have signed, and follow it. Sending it twice does no harm."""
+    signed = read_command(file)
+    async with connected(how.client, how.timeout) as (client, known):
+        tell(known, prospect_of(known, signed.command), dry_run=how.dry_run)
+        _tell_signatures(signed, known)
+        if how.dry_run:
+            return ExitCode.OK
+        require_enough(known, signed)
+        ask(how)
+        return await send(client, known, signed, how.timeout)
+
+
+def read_command(file: Path) -> SignedCommand:
+    """The command in a file. Raises `ConfigurationError`."""
+    try:
+        return command_from_text(file.read_text("utf-8"))
+    except ConfigurationError as error:
+        raise error.inside(str(file)) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(str(file), "the file is not UTF-8 text", "give the path of the right file") from None
+
+
+def public_key(text: str) -> bytes:
+    """The public key that an argument names, as digits or by its key file. Raises `CommandFailed`."""
+    path = Path(text)
+    if path.is_file():
+        return read_key(path, "operator").public
+    try:
+        return hex_bytes("KEY", text, 32, "a public key")
+    except ConfigurationError as error:
+        raise CommandFailed(ExitCode.USAGE, str(error)) from None
+
+
+def _known_key(text: str, known: Known) -> bytes:
+    """An operator's key, of which the first digits are enough."""
+    fits = [key for key in known.here.operators if len(text) >= 8 and key.hex().startswith(text.lower())]
+    return fits[0] if len(fits) == 1 else public_key(text)
+
+
+def _tell_signatures(signed: SignedCommand, known: Known) -> None:
+    signers = [item.operator.hex() for item in signed.signatures]
+    output().event("signatures", command=signed.name, signed_by=signers, threshold=known.here.operator_threshold)
+    names = ", ".join(signer[:16] for signer in signers) or "nobody"
+    output().plain(f"\nSigned by {names}; {known.here.operator_threshold} must sign.")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file anew, whole or not at all."""
+    work = path.with_name(f".{path.name}.new")
+    work.write_text(text, "utf-8")
+    os.replace(work, path)
