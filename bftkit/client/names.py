@@ -10,10 +10,11 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import trio
 
-from bftkit.channel.client import ClientSettings, Executed
+from bftkit.channel.client import ClientSettings, Executed, Moved
 from bftkit.client.core import ClientCore, Keeper
 from bftkit.core.machine import MemberId
 from bftkit.network.addresses import Address
@@ -34,13 +35,15 @@ class NamedClientCore(ClientCore):
         on_executed: Callable[[Executed], None] | None = None,
         keeper: Keeper | None = None,
     ) -> None:
-        super().__init__(settings, hub, peers, on_executed=on_executed, keeper=keeper)
         self._keys = {member: key for member, (key, _) in peers.items()}
         self._news: queue.SimpleQueue[tuple[MemberId, tuple[Address, ...]]] = queue.SimpleQueue()
         self._names = names
         self._over = trio.CancelScope()
         self._token: trio.lowlevel.TrioToken | None = None
         self._started = threading.Event()
+        super().__init__(settings, hub, peers, on_executed=on_executed, keeper=keeper)
+        if self._roster is not None:  # the services were opened with the genesis, and this may be a later epoch
+            names.follow(self._roster.entries, self._found)
         self._thread = threading.Thread(target=trio.run, args=(self._ask,), daemon=True, name="bftkit-names")
         self._thread.start()
 
@@ -51,7 +54,7 @@ class NamedClientCore(ClientCore):
             while True:
                 member, addresses = self._news.get_nowait()
                 if member in self._keys:
-                    self.hub.connect(member, self._keys[member], addresses)
+                    super().link(member, self._keys[member], addresses)
 
     def link(self, member: MemberId, identity: bytes, addresses: tuple[Address, ...]) -> None:
         """See `ClientCore`."""
@@ -65,12 +68,20 @@ class NamedClientCore(ClientCore):
 
     def close(self) -> None:
         """See `ClientCore`; the services are left as well."""
+        self._in_thread(self._over.cancel)
+        self._thread.join()
+        super().close()
+
+    def _on_moved(self, moved: Moved) -> None:
+        super()._on_moved(moved)
+        assert self._roster is not None
+        self._in_thread(partial(self._names.follow, self._roster.entries, self._found))
+
+    def _in_thread(self, call: Callable[[], object]) -> None:
         self._started.wait()
         assert self._token is not None
         with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._over.cancel)
-        self._thread.join()
-        super().close()
+            self._token.run_sync_soon(call)
 
     async def _ask(self) -> None:
         """Runs in the thread: touches nothing but the queue and the hub's waker."""

@@ -172,7 +172,9 @@ class AddressBook:
     # --- what goes out ------------------------------------------------------------------------------------------
 
     def addresses(self, member: MemberId) -> tuple[Address, ...]:
-        """Where to dial a member, in order; empty if there is no such member. Repeated ones stand once."""
+        """Where to dial a member, in order; empty if there is no such member. Repeated ones stand once.
+
+        What the hub cannot dial is left out, so that one such address in the roster does not cost the others."""
         found = dict.fromkeys(self._ordered.get(member, ()))
         for told in self._told.values():
             found.update(dict.fromkeys(told.get(member, ())))
@@ -228,7 +230,9 @@ class AddressBook:
         self._ids = dict.fromkeys(entry.id for entry in entries)
         self._identities = {entry.identity: entry.id for entry in entries}
         self._ordered = {
-            entry.id: tuple(parse_address(address) for address in entry.addresses)
+            entry.id: tuple(
+                address for address in map(parse_address, entry.addresses) if address.scheme in self._schemes
+            )
             for entry in entries
             if entry.id != self._me
         }

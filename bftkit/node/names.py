@@ -25,6 +25,7 @@ from bftkit.membership.genesis import Genesis
 from bftkit.membership.names import AddressBook, NameService, Naming, Sink, parse_naming
 from bftkit.membership.roster import RosterEntry
 from bftkit.network.addresses import Address
+from bftkit.network.hub import HubError
 
 logger = logging.getLogger("bftkit.node")
 
@@ -147,7 +148,7 @@ class Names:
             service.follow(members)
         self.book.changes()  # told below, with the rest
         for member, addresses in self.book.all_addresses().items():
-            readdress(member, addresses)
+            self._readdress(readdress, member, addresses)
 
     def status(self) -> dict[str, object]:
         """For people: JSON-ready."""
@@ -173,7 +174,13 @@ class Names:
     def _pass_on(self, readdress: Readdress) -> None:
         for member, addresses in self.book.changes().items():
             logger.info("%s: %s is now tried at %s", self._me, member, ", ".join(map(str, addresses)))
+            self._readdress(readdress, member, addresses)
+
+    def _readdress(self, readdress: Readdress, member: MemberId, addresses: tuple[Address, ...]) -> None:
+        try:
             readdress(member, addresses)
+        except (ValueError, HubError) as error:  # what a roster says wrongly must not end this member
+            logger.warning("%s: %s cannot be readdressed: %s", self._me, member, error)
 
 
 def open_names(settings: NameSettings | None, folder: Path, genesis: Genesis, me: MemberId | None) -> Names | None:

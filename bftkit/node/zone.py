@@ -99,10 +99,13 @@ class WatchedZone:
         self._members = tuple(sorted(members))
         if self._nursery is None or self._sink is None:
             return  # `watch` comes back to this
-        for member in sorted(self._asking.keys() - set(self._members)):
+        gone = sorted(self._asking.keys() - set(self._members))
+        for member in gone:
             self._asking.pop(member).cancel()
             self._found.pop(member, None)
             self._troubles.pop(member, None)
+        if gone:
+            self._pass_on(self._sink)
         for member in self._members:
             if member not in self._asking:
                 self._asking[member] = scope = trio.CancelScope()

@@ -22,6 +22,7 @@ from bftkit.configuration.settings import DnsSettings, NameSettings
 from bftkit.core.machine import MemberId
 from bftkit.membership.names import TTL_CAP_SECONDS, TTL_FLOOR_SECONDS, NameService, Naming, Proposal, Sink
 from bftkit.network.addresses import Address, parse_address
+from bftkit.network.hub import HubError
 from bftkit.node.names import FILE_BYTES_MAX, FILE_SECONDS, Names, WatchedFile, open_services
 from bftkit.node.resolver import NEGATIVE_CAP_SECONDS, STRANGE_MAX, Resolver, ResolverError
 from bftkit.node.zone import QUESTIONS_AT_ONCE, RETRY_FIRST_SECONDS, RETRY_LONGEST_SECONDS, WatchedZone, member_name
@@ -265,6 +266,12 @@ async def test_after_a_change_of_the_roster_every_peer_is_readdressed() -> None:
     names.follow(ENTRIES, found.__setitem__)
     assert sorted(found) == ["m2", "m3"]
     assert found["m3"][-1] == parse_address("h:3")
+
+    def unable(member: MemberId, addresses: tuple[Address, ...]) -> None:
+        raise HubError("this hub cannot dial that")
+
+    names.follow(ENTRIES[:2], unable)  # must not end whoever calls it
+    assert sorted(names.book.all_addresses()) == ["m2"]
 
 
 # ------------------------------------------------------------------------------------------------- the DNS

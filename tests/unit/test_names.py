@@ -179,6 +179,11 @@ def test_a_changed_roster_is_followed(book: AddressBook) -> None:
     assert shown(book, "m4") == ["tcp://10.9.9.9:1", "tcp://h:4"]
 
 
+def test_what_cannot_be_dialled_here_is_left_out_of_the_roster_too() -> None:
+    book = AddressBook([entry("m2", "udp://10.0.0.2:1", "tcp://10.0.0.2:2", "memory://m2")], [FILE])
+    assert shown(book, "m2") == ["tcp://10.0.0.2:2"]
+
+
 # ------------------------------------------------------------------------------------------------- proposals
 
 GOOD = Proposal("m8", key("m8").hex(), ("tcp://10.0.0.8:1",), "hall 2")
