@@ -383,7 +383,7 @@ async def _switches(client: AsyncClient, epoch: int) -> dict[MemberId, dict[str,
 
 def median_of(told: Mapping[MemberId, Mapping[str, Any]], name: str) -> float | None:
     """The median of what members say; None if nobody does. One that lies moves it by one place at most."""
-    values = [float(one[name]) for one in told.values() if isinstance(one.get(name), (int, float))]
+    values = [float(one[name]) for one in told.values() if type(one.get(name)) in (int, float)]
     return round(statistics.median(values), 1) if values else None
 
 

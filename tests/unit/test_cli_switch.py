@@ -1,0 +1,464 @@
+"""The commands that change a group, against a client that plays the group: what is asked, signed, sent and told."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import attrs
+import pytest
+
+from bftkit.channel import frames
+from bftkit.channel.client import CommandState
+from bftkit.cli import change, main
+from bftkit.cli.change import median_of, pause_in_words, refusal_of
+from bftkit.client import NoAnswer
+from bftkit.crypto.keys import verify_signature
+from bftkit.crypto.signed import Certificate
+from bftkit.membership.chain import Ending, HandOver
+from bftkit.membership.command_files import command_from_text
+from bftkit.membership.commands import CANCEL, FORCED, Command, SignedCommand
+from bftkit.membership.epochs import Configuration, extended, following
+from bftkit.node.folders import read_client, read_genesis
+
+
+@attrs.define
+class FakeClient:
+    """Plays a group that carries out whatever it is sent, or refuses it."""
+
+    configuration: Configuration
+    links: tuple[HandOver, ...] = ()
+    refuse: str = ""
+    ordered: list[SignedCommand] = attrs.field(factory=list[SignedCommand])
+    statuses: dict[str, dict[str, Any]] = attrs.field(factory=dict[str, dict[str, Any]])
+    refused_links: Mapping[str, tuple[int, str]] = attrs.field(factory=dict[str, tuple[int, str]])
+
+    @property
+    def core(self) -> Any:
+        return SimpleNamespace(machine=SimpleNamespace(settings=SimpleNamespace(members=self.configuration.members)))
+
+    async def history(self, *, timeout: float = 10.0) -> tuple[HandOver, ...]:
+        return self.links
+
+    async def status(self, *, timeout: float = 2.0) -> Mapping[str, dict[str, Any]]:
+        return self.statuses
+
+    async def order(self, signed: SignedCommand, *, timeout: float = 60.0) -> AsyncGenerator[CommandState]:
+        self.ordered.append(signed)
+        members = self.configuration.members
+
+        def said(state: int, text: str, *, final: bool = False) -> CommandState:
+            return CommandState(signed.name, state, text, members[:2], dict.fromkeys(members, (state, text)), final)
+
+        yield said(frames.TAKEN, "waits to be ordered")
+        if self.refuse:
+            yield said(frames.REFUSED, self.refuse, final=True)
+            return
+        yield said(frames.PREPARED, "slot 17")
+        yield said(frames.COMMITTED, "epoch 0 ends at slot 128")
+        for index, member in enumerate(members):
+            self.statuses[member] = {
+                "epoch": 1,
+                "switch": {"epoch": 1, "kind": "planned", "pause_ms": 20.0 + index, "ready_ms": 15.0},
+            }
+        yield said(frames.DONE, "epoch 1", final=True)
+
+
+@attrs.frozen
+class Told:
+    code: int
+    events: list[dict[str, Any]]
+    out: str
+    error: str
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [one for one in self.events if one["event"] == event]
+
+
+@attrs.define
+class Stage:
+    """A founded group, whose members are played by `client`."""
+
+    directory: Path
+    capsys: pytest.CaptureFixture[str]
+    client: FakeClient
+
+    def run(self, *words: object, json_lines: bool = True) -> Told:
+        code = main([*map(str, words), "--client", str(self.directory / "client"), *(["--json"] if json_lines else [])])
+        captured = self.capsys.readouterr()
+        assert "Traceback" not in captured.err, captured.err
+        events = [json.loads(line) for line in captured.out.splitlines()] if json_lines else []
+        return Told(code, events, captured.out, captured.err)
+
+    @property
+    def key(self) -> Path:
+        return self.directory / "operator" / "operator.key"
+
+    @property
+    def sent(self) -> Command:
+        """The one command that was sent, after a look at its signatures."""
+        (signed,) = self.client.ordered
+        genesis = read_genesis(self.directory / "genesis.toml")
+        return signed.check(genesis.group_id, 0, genesis.operators, genesis.operator_threshold, verify_signature)
+
+
+@pytest.fixture
+def stage(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Stage:
+    return make_stage(tmp_path, capsys, monkeypatch)
+
+
+def make_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *options: str
+) -> Stage:
+    directory = tmp_path / "shop"
+    assert main(["init", str(directory), "--protocol", "coordinator", "--members", "3", *options, "--json"]) == 0
+    capsys.readouterr()
+    client = FakeClient(Configuration.first(read_client(directory / "client").genesis))
+
+    @asynccontextmanager
+    async def connect(found: object) -> AsyncGenerator[FakeClient]:
+        yield client
+
+    monkeypatch.setattr(change, "connect", connect)
+    return Stage(directory, capsys, client)
+
+
+def card_of(stage: Stage, name: str, port: int) -> Path:
+    """A card as a new member's machine makes it."""
+    folder = stage.directory.parent / f"joiner-{name}"
+    code = main(
+        [
+            "init",
+            str(folder),
+            "--join",
+            str(stage.directory / "genesis.toml"),
+            "--id",
+            name,
+            "--address",
+            f"127.0.0.1:{port}",
+            "--json",
+        ]
+    )
+    assert code == 0
+    stage.capsys.readouterr()
+    return folder / "card.toml"
+
+
+# ------------------------------------------------------------------------------------------------- switch
+
+
+def test_a_switch_is_told_signed_sent_followed_and_summed_up(stage: Stage) -> None:
+    told = stage.run("switch", "paxos", "--set", "pipeline=8")
+    assert told.code == 0
+    change_ = stage.sent.change
+    assert change_ is not None
+    assert (change_.protocol, dict(change_.parameters), change_.c) == ("paxos", {"pipeline": 8}, 1)
+    assert [one["event"] for one in told.events] == ["plan", *["command"] * 4, "switch", "result"]
+    (plan,) = told.of("plan")
+    assert (plan["kind"], plan["epoch"], plan["from"], plan["to"]) == ("planned", 0, "coordinator", "paxos")
+    assert {"what": "protocol", "before": "coordinator", "after": "paxos"} in plan["changes"]
+    assert [one["state"] for one in told.of("command")] == ["taken", "prepared", "committed", "done"]
+    assert told.of("command")[0]["answers"]["m0"] == ["taken", "waits to be ordered"]
+    (switch,) = told.of("switch")
+    assert switch == {
+        "event": "switch", "epoch": 1, "from": "coordinator", "to": "paxos", "kind": "planned", "members": 3,
+        "pause_ms": 21.0, "ready_ms": 15.0,
+    }  # fmt: skip
+    (result,) = told.of("result")
+    assert (result["epoch"], result["protocol"], result["members"]) == (1, "paxos", ["m0", "m1", "m2"])
+    assert result["command"] == stage.client.ordered[0].name.hex()
+
+
+def test_a_dry_run_needs_no_key_and_sends_nothing(stage: Stage) -> None:
+    stage.key.unlink()
+    told = stage.run("switch", "paxos", "--dry-run")
+    assert (told.code, stage.client.ordered) == (0, [])
+    assert told.of("plan")[0]["dry_run"] is True
+    text = stage.run("switch", "paxos", "--dry-run", json_lines=False).out
+    assert "coordinator" in text
+    assert "2 of the present 3 members must be up" in text
+    assert "Nothing was signed, nothing was sent." in text
+
+
+def test_a_forced_switch_is_another_kind_of_command(stage: Stage) -> None:
+    assert stage.run("switch", "paxos", "--force").code == 0
+    assert stage.sent.kind == FORCED
+
+
+def test_at_a_slot(stage: Stage) -> None:
+    assert stage.run("switch", "paxos", "--at", 1000).code == 0
+    assert stage.sent.at == 1000
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (("switch", "pbft"), 6, "which need 4 members"),
+        (("switch", "paxos", "--byzantine", "1"), 6, "paxos survives crashes only"),
+        (("switch", "paxos", "--set", "speed=3"), 6, "paxos has no parameter 'speed'"),
+        (("switch", "paxos", "--set", "speed"), 2, "give name=number"),
+        (("switch", "paxos", "--set", "beat=50", "--set", "beat=60"), 2, "beat is there twice"),
+        (("switch", "pxos"), 3, "did you mean 'paxos'"),
+        (("switch", "paxos", "--accept-loss"), 2, "means nothing without --force"),
+        (("switch", "paxos", "--force", "--at", "5"), 2, "means nothing with --force"),
+        (("switch", "paxos", "--operator-key", "nowhere.key"), 3, "nowhere.key"),
+        (("member", "remove", "m9"), 6, "m9 is no member"),
+        (("member", "remove", "m2"), 6, "2 members bear 0 faults under coordinator"),
+        (("member", "address", "m1", "tcp://nowhere"), 2, "tcp://nowhere"),
+        (("operator", "remove", "00" * 32), 6, "is no operator"),
+        (("operator", "add", "zz"), 2, "public key"),
+    ],
+)
+def test_what_is_refused_before_anything_is_sent(stage: Stage, words: tuple[str, ...], code: int, text: str) -> None:
+    told = stage.run(*words)
+    assert (told.code, stage.client.ordered) == (code, [])
+    assert text in told.error
+
+
+def test_a_refusal_of_the_members_is_exit_code_6_with_their_reason(stage: Stage) -> None:
+    stage.client.refuse = "superseded by epoch 1"
+    told = stage.run("switch", "paxos")
+    assert told.code == 6
+    assert "superseded by epoch 1" in told.error
+    assert told.of("result") == []
+
+
+def test_a_key_that_is_no_operators_is_refused(stage: Stage) -> None:
+    other = stage.directory.parent / "other.key"
+    assert main(["keygen", str(other), "--kind", "operator"]) == 0
+    stage.capsys.readouterr()
+    told = stage.run("switch", "paxos", "--operator-key", other)
+    assert (told.code, stage.client.ordered) == (6, [])
+    assert "is no operator in epoch 0" in told.error
+
+
+def test_without_a_terminal_nothing_is_done_unless_yes_is_said(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = stage.run("switch", "paxos", json_lines=False)
+    assert (told.code, stage.client.ordered) == (2, [])
+    assert "nobody can be asked whether to go on; say --yes" in told.error
+    told = stage.run("switch", "paxos", "--yes", json_lines=False)
+    assert told.code == 0
+    assert "Service was paused for 21 ms (median of 3 members)." in told.out
+    assert "committed: epoch 0 ends at slot 128 (m0, m1)" in told.out
+    assert "Epoch 1 has begun: paxos on m0, m1, m2." in told.out
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("yes\n", 0), ("n\n", 1), ("\n", 1), ("", 1)])
+def test_on_a_terminal_one_is_asked(stage: Stage, monkeypatch: pytest.MonkeyPatch, answer: str, code: int) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal(answer))
+    monkeypatch.setattr("bftkit.cli.output.Output.interactive", True)
+    told = stage.run("switch", "paxos", json_lines=False)
+    assert told.code == code
+    assert len(stage.client.ordered) == (code == 0)
+    assert "Go on? [y/N]" in told.out
+
+
+# ------------------------------------------------------------------------------------------------- members
+
+
+def test_a_member_is_added_by_its_card_together_with_another_protocol(stage: Stage) -> None:
+    told = stage.run("member", "add", "--card", card_of(stage, "m3", 7003), "--protocol", "pbft")
+    assert told.code == 0
+    change_ = stage.sent.change
+    assert change_ is not None
+    assert (change_.protocol, change_.f, change_.c, change_.coin) == ("pbft", 1, 0, True)
+    assert [seat.id for seat in change_.members] == ["m0", "m1", "m2", "m3"]
+    assert any("m3 must run by then" in text for text in told.of("plan")[0]["meanwhile"])
+
+
+def test_a_member_is_replaced_rotated_and_moved(stage: Stage) -> None:
+    assert stage.run("member", "replace", "m1", "--card", card_of(stage, "m7", 7007)).code == 0
+    assert stage.run("member", "rotate", "m1", "--card", card_of(stage, "m1", 7008)).code == 0
+    assert stage.run("member", "address", "m1", "127.0.0.1:7009", "tcp://example.org:7009").code == 0
+    changes = [signed.command.change for signed in stage.client.ordered]
+    seats = [change_.members for change_ in changes if change_ is not None]
+    assert [[seat.id for seat in three] for three in seats] == [
+        ["m0", "m7", "m2"], ["m0", "m1", "m2"], ["m0", "m1", "m2"],
+    ]  # fmt: skip
+    before = stage.client.configuration.seats()
+    assert seats[1][1].epoch_root != before[1].epoch_root
+    assert seats[2][1].addresses == ("tcp://127.0.0.1:7009", "tcp://example.org:7009")
+
+
+def test_a_card_of_somebody_else_is_not_taken_for_a_members_new_keys(stage: Stage) -> None:
+    card = card_of(stage, "m7", 7007)
+    told = stage.run("member", "rotate", "m1", "--card", card)
+    assert (told.code, stage.client.ordered) == (2, [])
+    assert "use bftkit member replace" in told.error
+    told = stage.run("member", "replace", "m7", "--card", card)
+    assert told.code == 2
+
+
+def test_a_card_for_another_group_is_refused(stage: Stage) -> None:
+    other = stage.directory.parent / "other"
+    assert main(["init", str(other), "--members", "1", "--protocol", "coordinator"]) == 0
+    stage.capsys.readouterr()
+    card = card_of(Stage(other, stage.capsys, stage.client), "m9", 7009)
+    told = stage.run("member", "add", "--card", card)
+    assert (told.code, stage.client.ordered) == (3, [])
+    assert "the card was made for the group" in told.error
+
+
+def test_the_members_are_listed_with_who_answers(stage: Stage) -> None:
+    stage.client.statuses = {"m0": {"epoch": 0}}
+    told = stage.run("member", "list")
+    assert [(one["id"], one["answered"]) for one in told.of("member")] == [("m0", True), ("m1", False), ("m2", False)]
+    assert told.of("group")[0]["protocol"] == "coordinator"
+    assert (
+        "coordinator on 3 members; nobody may lie, 1 may crash; 2 decide."
+        in stage.run("member", "list", json_lines=False).out
+    )
+
+
+# ------------------------------------------------------------------------------------------------- operators
+
+
+def test_operators_are_listed_added_and_removed(stage: Stage) -> None:
+    mine = stage.client.configuration.operators[0]
+    told = stage.run("operator", "list")
+    assert [one["public"] for one in told.of("operator")] == [mine.hex()]
+    other = stage.directory.parent / "bob.key"
+    assert main(["keygen", str(other), "--kind", "operator"]) == 0
+    stage.capsys.readouterr()
+    assert stage.run("operator", "add", other, "--threshold", 2).code == 0
+    change_ = stage.sent.change
+    assert change_ is not None
+    assert (len(change_.operators), change_.operator_threshold) == (2, 2)
+    told = stage.run("operator", "remove", mine.hex()[:16])
+    assert told.code == 6
+    assert "nobody could ever change this group again" in told.error
+
+
+def test_what_is_prepared_is_taken_back(stage: Stage) -> None:
+    told = stage.run("operator", "cancel")
+    assert told.code == 0
+    assert stage.sent.kind == CANCEL
+    assert told.of("result")[0]["epoch"] == 0
+
+
+def test_two_of_two_operators_sign_one_after_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [tmp_path / "ann.key", tmp_path / "bob.key"]
+    for key in keys:
+        assert main(["keygen", str(key), "--kind", "operator"]) == 0
+    publics = capsys.readouterr().out.split()
+    stage = make_stage(
+        tmp_path, capsys, monkeypatch, "--operator-key", publics[0], "--operator-key", publics[1],
+        "--operator-threshold", "2",
+    )  # fmt: skip
+    told = stage.run("switch", "paxos", "--operator-key", keys[0])
+    assert (told.code, stage.client.ordered) == (6, [])
+    assert "1 operators signed, and 2 must" in told.error
+
+    file = tmp_path / "switch.toml"
+    told = stage.run("switch", "paxos", "--operator-key", keys[0], "--out", file)
+    assert (told.code, told.of("written")[0]["missing"], stage.client.ordered) == (0, 1, [])
+    assert stage.run("operator", "send", file).code == 6
+    told = stage.run("operator", "show", file)
+    assert told.of("plan")[0]["to"] == "paxos"
+    assert told.of("signatures")[0]["signed_by"] == [publics[0]]
+
+    told = stage.run("operator", "sign", file, "--operator-key", keys[1])
+    assert (told.code, told.of("written")[0]["missing"]) == (0, 0)
+    assert len(command_from_text(file.read_text()).signatures) == 2
+    told = stage.run("operator", "send", file)
+    assert told.code == 0
+    change_ = stage.sent.change
+    assert change_ is not None
+    assert change_.protocol == "paxos"
+
+
+def test_a_command_file_that_was_changed_is_refused(stage: Stage) -> None:
+    file = stage.directory.parent / "switch.toml"
+    assert stage.run("switch", "paxos", "--out", file).code == 0
+    file.write_text(file.read_text().replace('protocol = "paxos"', 'protocol = "coordinator"'))
+    told = stage.run("operator", "sign", file, "--operator-key", stage.key)
+    assert told.code == 3
+    assert "the file says 'coordinator', and the command in it 'paxos'" in told.error
+
+
+def test_a_command_for_an_epoch_that_is_over_is_not_sent(stage: Stage) -> None:
+    file = stage.directory.parent / "switch.toml"
+    assert stage.run("switch", "paxos", "--out", file).code == 0
+    stage.client.links = (link_by(stage, command_from_text(file.read_text())),)
+    told = stage.run("operator", "send", file)
+    assert (told.code, stage.client.ordered) == (6, [])
+    assert "the command is for epoch 0, and this is epoch 1" in told.error
+
+
+def link_by(stage: Stage, signed: SignedCommand) -> HandOver:
+    """The hand-over by this command, as a client would have verified it."""
+    genesis = read_genesis(stage.directory / "genesis.toml")
+    assert genesis.schedule is not None
+    here = Configuration.first(genesis)
+    there = following(here, signed.command, extended(genesis.schedule, signed.command))
+    ending = Ending(0, 128, bytes(32), there.digest, signed.name)
+    certificate = Certificate.of(ending.encode(), {"m0": bytes(64), "m2": bytes(64)})
+    return HandOver(certificate, there.encode(), signed.encode())
+
+
+# ------------------------------------------------------------------------------------------------- history
+
+
+def test_the_history_is_shown_epoch_by_epoch(stage: Stage) -> None:
+    file = stage.directory.parent / "switch.toml"
+    assert stage.run("switch", "paxos", "--out", file).code == 0
+    stage.client.links = (link_by(stage, command_from_text(file.read_text())),)
+    stage.client.refused_links = {"m1": (3, "not signed by 2 members")}
+    told = stage.run("history")
+    first, second = told.of("epoch")
+    assert (first["kind"], first["protocol"], first["after_slot"]) == ("founded", "coordinator", 0)
+    assert (second["kind"], second["protocol"], second["after_slot"]) == ("planned", "paxos", 128)
+    assert second["signed_by"] == ["m0", "m2"]
+    assert second["operators"] == [stage.client.configuration.operators[0].hex()]
+    assert told.of("history")[0]["epochs"] == 2
+    assert "m1 showed 3 links that do not hold" in told.error
+    assert [one["epoch"] for one in stage.run("history", "--from", 1).of("epoch")] == [1]
+
+
+def test_no_answer_is_exit_code_4(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def silent(self: FakeClient, *, timeout: float = 10.0) -> tuple[HandOver, ...]:
+        raise NoAnswer(0, "no member answered")
+
+    monkeypatch.setattr(FakeClient, "history", silent)
+    assert stage.run("history").code == 4
+
+
+# ------------------------------------------------------------------------------------------------- small parts
+
+
+def state(state_: int, text: str, answers: Mapping[str, tuple[int, str]]) -> CommandState:
+    return CommandState(bytes(32), state_, text, (), answers, True)
+
+
+def test_why_a_command_was_refused() -> None:
+    assert refusal_of(state(frames.REFUSED, "no", {})) == "no"
+    each = {"m0": (frames.REFUSED, "keys"), "m1": (frames.DONE, "x"), "m2": (frames.REFUSED, "shelf")}
+    assert refusal_of(state(frames.REFUSED, "", each)) == "m0: keys; m2: shelf"
+    assert refusal_of(state(frames.REFUSED, "", {})) == "refused"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([1.0, 2.0, 900.0], 2.0), ([None, 4.0], 4.0), ([None], None), ([], None), (["lie", 3], 3.0), ([True], None)],
+)
+def test_the_median_of_what_members_say(values: Sequence[Any], expected: float | None) -> None:
+    told = {f"m{index}": {"pause_ms": value} for index, value in enumerate(values)}
+    assert median_of(told, "pause_ms") == expected
+
+
+def test_the_pause_in_words() -> None:
+    assert pause_in_words(3.5, 2.0, 4) == "Service was paused for 3.5 ms (median of 4 members)."
+    assert "ready again after 2 ms" in pause_in_words(None, 2.0, 4)
+    assert "No member has said" in pause_in_words(None, None, 0)
