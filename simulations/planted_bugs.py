@@ -45,7 +45,9 @@ MIXED: Final = "mixed"
 MISSED_MAX: Final = 20
 """One in so many may be missed."""
 CODE: Final = ("bftkit", "protocols")
-SIMULATES: Final = re.compile(r"bftkit\.sim\.(world|ordering_world|running|scenarios|campaign|shrinking|story)\b")
+SIMULATES: Final = re.compile(
+    r"bftkit\.sim\.(world|ordering_world|running|scenarios|campaign|shrinking|story|strategies)\b"
+)
 HANG_SECONDS: Final = 60
 """A worker whose last run takes so much CPU time beyond its budget stands still."""
 

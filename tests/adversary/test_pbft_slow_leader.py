@@ -220,7 +220,7 @@ def test_a_suspicion_after_a_tightening_makes_the_next_one_wait() -> None:
 def test_slow_disks_cost_no_leader_its_place(load: int) -> None:
     """A sync takes 100 to 200 ticks: so much that a slot needs nearly a timeout. (FAULTS 19, 31.)"""
     world = OrderingWorld(PLUGIN, 4, 1, 0, 5, disk=Disk(100, 200), network=Network(1, 10), window=256, interval=128)
-    for _ in range(0, 40_000, load):
+    for _ in range(0, 20_000, load):
         world.submit(1)
         world.run(load)
     assert view(world) <= 1

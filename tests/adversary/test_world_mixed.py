@@ -1,7 +1,7 @@
 """The scenario `mixed`: everything goes wrong that the protocol says it survives, by seed.
 
 A few seeds that never change, and some that are new each time where `BFTKIT_SEEDS_FROM` says so (`.ci/run` does).
-Longer campaigns: ``bftkit sweep mixed --protocol pbft --seeds 0..9999``.
+More of the former: ``BFTKIT_SEEDS=100``. Longer campaigns: ``bftkit sweep mixed --protocol pbft --seeds 0..9999``.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import pytest
 
 from bftkit.sim import run
+from tests.seeds import at_least
 
-STEP = 5
+STEP = 3
 
 
 @pytest.mark.parametrize("protocol", ["pbft", "coordinator", "paxos"])
-@pytest.mark.parametrize("first", range(0, 30, STEP))
+@pytest.mark.parametrize("first", at_least(18)[::STEP])
 def test_mixed_scenarios(protocol: str, first: int) -> None:
     for seed in range(first, first + STEP):
         result = run("mixed", protocol=protocol, seed=seed)

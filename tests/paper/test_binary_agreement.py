@@ -29,10 +29,11 @@ from bftkit.core.machine import MemberId, Out
 from bftkit.sim.adversaries.agreement import Forger
 from bftkit.sim.adversaries.agreement_schedule import WorstSchedule
 from bftkit.sim.block_world import BlockWorld, Silent, block_setups
+from tests.seeds import at_least
 
 ID = b"paper"
 EVIDENCE = b"good"
-SEEDS = range(40)
+SEEDS = at_least(20)
 World: TypeAlias = BlockWorld[Input, Message, Decided]
 
 

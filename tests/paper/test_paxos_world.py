@@ -18,8 +18,9 @@ from bftkit_paxos import PLUGIN
 from bftkit_paxos import messages as m
 from bftkit_paxos.machine import PaxosMachine
 from bftkit_paxos.record import RECORD
+from tests.seeds import at_least
 
-SEEDS = range(5)
+SEEDS = at_least(3)
 BEAT = RECORD.parameters["beat"].default
 SILENCE = RECORD.parameters["silence"].default * BEAT
 
@@ -192,7 +193,7 @@ def test_a_leader_that_nobody_hears_is_replaced_and_follows() -> None:
     done(world)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", at_least(5))
 def test_the_bridge_becomes_leader(seed: int) -> None:
     """Ng et al. 2023, quorum loss: all five see m2 only, m0 leads. m2 hears m0, so m0 must go by itself."""
     world = group(seed, 5, 2)
@@ -213,7 +214,7 @@ def test_the_bridge_becomes_leader(seed: int) -> None:
     done(world)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", at_least(5))
 def test_a_bridge_with_an_old_log_can_lead(seed: int) -> None:
     """Ng et al. 2023, constrained election: the only member that sees a quorum has missed what was chosen."""
     world = group(seed, 5, 2, window=64, interval=32)  # no checkpoint meanwhile
@@ -231,7 +232,7 @@ def test_a_bridge_with_an_old_log_can_lead(seed: int) -> None:
     assert machine(world, "m2").leader == "m2"
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", at_least(5))
 def test_a_chain_keeps_its_leader_and_its_far_end_learns(seed: int) -> None:
     """Ng et al. 2023, chained: m0 leads and m2 does not see it, but sees m1. No livelock, and m2 stays informed."""
     world = group(seed)
@@ -249,7 +250,7 @@ def test_a_chain_keeps_its_leader_and_its_far_end_learns(seed: int) -> None:
 # ------------------------------------------------------------------------------------------------- duels
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", at_least(10))
 def test_duelling_candidates_converge(seed: int) -> None:
     """Everybody loses the leader at the same moment and, with a spread of one tick, asks at the same moment."""
     world = group(seed, 5, 2, parameters={"spread": 1}, network=Network(10, 30))
@@ -301,7 +302,7 @@ def test_a_stale_promise_at_one_member_costs_one_exchange_and_no_leader() -> Non
 
 
 @pytest.mark.parametrize("wanted", [m.PreVote, m.Grant, m.Prepare, m.Promise, m.Accept])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", at_least(3))
 def test_all_members_restart_in_the_middle_of_a_leader_change(seed: int, wanted: type[Any]) -> None:
     """At each stage: asked, granted, prepared, promised, and right after the new leader has proposed again."""
     world = group(seed, disk=Disk(0, 40), network=Network(loss=0.05))
@@ -323,7 +324,7 @@ def test_all_members_restart_in_the_middle_of_a_leader_change(seed: int, wanted:
     done(world)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", at_least(5))
 def test_what_the_leader_accepted_alone_is_not_taken_for_chosen(seed: int) -> None:
     """It proposes to itself alone and crashes, and the others choose something else in its slot."""
     world = group(seed)

@@ -21,8 +21,9 @@ from bftkit_pbft import PLUGIN
 from bftkit_pbft import messages as m
 from bftkit_pbft.machine import PbftMachine
 from bftkit_pbft.record import RECORD
+from tests.seeds import at_least
 
-SEEDS = range(5)
+SEEDS = at_least(3)
 BASE = RECORD.parameters["view_timeout"].default
 KEYRINGS = fast_keyrings(b"", bytes(32), 0, bytes(32), [f"m{index}" for index in range(7)])
 
@@ -162,7 +163,7 @@ def test_every_claim_of_the_record_has_its_test() -> None:
 # ------------------------------------------------------------------------------------------------- views
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", at_least(5))
 def test_a_view_change_over_prepared_slots_and_gaps(seed: int) -> None:
     """The leader dies in the middle of a pipeline of which some messages were lost: nothing decided is undone.
 

@@ -20,6 +20,7 @@ from bftkit.core.machine import Blame, Broadcast, Deliver, MemberId, Out, Persis
 from bftkit.core.ordering import Setup
 from bftkit.core.quorum import Quorum
 from bftkit.sim.keyring import fast_keyrings
+from tests.seeds import at_least
 
 ID = b"id"
 SHAPES = [(4, 1, 0), (4, 1, 0), (6, 1, 1), (7, 2, 0), (5, 1, 0), (8, 1, 2), (3, 0, 1), (1, 0, 0)]
@@ -202,7 +203,7 @@ def lie_reliably(net: Net, me: MemberId, sender: MemberId, message: Any) -> None
 # ------------------------------------------------------------------------------------------- properties
 
 
-@pytest.mark.parametrize("seed", range(400))
+@pytest.mark.parametrize("seed", at_least(150))
 def test_consistent_broadcast(seed: int) -> None:
     net = Net(cb.ConsistentBroadcast, cb.CODEC, seed, lie_consistently)
     net.start()
@@ -225,7 +226,7 @@ def test_consistent_broadcast(seed: int) -> None:
             assert {net.machines[member].final.value} == results
 
 
-@pytest.mark.parametrize("seed", range(400))
+@pytest.mark.parametrize("seed", at_least(150))
 def test_reliable_broadcast(seed: int) -> None:
     net = Net(rb.ReliableBroadcast, rb.CODEC, seed, lie_reliably)
     net.start()

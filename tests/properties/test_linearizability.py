@@ -115,7 +115,7 @@ def histories(draw: st.DrawFn) -> tuple[RegisterCall, ...]:
     return history.calls()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(histories())
 def test_the_checker_agrees_with_the_definition(calls: tuple[RegisterCall, ...]) -> None:
     expected = linearizable_by_definition(calls)
@@ -129,7 +129,7 @@ def test_the_checker_agrees_with_the_definition(calls: tuple[RegisterCall, ...])
         assert check(RegisterModel(), calls).linearizable == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(histories())
 def test_a_counterexample_is_one_by_itself(calls: tuple[RegisterCall, ...]) -> None:
     found = check(RegisterModel(), calls).counterexample
@@ -139,7 +139,7 @@ def test_a_counterexample_is_one_by_itself(calls: tuple[RegisterCall, ...]) -> N
         assert {call.operation.key for call in found.prefix} == {found.key}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(histories(), st.integers(0, 5))
 def test_less_knowledge_never_makes_a_history_wrong(calls: tuple[RegisterCall, ...], forgotten: int) -> None:
     # If a client had not heard the result, whatever explained it would still explain the rest.

@@ -71,7 +71,7 @@ def lie(records: list[Record], random: Random) -> list[Record]:
     return [record for _, record in oldest.values()]
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(st.sampled_from(SHAPES), st.integers(0, 10_000))
 def test_no_delivered_slot_is_lost(shape: tuple[int, int, int], seed: int) -> None:
     world = troubled(shape, seed)

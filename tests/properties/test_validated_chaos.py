@@ -16,11 +16,12 @@ from bftkit.blocks import consistent_broadcast as cb
 from bftkit.blocks import validated_agreement as va
 from bftkit.core.machine import MemberId
 from bftkit.sim.block_world import BlockWorld, block_setups
+from tests.seeds import at_least
 
 ID = b"chaos"
 VALUE_MAX = 64
 SHAPES = [(4, 1, 0), (4, 1, 0), (4, 0, 1), (5, 1, 0), (7, 1, 1), (7, 2, 0), (1, 0, 0), (3, 0, 0)]
-SEEDS = range(60)
+SEEDS = at_least(30)
 
 
 def valid(value: bytes) -> bool:

@@ -47,26 +47,26 @@ def _demo(seconds: int, *words: str) -> dict[str, Any]:
 
 
 def test_pbft_survives_a_killed_leader_a_liar_and_a_power_cut() -> None:
-    result = _demo(8)
+    result = _demo(6)
     assert (result["protocol"], result["members"], result["liars"]) == ("pbft", 4, 1)
     assert result["equivocations"] >= 1
     assert result["wrong_replies"] >= 1
 
 
 def test_the_coordinator_runs_with_the_faults_that_it_claims() -> None:
-    result = _demo(5, "--protocol", "coordinator")
+    result = _demo(4, "--protocol", "coordinator")
     assert (result["protocol"], result["members"]) == ("coordinator", 3)
     assert not result["liars"]
     assert not result["equivocations"]
 
 
 def test_paxos_survives_a_killed_leader_and_a_power_cut() -> None:
-    result = _demo(5, "--protocol", "paxos")
+    result = _demo(4, "--protocol", "paxos")
     assert (result["protocol"], result["members"], result["liars"]) == ("paxos", 3, 0)
 
 
 def test_where_nobody_leads_some_member_is_killed_and_one_lies_all_the_time() -> None:
-    result = _demo(8, "--protocol", "cks")
+    result = _demo(6, "--protocol", "cks")
     assert (result["protocol"], result["members"], result["liars"]) == ("cks", 4, 1)
     assert result["everybody_proposes"] is True
     assert result["equivocations"] >= 1

@@ -10,7 +10,7 @@ from pathlib import Path
 COMMAND = Path(__file__).parents[2] / "simulations" / "kill_points.py"
 
 
-POINTS = 20
+POINTS = 10
 
 
 def test_nothing_acknowledged_is_lost_at_random_kill_points() -> None:

@@ -481,14 +481,16 @@ def test_a_trickling_reader_is_let_go_too(world: World) -> None:
     """It takes something all the time, but its queue stays full."""
     limits = Limits(frame_bytes=100_000, queue_bytes=8_000_000, stall_seconds=10.0)
     ann, bob = world.pair(limits=limits)
-    for _ in range(11):
+    began = world.clock.now
+    while bob.is_up("ann"):
+        assert world.clock.now < began + 100
         while bob.send("ann", bytes(50_000)):
             bob.flush()
         ann.poll(0.0)
         bob.poll(0.0)
         world.clock.now += 1
-    bob.poll(0.0)
-    assert not bob.is_up("ann")
+    # Not before. It may be later: how much one look takes out of the kernel's buffers is up to the machine.
+    assert world.clock.now >= began + 10
     assert bob.counters["slow_readers"] == 1
 
 
