@@ -6,6 +6,7 @@
         await group.crash("m0")
         assert await client.submit(b"1") == b"2"
         await group.restart("m0")
+        await group.switch("paxos")
 
 Members and clients are the real ones, in one trio loop, over links of ``memory://`` and simulated disks: a crash cuts
 the power, so what was not synced is gone, and a restart reads what the disk has. Nothing outside the process is
@@ -17,7 +18,7 @@ from __future__ import annotations
 import queue
 import secrets
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeVar
 
@@ -25,6 +26,8 @@ import attrs
 import trio
 
 from bftkit.channel.application import Application
+from bftkit.channel.bundles import COMMAND, make_proved_bundle
+from bftkit.channel.frames import BUNDLE, REFUSED
 from bftkit.channel.replica import Replica, Restored
 from bftkit.client.aio import AsyncClient, driving
 from bftkit.client.connect import client_settings
@@ -35,15 +38,20 @@ from bftkit.core.plugin import load_protocol
 from bftkit.crypto.keys import EpochKeys, SigningKey
 from bftkit.crypto.merkle import root as merkle_root
 from bftkit.crypto.threshold import DEAL_SECRET_SIZE
+from bftkit.membership.card import MemberCard
+from bftkit.membership.commands import PLANNED, Change, Command, SignedCommand, sign_command
+from bftkit.membership.epochs import Configuration
 from bftkit.membership.founding import deal_coin, default_faults
 from bftkit.membership.genesis import NONCE_SIZE, Genesis
-from bftkit.membership.roster import Roster, RosterEntry
+from bftkit.membership.roster import Roster
 from bftkit.network.addresses import Address
 from bftkit.network.memory import MemoryHub, MemoryNetwork
 from bftkit.network.session import Identity
-from bftkit.node.assembly import admission, genesis_settings, peers_of
+from bftkit.node.assembly import admission, checked, genesis_settings, peers_of
+from bftkit.node.keychain import MemberKeychain
 from bftkit.node.node import Node
 from bftkit.node.recovery import newest_checkpoint
+from bftkit.node.vault import MemoryVault
 from bftkit.service import checked_service
 from bftkit.storage.files import StorageFailed
 from bftkit.storage.head import SALT_SIZE
@@ -56,6 +64,10 @@ SERVICE_NAME: Final = "local:Service"
 
 LOOK_SECONDS: Final = 0.01
 IN_STEP_SECONDS: Final = 10.0
+SWITCH_SECONDS: Final = 30.0
+SAY_AGAIN_SECONDS: Final = 0.5
+EPOCHS: Final = 64
+"""Members have keys for so many epochs."""
 
 T = TypeVar("T")
 
@@ -76,20 +88,41 @@ class _Member:
     """What outlives a crash."""
 
     id: MemberId
-    identity: bytes
-    epochs: EpochKeys
-    coin_share: bytes | None = attrs.field(default=None, repr=False)
+    identity: bytes = attrs.field(repr=False)
+    vault: MemoryVault
     directory: MemoryDirectory = attrs.field(factory=MemoryDirectory)
     snapshots: MemorySnapshots = attrs.field(factory=MemorySnapshots)
     run: _Run | None = None
+
+    @classmethod
+    def made(cls, member: MemberId) -> _Member:
+        """A member with fresh keys."""
+        identity = secrets.token_bytes(32)
+        epochs = EpochKeys.generate([secrets.token_bytes(32) for _ in range(EPOCHS)])
+        return cls(member, identity, MemoryVault(Identity.from_seed(identity).public_key, epochs))
+
+    @property
+    def card(self) -> MemberCard:
+        """What the others must know of it."""
+        epochs = self.vault.epochs
+        return MemberCard(self.id, self.vault.identity, epochs.root, (f"memory://{self.id}",), epochs.publics)
+
+    def begin_log(self, group: bytes) -> None:
+        """As `bftkit init` does."""
+        salt = secrets.token_bytes(SALT_SIZE)
+        Log.create(self.directory, group=group, identity=self.vault.identity, salt=salt)
 
 
 class LocalGroup:
     """A group in this process; made by `local_group`. All methods belong to its trio loop."""
 
-    def __init__(self, service: object, genesis: Genesis, members: list[_Member], nursery: trio.Nursery) -> None:
+    def __init__(
+        self, service: object, genesis: Genesis, members: list[_Member], operator: SigningKey, nursery: trio.Nursery
+    ) -> None:
         """For `local_group` only."""
         self.genesis = genesis
+        self.operator = operator
+        """The key that signs commands to the group."""
         self.network = MemoryNetwork()
         self._service = service
         self._members = {member.id: member for member in members}
@@ -97,8 +130,8 @@ class LocalGroup:
 
     @property
     def members(self) -> tuple[MemberId, ...]:
-        """All members, running or not, in roster order."""
-        return self.genesis.roster.ids
+        """All members, running or not, in roster order; then those that were added, whether or not they have joined."""
+        return tuple(self._members)
 
     @property
     def running(self) -> tuple[MemberId, ...]:
@@ -181,15 +214,177 @@ class LocalGroup:
 
     def _assembled(self, member: _Member) -> tuple[_Run, Restored]:
         genesis, group = self.genesis, self.genesis.group_id
-        settings = genesis_settings(genesis, member.id, member.epochs.signing_key(0), member.coin_share)
+        vault = member.vault
+        keychain = MemberKeychain(group, member.id, vault)
+        settings = genesis_settings(
+            genesis, member.id, keychain.key(Configuration.first(genesis)), vault.coin, keychain=keychain
+        )
         identity = Identity.from_seed(member.identity)
         application = checked_service(self._service)
         log, recovered = Log.open(member.directory, group=group, identity=identity.public_key)
-        restored = Restored([entry.payload for entry in recovered.records], newest_checkpoint(member.snapshots))
-        hub = MemoryHub(self.network, identity, group, accept=admission(genesis, settings))
+        restored = Restored(
+            [entry.payload for entry in recovered.records],
+            newest_checkpoint(member.snapshots),
+            links=member.snapshots.links(),
+            secrets=vault.secrets(),
+        )
+        door = admission(genesis, settings)
+        hub = MemoryHub(self.network, identity, group, accept=door)
         hub.listen(Address("memory", member.id))
-        node = Node(Replica(settings, application), hub, log, member.snapshots, peers=peers_of(genesis, member.id))
-        return _Run(node, application), restored
+        replica = Replica(settings, application)
+        node = Node(replica, hub, log, member.snapshots, peers={}, door=door, vault=vault)
+        return _Run(node, application), checked(restored, keychain, genesis)
+
+    # ------------------------------------------------------------------------------------------ changes
+
+    @property
+    def configuration(self) -> Configuration:
+        """The newest one that a running member is in."""
+        return max((self._configuration_of(member) for member in self.running), key=lambda found: found.epoch)
+
+    def _configuration_of(self, member: MemberId) -> Configuration:
+        return self.node(member).replica.succession_part.configuration
+
+    async def add_spare(self, name: MemberId) -> MemberCard:
+        """Start one more member, which is to join: it follows the group once a command names it. Its card.
+
+        Raises `ValueError` if there is a member of this name.
+        """
+        if name in self._members:
+            raise ValueError(f"there is a member {name} already")
+        member = _Member.made(name)
+        member.begin_log(self.genesis.group_id)
+        self._members[name] = member
+        await self._nursery.start(self._live, member)
+        return member.card
+
+    def change(
+        self,
+        protocol: str | None = None,
+        *,
+        members: Sequence[MemberId] | None = None,
+        f: int | None = None,
+        c: int | None = None,
+        parameters: Mapping[str, int] | None = None,
+        checkpoint_interval: int | None = None,
+        coin: bool | None = None,
+    ) -> Change:
+        """The present configuration with this changed; whatever is not named stays as it is.
+
+        With another protocol or number of members, `f` and `c` are as large as can be, and with another protocol the
+        parameters are its defaults. `members` may name spares. `coin`: whether the members make a coin key; by default
+        they do where the protocol tosses coins.
+        """
+        here = self.configuration
+        name = protocol if protocol is not None else here.protocol
+        record = load_protocol(name).record
+        names = tuple(members) if members is not None else here.members
+        if name != here.protocol or len(names) != len(here.members):
+            f, c = default_faults(record, len(names), f, c)
+        interval = checkpoint_interval if checkpoint_interval is not None else here.checkpoint_interval
+        seats = {seat.id: seat for seat in here.seats()}
+        return Change(
+            name,
+            dict(parameters) if parameters is not None else dict(here.parameters) if name == here.protocol else {},
+            here.f if f is None else f,
+            here.c if c is None else c,
+            tuple(seats[one] if one in seats else self._members[one].card.seat() for one in names),
+            here.operators,
+            here.operator_threshold,
+            interval,
+            max(2 * interval, here.window),
+            record.coins if coin is None else coin,
+        )
+
+    def command(self, change: Change, *, kind: int = PLANNED, at: int = 0) -> SignedCommand:
+        """The operator's command to make this change in the present epoch."""
+        nonce = secrets.token_bytes(16)
+        return sign_command(
+            Command(self.genesis.group_id, self.configuration.epoch, kind, at, False, change, nonce), self.operator
+        )
+
+    async def switch(
+        self,
+        protocol: str | None = None,
+        *,
+        members: Sequence[MemberId] | None = None,
+        f: int | None = None,
+        c: int | None = None,
+        parameters: Mapping[str, int] | None = None,
+        checkpoint_interval: int | None = None,
+        coin: bool | None = None,
+        timeout: float = SWITCH_SECONDS,
+    ) -> Configuration:
+        """Change the group, by an operator's command, and wait until all running members are in the new epoch.
+
+        For the arguments see `change`. Raises `ValueError` with the members' reason if they refuse, `TimeoutError`
+        after so many seconds.
+        """
+        change = self.change(
+            protocol,
+            members=members,
+            f=f,
+            c=c,
+            parameters=parameters,
+            checkpoint_interval=checkpoint_interval,
+            coin=coin,
+        )
+        return await self.carry_out(self.command(change), timeout)
+
+    async def carry_out(self, signed: SignedCommand, timeout: float = SWITCH_SECONDS) -> Configuration:
+        """Give a command to the group, and wait until all running members are in the epoch that it begins.
+
+        Raises as `switch` does.
+        """
+        frame = bytes((BUNDLE,)) + make_proved_bundle(COMMAND, signed.name, signed.encode())
+        change, epoch = signed.command.change, signed.command.epoch + 1
+        wanted = {seat.id for seat in change.members} if change is not None else set[MemberId]()
+        hub = MemoryHub(self.network, Identity.from_seed(secrets.token_bytes(32)), self.genesis.group_id)
+        try:
+            for member in self.running:
+                hub.connect(member, self._members[member].vault.identity, (Address("memory", member),))
+            with trio.move_on_after(timeout):
+                said_at = 0.0
+                while True:
+                    if hub.clock() - said_at >= SAY_AGAIN_SECONDS:
+                        said_at = hub.clock()
+                        hub.broadcast(self.running, frame)
+                    hub.flush()
+                    hub.poll()
+                    there = [member for member in self.running if self._has_entered(member, epoch)]
+                    if there and wanted.intersection(self.running) <= set(there):
+                        return self._configuration_of(there[0])
+                    self._raise_refusal(signed)
+                    await trio.sleep(LOOK_SECONDS)
+        finally:
+            hub.close()
+        raise TimeoutError(f"after {timeout} s not all members are in epoch {epoch}: {self._whereabouts(signed)}")
+
+    def _has_entered(self, member: MemberId, epoch: int) -> bool:
+        succession = self.node(member).replica.succession_part
+        return succession.configuration.epoch > epoch or (succession.configuration.epoch == epoch and succession.active)
+
+    def _raise_refusal(self, signed: SignedCommand) -> None:
+        here = [self.node(member).replica for member in self.running]
+        states = {
+            replica.me: replica.orders.state_of(signed.name)
+            for replica in here
+            if not replica.observing and replica.settings.epoch == signed.command.epoch
+        }
+        if states and all(state == REFUSED for state, _ in states.values()):
+            raise ValueError("; ".join(sorted({text for _, text in states.values()})))
+
+    def _whereabouts(self, signed: SignedCommand) -> str:
+        told: list[str] = []
+        for member in self.running:
+            replica = self.node(member).replica
+            state, text = replica.orders.state_of(signed.name)
+            stopped = f", stopped: {replica.stopped}" if replica.stopped else ""
+            told.append(
+                f"{member} in epoch {replica.settings.epoch} at slot {replica.applied} "
+                f"(command: {state} {text}{stopped})"
+            )
+        return "; ".join(told)
 
     # ------------------------------------------------------------------------------------------ comparing
 
@@ -202,7 +397,7 @@ class LocalGroup:
         with trio.move_on_after(timeout):
             while True:
                 roots = self._roots()
-                if len({slot for slot, _ in roots.values()}) == 1:
+                if len({where for where, _ in roots.values()}) == 1:
                     found = {root for _, root in roots.values()}
                     if len(found) > 1:
                         raise AssertionError(f"the members' states differ: {_listed(roots)}")
@@ -210,69 +405,57 @@ class LocalGroup:
                 await trio.sleep(LOOK_SECONDS)
         raise TimeoutError(f"after {timeout} s the members are not in step: {_listed(self._roots())}")
 
-    def _roots(self) -> dict[MemberId, tuple[int, bytes]]:
-        roots: dict[MemberId, tuple[int, bytes]] = {}
+    def _roots(self) -> dict[MemberId, tuple[tuple[int, int], bytes]]:
+        """Epoch and slot, and the digest of the state, of those that take part."""
+        roots: dict[MemberId, tuple[tuple[int, int], bytes]] = {}
         for member in self.running:
-            state = self.node(member).replica.state
+            replica = self.node(member).replica
+            if replica.observing:
+                continue
+            state = replica.state
             view = state.view()
-            roots[member] = (state.applied, merkle_root([view.leaf(index) for index in range(view.count)]))
+            root = merkle_root([view.leaf(index) for index in range(view.count)])
+            roots[member] = ((replica.settings.epoch, state.applied), root)
         return roots
 
 
-def _listed(roots: Mapping[MemberId, tuple[int, bytes]]) -> str:
-    return ", ".join(f"{member} at slot {slot}: {root.hex()[:8]}" for member, (slot, root) in roots.items())
+def _listed(roots: Mapping[MemberId, tuple[tuple[int, int], bytes]]) -> str:
+    return ", ".join(
+        f"{member} at slot {slot}{f' of epoch {epoch}' if epoch else ''}: {root.hex()[:8]}"
+        for member, ((epoch, slot), root) in roots.items()
+    )
 
 
 def _founded(
     members: int, protocol: str, parameters: Mapping[str, int], interval: int
-) -> tuple[Genesis, list[_Member]]:
-    """A genesis with fresh keys, and every member's disk as `bftkit init` would leave it."""
+) -> tuple[Genesis, list[_Member], SigningKey]:
+    """A genesis with fresh keys, every member's disk as `bftkit init` would leave it, and the operator's key."""
     record = load_protocol(protocol).record
     f, c = default_faults(record, members, None, None)
     ids = tuple(f"m{index}" for index in range(members))
     coin, shares = deal_coin(record, ids, f, c, secrets.token_bytes(DEAL_SECRET_SIZE))
-    found = [
-        _Member(
-            id=member,
-            identity=secrets.token_bytes(32),
-            epochs=EpochKeys.generate([secrets.token_bytes(32)]),
-            coin_share=shares.get(member),
-        )
-        for member in ids
-    ]
+    found = [_Member.made(member) for member in ids]
+    operator = SigningKey(secrets.token_bytes(32))
     genesis = Genesis(
         name="local",
         protocol=protocol,
         f=f,
         c=c,
-        roster=Roster(tuple(_entry(member) for member in found)),
-        operators=(SigningKey(secrets.token_bytes(32)).public,),
+        roster=Roster(tuple(member.card.entry for member in found)),
+        operators=(operator.public,),
         operator_threshold=1,
         service=SERVICE_NAME,
         nonce=secrets.token_bytes(NONCE_SIZE),
         parameters=parameters,
         checkpoint_interval=interval,
         coin=coin,
+        schedule={member.id: member.vault.epochs.publics for member in found},
     )
     genesis.check_protocol(record)
     for member in found:
-        identity = Identity.from_seed(member.identity).public_key
-        salt = secrets.token_bytes(SALT_SIZE)
-        Log.create(member.directory, group=genesis.group_id, identity=identity, salt=salt)
-    return genesis, found
-
-
-def _entry(member: _Member) -> RosterEntry:
-    epochs = member.epochs
-    return RosterEntry(
-        id=member.id,
-        identity=Identity.from_seed(member.identity).public_key,
-        epoch_root=epochs.root,
-        epoch_count=epochs.count,
-        epoch_key=epochs.public(0),
-        epoch_path=epochs.path(0),
-        addresses=(f"memory://{member.id}",),
-    )
+        member.vault.coin = shares.get(member.id)
+        member.begin_log(genesis.group_id)
+    return genesis, found, operator
 
 
 @asynccontextmanager
@@ -290,10 +473,10 @@ async def local_group(
     that cannot run so many members or has no such parameters.
     """
     checked_service(service)
-    genesis, found = _founded(members, protocol, dict(parameters or {}), checkpoint_interval)
+    genesis, found, operator = _founded(members, protocol, dict(parameters or {}), checkpoint_interval)
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        group = LocalGroup(service, genesis, found, nursery)
+        group = LocalGroup(service, genesis, found, operator, nursery)
         for member in found:
             await nursery.start(group._live, member)  # pyright: ignore[reportPrivateUsage]
         try:
@@ -336,6 +519,22 @@ class SyncLocalGroup:
     def restart(self, member: MemberId) -> None:
         """See `LocalGroup.restart`."""
         self._run(lambda: self.group.restart(member))
+
+    def add_spare(self, name: MemberId) -> None:
+        """See `LocalGroup.add_spare`."""
+        self._run(lambda: self.group.add_spare(name))
+
+    def switch(
+        self,
+        protocol: str | None = None,
+        *,
+        members: Sequence[MemberId] | None = None,
+        f: int | None = None,
+        c: int | None = None,
+        parameters: Mapping[str, int] | None = None,
+    ) -> Configuration:
+        """See `LocalGroup.switch`."""
+        return self._run(lambda: self.group.switch(protocol, members=members, f=f, c=c, parameters=parameters))
 
     def in_step(self, timeout: float = IN_STEP_SECONDS) -> bytes:
         """See `LocalGroup.in_step`."""

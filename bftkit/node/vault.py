@@ -208,6 +208,10 @@ class MemoryVault(Vault):
     def coin(self) -> bytes | None:
         return self._coin
 
+    @coin.setter
+    def coin(self, share: bytes | None) -> None:
+        self._coin = share
+
     def keys(self, root: bytes) -> EpochKeys | None:
         return self.epochs if self.epochs.root == root else None
 
