@@ -70,9 +70,9 @@ async def test_a_pbft_group_loses_its_leader_and_goes_on() -> None:
         client = await group.client()
         assert await client.submit(b"1", timeout=TIMEOUT) == b"1"
         leader = group.leader
-        assert leader == "m0"
+        assert leader is not None
         await group.crash(leader)
-        assert group.running == ("m1", "m2", "m3")
+        assert group.running == tuple(member for member in group.members if member != leader)
         assert await client.submit(b"1", timeout=TIMEOUT) == b"2"
         assert group.leader != leader
         await group.restart(leader)

@@ -113,8 +113,8 @@ async def test_a_member_that_stops_waits_for_the_checkpoint_that_it_is_saving(
 
 
 async def test_a_member_sends_what_its_adversary_postpones() -> None:
-    """The leader's proposals leave late, but they do: nobody has a reason to replace it."""
-    async with local_group(KeyValueStore) as group:
+    """The leader's proposals leave late, but they do: however busy this machine is, nobody replaces it."""
+    async with local_group(KeyValueStore, parameters={"view_timeout": 30_000, "view_timeout_max": 30_000}) as group:
         client = await group.client()
         await client.submit(keyvalue.put(b"k", b"0"), timeout=PATIENCE_SECONDS)
         node = group.node("m0")
