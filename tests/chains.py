@@ -93,6 +93,7 @@ def asks(*names: MemberId, f: int | None = None, protocol: str | None = None) ->
             change,
             members=members,
             f=change.f if f is None else f,
+            c=change.c if f is None else 0 if f else (len(members) - 1) // 2,
             protocol=change.protocol if protocol is None else protocol,
         )
 

@@ -228,13 +228,14 @@ class Following:
         before = self.place
         walk = self._walk
         asked = self._asked == sender
+        walked = walk is not None and walk.asked == sender
         try:
             links = _unpacked(packed)
             for link, raw in links:
                 self._take(sender, link, raw)
                 if self.contradiction is not None:
                     return self.place is not before
-            if walk is not None and walk.asked == sender:
+            if walk is not None and walked:
                 self._take_walk(walk, [link for link, _ in links])
         except ChainError as error:
             source.refused += 1
@@ -243,6 +244,8 @@ class Following:
             source.deaf_until = self._now + source.patience
             source.patience = min(2 * source.patience, PATIENCE_TICKS_MAX)
             self.suspect(sender)
+            if walk is not None and walked:
+                self._walk_past(walk)
             out.deliver(LinkRefused(sender, source.reason))
         source.silences = 0
         moved = self.place is not before
@@ -309,7 +312,6 @@ class Following:
 
     def _take_walk(self, walk: _Walk, links: Sequence[HandOver]) -> None:
         """Go on from where the walk is. Raises `ChainError`."""
-        walk.asked, walk.until = None, 0
         at = walk.place.configuration.epoch
         for link in links:
             if walk.place.configuration.epoch == link.ending.epoch < self.epoch:
@@ -317,6 +319,8 @@ class Following:
                 walk.links.append(link)
         if walk.place.configuration.epoch == at:
             self._walk_past(walk)
+        else:
+            walk.asked, walk.until = None, 0
         if walk.place.configuration.epoch == self.epoch and walk.place != self.place:
             self.contradiction = (
                 f"there are two genuine chains of hand-overs to epoch {self.epoch}: the one that this client followed, "
@@ -343,7 +347,7 @@ class Following:
 
     def _walk_past(self, walk: _Walk) -> None:
         """A member had nothing, or did not answer: the next one; and after all of them, some time later."""
-        walk.asked = None
+        walk.asked, walk.until = None, 0
         walk.turn += 1
         if walk.turn % len(self.members) == 0:
             walk.until = self._now + CHAIN_PATIENCE_TICKS
