@@ -145,8 +145,15 @@ IDLE_BEATS: Final = 10
 _PROTOCOL_RECORD: Final = b"\x01"
 _BATCH_RECORD: Final = b"\x02"
 _DECIDED_RECORD: Final = b"\x03"
+ENTERED_RECORD: Final = b"\x08"
+"""Where in the log an epoch begins: the digest of the hand-over that opened it."""
 EPOCH_RECORD: Final = b"\x05"
 """The hand-over that opened the epoch: what stands before it in the log is of epochs before."""
+
+
+def entered_record(link: HandOver) -> bytes:
+    """The record that an epoch's entries in the log begin with."""
+    return ENTERED_RECORD + digest(link.encode())
 
 
 @attrs.define
@@ -286,6 +293,7 @@ class Replica:
         protocol_records: list[bytes] = []
         decided: dict[Slot, Digest] = {}
         wedged_by, bedrock_records = b"", list[bytes]()
+        entered, marked = b"", False
         for record in restored.records:
             kind, body = record[:1], record[1:]
             if kind == _PROTOCOL_RECORD:
@@ -297,14 +305,19 @@ class Replica:
             elif kind == OWN_RECORD:
                 self.settling.voted, amnesic = unpack_plain(body)
                 self.silent = self.silent or amnesic
-            elif kind == EPOCH_RECORD:
+            elif kind == ENTERED_RECORD or (kind == EPOCH_RECORD and digest(body) != entered):
+                # Every segment begins with the hand-over; what stands before the first one is of epochs before.
+                entered, marked = (body, True) if kind == ENTERED_RECORD else (digest(body), False)
                 protocol_records.clear()
                 decided.clear()
                 wedged_by, bedrock_records = b"", []
+            elif kind == EPOCH_RECORD:
+                pass
             elif kind == WEDGE_RECORD:
                 wedged_by = body
             elif kind == BEDROCK_RECORD:
-                bedrock_records.append(body)
+                if body not in bedrock_records:
+                    bedrock_records.append(body)
             else:
                 raise WireError(f"unknown kind of log record {kind.hex()}")
         if not self.passive:
@@ -319,6 +332,9 @@ class Replica:
         self.promised = max([self.applied, self.settling.voted, *decided])
         if restored.amnesic:
             out.persist(self.settling.own_record())
+        opened_by = self.succession.opened_by if self.succession is not None else None
+        if opened_by is not None and not marked:
+            out.persist(entered_record(opened_by), opened_by.ending.slot)  # the crash was faster
 
     def _restore_epoch(self, restored: Restored, out: ReplicaOut) -> None:
         """Which epoch this member was in: the one that the newest hand-over in its log opened."""
@@ -425,6 +441,7 @@ class Replica:
         waiting = [entry.bundle for entry in self.pool.oldest()]
         self.pool = Pool(self.limits.pool_bytes, self.limits.client_pool_bytes)
         out.deliver(Rotate(self.standing()))
+        out.persist(entered_record(link), link.ending.slot)
         if not self.passive:
             self._step(self.machine.on_start, out)
             if self.checkpoints.stable > link.ending.slot:
