@@ -29,7 +29,7 @@ from bftkit.channel.frames import BedrockMessage, Wedged, pack_control
 from bftkit.channel.interface import ReplicaOut
 from bftkit.channel.state import error_text
 from bftkit.channel.succession import REPEAT_BEATS, Last
-from bftkit.core.digest import digest
+from bftkit.core.digest import NO_DIGEST, digest
 from bftkit.core.machine import (
     STANDING,
     Broadcast,
@@ -386,7 +386,12 @@ class Wedge:
         except Exception as error:
             replica.halt(f"what was decided cannot be told: {error_text(error).decode()}", out)
             return
-        self.continuation = Continuation(signed, start, certificate, carried.slots)
+        slots = carried.slots
+        if not slots and start == court.setup.start:
+            # Every epoch has a slot of its own: else its end would be the state that it began with, which another
+            # hand-over has certified as another epoch's.
+            slots = ((start + 1, NO_DIGEST),)
+        self.continuation = Continuation(signed, start, certificate, slots)
         self._go_on(out)
 
     def _go_on(self, out: ReplicaOut) -> None:
