@@ -258,3 +258,9 @@ def _check_forced(configuration: Configuration, change: Change, *, accept_loss: 
         raise CommandError("a forced change never changes the members, f or c: the present ones must agree on it")
     if (change.operators, change.operator_threshold) != (configuration.operators, configuration.operator_threshold):
         raise CommandError("a forced change never changes the operators")
+    if change.coin != (configuration.coin is not None):
+        # Whoever follows the chain compares: members that let this pass would end the epoch with a link nobody believes.
+        raise CommandError(
+            "a forced change keeps the coin key that there is: the command must say "
+            f"coin = {str(configuration.coin is not None).lower()}"
+        )

@@ -494,6 +494,8 @@ class World(Controls):
             operators=operators,
             threshold=threshold,
         )
+        if forced:
+            change = attrs.evolve(change, coin=configuration.coin is not None)  # it keeps the key that there is
         return self.order(FORCED if forced else PLANNED, change, at=at, signers=signers, to=to)
 
     def order(
