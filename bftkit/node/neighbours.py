@@ -4,14 +4,16 @@ The replica says who its neighbours are: the members of the epoch, and those tha
 by their identity keys, and nothing else makes a link a member's. Whoever else comes is a client, if the group's policy
 has it; operators always are, since their commands carry their own proof.
 
-A member that joins may have knocked before anybody here knew it, and was let in as a client. Once it is a neighbour,
-that link is closed: it dials again, and comes in as what it is.
+A member says in its handshake that it is one. As long as it is no neighbour (it is to join, or was removed), it is not
+let in, and not taken for a client either. Should one have come in as a client all the same, its link is closed once it
+is a neighbour: it dials again, and comes in as what it is.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from bftkit.core.machine import MemberId
 from bftkit.membership.roster import RosterEntry
@@ -20,7 +22,9 @@ from bftkit.network.hub import Admission, Hub, HubError
 
 logger = logging.getLogger("bftkit.node")
 
-CLIENT_QUEUE_BYTES = 32 << 20
+CLIENT_QUEUE_BYTES: Final = 32 << 20
+MEMBER_PAYLOAD: Final = b"member"
+"""What a member's handshake carries."""
 
 Peers = Mapping[MemberId, tuple[bytes, tuple[Address, ...]]]
 """Identity key and addresses of members."""
@@ -44,6 +48,8 @@ class Door:
         member = self.members.get(public_key)
         if member is not None:
             return Admission(member, privileged=True)
+        if payload == MEMBER_PAYLOAD:
+            return None
         if self._listed is not None and public_key not in self._listed and public_key not in self.operators:
             return None
         return Admission(public_key, frame_bytes=self._client_frame_bytes, queue_bytes=CLIENT_QUEUE_BYTES)
@@ -58,6 +64,8 @@ class Neighbours:
         self._door = door
         self._me = me
         self._peers = dict(peers)
+        if door is not None:
+            hub.payload = MEMBER_PAYLOAD
 
     @property
     def peers(self) -> Peers:
