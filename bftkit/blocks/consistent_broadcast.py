@@ -32,7 +32,7 @@ from bftkit.core.digest import digest
 from bftkit.core.machine import Digest, Machine, MemberId, Out, Record, Transition
 from bftkit.core.ordering import Setup
 from bftkit.core.state import SHARED, Forkable
-from bftkit.core.wire import Blob, Codec, WireError
+from bftkit.core.wire import Blob, Codec, Member, WireError
 
 PURPOSE: typing.Final = "consistent broadcast"
 """The purpose under which echoes are signed."""
@@ -78,6 +78,8 @@ CODEC: typing.Final = Codec[Message]("consistent broadcast", {1: Send, 2: Echo, 
 class EchoedTwice:
     """Two finals of one instance for two values: whoever voted in both echoed twice."""
 
+    id: Annotated[bytes, Blob(ID_BYTES_MAX)]
+    sender: Member
     first: Final
     second: Final
 
@@ -286,7 +288,7 @@ class ConsistentBroadcast(Forkable, Machine[Input, Message, Output]):
     def _on_second_final(self, first: Final, second: Final, out: Out[Message, Output]) -> None:
         """More than f members lie, and here is who."""
         a, b = sorted((first, second), key=lambda final: final.value)
-        proof = PROOFS.encode(EchoedTwice(a, b))
+        proof = PROOFS.encode(EchoedTwice(self.id, self.sender, a, b))
         both = set(self.certifier.signers(first.certificate)) & set(self.certifier.signers(second.certificate))
         for member in sorted(both):
             out.blame(member, "echoed two values of one broadcast", proof)
@@ -346,6 +348,20 @@ def check_proof(setup: Setup, id: bytes, sender: MemberId, proof: bytes) -> byte
         return None
     setup.memo.keep(key, final.value)
     return final.value
+
+
+def convicts(setup: Setup, member: MemberId, proof: bytes) -> bool:
+    """Whether two finals prove, to anybody with the members' keys, that this member echoed two values."""
+    try:
+        twice = PROOFS.decode(proof)
+    except WireError:
+        return False
+    certifier = _certifier(setup)
+    return twice.first.value != twice.second.value and all(
+        certifier.verify(statement(twice.id, twice.sender, final.value), final.certificate)
+        and member in certifier.signers(final.certificate)
+        for final in (twice.first, twice.second)
+    )
 
 
 def read_proof(proof: bytes) -> Final | None:

@@ -351,6 +351,9 @@ class Plugin:
     history: Callable[[Setup, Slot, Sequence[Record]], bytes]
     check_history: Callable[[Setup, MemberId, Slot, bytes], bool]
     carry: Callable[[Setup, Slot, Mapping[MemberId, bytes]], Carried]
+    convicts: Callable[[Setup, MemberId, bytes], bool] | None = None
+    """Whether a proof that came with a blame shows, to anybody with the members' keys, that this member broke the
+    protocol; None: its blames come without proofs."""
     forge: Callable[[Setup, Any, Digest], Any | None] | None = None
     """For fault injection: the same proposal for another batch, as a leader that lies could sign it; else None."""
     resign: Callable[[Setup, Any], Any | None] | None = None

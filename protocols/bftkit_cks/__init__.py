@@ -21,7 +21,7 @@ from bftkit.blocks import agreement_messages, consistent_broadcast, validated_me
 from bftkit.core.ordering import Plugin
 
 from .forge import forge, resign
-from .history import carry, check_history, history
+from .history import carry, check_history, convicts, history
 from .lists import LISTS
 from .machine import CksMachine
 from .messages import CODEC
@@ -34,6 +34,7 @@ PLUGIN: Final = Plugin(
     history=history,
     check_history=check_history,
     carry=carry,
+    convicts=convicts,
     forge=forge,
     resign=resign,
     inside=(consistent_broadcast.CODEC, agreement_messages.CODEC, validated_messages.PROOFS, LISTS),

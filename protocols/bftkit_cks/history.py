@@ -35,6 +35,7 @@ from typing import Annotated, Final, TypeAlias
 import attrs
 
 from bftkit.blocks import agreement_messages as am
+from bftkit.blocks import consistent_broadcast as cb
 from bftkit.blocks import validated_agreement as va
 from bftkit.blocks.certificates import CERTIFICATE_FIELD
 from bftkit.core.machine import Digest, MemberId, Record, Slot
@@ -186,3 +187,8 @@ def _carried(
 
 def _strength(voted: Voted) -> Strength:
     return voted.attempt, voted.round, voted.value, voted.candidate
+
+
+def convicts(setup: Setup, member: MemberId, proof: bytes) -> bool:
+    """Whether the bytes show that this member echoed two values of one broadcast, or voted twice in one round."""
+    return cb.convicts(setup, member, proof) or am.check_proof(setup, proof) == member

@@ -19,7 +19,7 @@ from itertools import pairwise
 from bftkit.core.machine import Digest, MemberId, Record, Slot
 from bftkit.core.ordering import Carried, Setup
 from bftkit.core.wire import WireError
-from bftkit_coordinator.messages import APPEND_PURPOSE, HISTORIES, RECORDS, Conflict, Entry, History
+from bftkit_coordinator.messages import APPEND_PURPOSE, CONFLICTS, HISTORIES, RECORDS, Conflict, Entry, History
 from bftkit_coordinator.record import RECORD
 
 
@@ -68,6 +68,22 @@ def conflicts(histories: Mapping[MemberId, bytes]) -> tuple[Conflict, ...]:
         first, *others = sorted({entry.digest: entry for entry in entries}.values(), key=lambda entry: entry.digest)
         found.extend(Conflict(first, other) for other in others)
     return tuple(found)
+
+
+def convicts(setup: Setup, member: MemberId, proof: bytes) -> bool:
+    """Whether the bytes show that this member, the coordinator, signed two batches for one slot."""
+    try:
+        found = CONFLICTS.decode(proof)
+    except WireError:
+        return False
+    first, second = found.first, found.second
+    return (
+        member == setup.members[setup.parameter(RECORD, "coordinator")]
+        and first.slot == second.slot
+        and first.digest != second.digest
+        and _signed(setup, first)
+        and _signed(setup, second)
+    )
 
 
 def _by_slot(histories: Mapping[MemberId, bytes]) -> dict[Slot, list[Entry]]:

@@ -26,7 +26,7 @@ from typing import Final
 from bftkit.core.ordering import Plugin
 
 from .forge import forge, resign
-from .history import carry, check_history, conflicts, history
+from .history import carry, check_history, conflicts, convicts, history
 from .machine import PaxosMachine
 from .messages import CODEC
 from .record import RECORD
@@ -40,6 +40,7 @@ PLUGIN: Final = Plugin(
     history=history,
     check_history=check_history,
     carry=carry,
+    convicts=convicts,
     forge=forge,
     resign=resign,
 )

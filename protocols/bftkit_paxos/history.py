@@ -33,7 +33,7 @@ from bftkit.core.ordering import Carried, Setup
 from bftkit.core.wire import Codec, Many, Struct, WireError
 
 from .ballots import WINDOWS, leader_of
-from .messages import ACCEPT_PURPOSE, HELD_MAX, RECORDS, Conflict, Entry
+from .messages import ACCEPT_PURPOSE, CONFLICTS, HELD_MAX, RECORDS, Conflict, Entry
 
 
 @attrs.frozen
@@ -105,6 +105,22 @@ def conflicts(histories: Mapping[MemberId, bytes]) -> tuple[Conflict, ...]:
         first, *others = (proposals[place][digest] for digest in sorted(proposals[place]))
         found.extend(Conflict(first, other) for other in others)
     return tuple(found)
+
+
+def convicts(setup: Setup, member: MemberId, proof: bytes) -> bool:
+    """Whether the bytes show that this member signed two batches for one slot, as the leader of one ballot."""
+    try:
+        found = CONFLICTS.decode(proof)
+    except WireError:
+        return False
+    first, second = found.first, found.second
+    return (
+        member == leader_of(setup, first.ballot)
+        and (first.ballot, first.slot) == (second.ballot, second.slot)
+        and first.digest != second.digest
+        and signed(setup, first)
+        and signed(setup, second)
+    )
 
 
 def signed(setup: Setup, entry: Entry) -> bool:

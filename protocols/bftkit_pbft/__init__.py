@@ -17,6 +17,7 @@ from typing import Final
 
 from bftkit.core.ordering import Plugin
 
+from .evidence import convicts
 from .forge import forge, resign
 from .history import carry, check_history, history
 from .machine import PbftMachine
@@ -30,6 +31,7 @@ PLUGIN: Final = Plugin(
     history=history,
     check_history=check_history,
     carry=carry,
+    convicts=convicts,
     forge=forge,
     resign=resign,
     inside=(BODIES, PROOFS),

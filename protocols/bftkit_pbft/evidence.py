@@ -74,6 +74,11 @@ def accused(setup: Setup, proof: bytes) -> MemberId | None:
     return None
 
 
+def convicts(setup: Setup, member: MemberId, proof: bytes) -> bool:
+    """Whether these bytes alone show that the member lied; of a `BadBatch` they are only one half."""
+    return not isinstance(_decode(proof), BadBatch) and accused(setup, proof) == member
+
+
 def _decode(proof: bytes) -> Proof | None:
     try:
         return PROOFS.decode(proof)
