@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +12,7 @@ from cyclopts import Parameter, validators
 
 from bftkit.cli.app import CommandFailed, ExitCode, output
 from bftkit.client import connect_sync
+from bftkit.membership.names import PROPOSALS_MAX, TEXT_MAX
 from bftkit.service import keyvalue
 
 FolderOption = Annotated[
@@ -134,3 +135,30 @@ def _show(members: tuple[str, ...], found: Any) -> None:
         names = ("protocol", "view", "leader", "applied", "stable", "waiting", "durability")
         table.add_row(member, state, *("-" if one.get(name) is None else str(one[name]) for name in names))
     output().show(table)
+    for line in proposed(found):
+        output().plain(line)
+
+
+def proposed(found: Mapping[str, Any]) -> list[str]:
+    """Who could become a member, as name services told these members. A member may lie, so anything may stand there."""
+    tellers: dict[tuple[str, str, str], dict[str, None]] = {}
+    for member in sorted(found):
+        match found[member]:
+            case {"names": {"proposals": [*proposals]}}:
+                for proposal in proposals[:PROPOSALS_MAX]:
+                    match proposal:
+                        case {"id": str(id_), "identity": str(identity), "note": str(note)}:
+                            told = (_printable(id_), _printable(identity), _printable(note))
+                            tellers.setdefault(told, {})[member] = None
+                        case _:
+                            pass
+            case _:
+                pass
+    return [
+        f"proposed as a member: {id_}, identity {identity}{f' ({note})' if note else ''}, says {', '.join(told_by)}"
+        for (id_, identity, note), told_by in sorted(tellers.items())
+    ]
+
+
+def _printable(text: str) -> str:
+    return "".join(c for c in text[:TEXT_MAX] if c.isprintable())

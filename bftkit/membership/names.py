@@ -11,7 +11,7 @@ operator. Then come the name services in the order in which the settings list th
 delay a link while the roster's addresses work, and one that tells the truth finds a member that has moved. No source
 can push another one's addresses out: each has room of its own.
 
-**Proposals** are shown to operators (`bftkit status --json`). The roster and the keys in it change by an ordered
+**Proposals** are shown to operators (`bftkit status`). The roster and the keys in it change by an ordered
 command that operators have signed, whatever a name service says.
 """
 

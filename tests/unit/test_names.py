@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from bftkit.cli.client import proposed
 from bftkit.configuration.settings import ClientSettings, DnsSettings
 from bftkit.configuration.text import ConfigurationError
 from bftkit.core.digest import digest
@@ -232,6 +233,17 @@ def test_proposals_are_bounded_in_number_and_length(book: AddressBook) -> None:
     (told,) = book.learn(ZONE, Naming(proposals=(long, GOOD)))
     assert "it is made twice" in told
     assert book.candidates()[0].note == "[2J" + "y" * (TEXT_MAX - 4)
+
+
+def test_operators_see_who_is_proposed_and_by_whom_though_members_may_lie(book: AddressBook) -> None:
+    book.learn(ZONE, Naming(proposals=(GOOD,)))
+    status = {"names": book.status()}
+    lies: list[object] = [3, {"id": 3}, {"id": "\x1b[2Jm9", "identity": "k" * 1000, "note": ""}]
+    found = {"m2": status, "m1": status, "m3": {"names": {"proposals": lies * 1000}}, "m4": {"names": 3}, "m5": {}}
+    assert proposed(found) == [
+        f"proposed as a member: [2Jm9, identity {'k' * TEXT_MAX}, says m3",
+        f"proposed as a member: m8, identity {key('m8').hex()} (hall 2), says m1, m2",
+    ]
 
 
 # ------------------------------------------------------------------------------------------------- the file
