@@ -238,7 +238,7 @@ def test_a_port_in_use_and_a_data_folder_in_use_are_clear_errors(shared: Process
 
 def test_a_client_of_another_group_is_not_let_in(shared: ProcessGroup, found: MakeGroup, client: OpenClient) -> None:
     other = found()
-    lost = attrs.evolve(other.genesis, roster=shared.genesis.roster)
+    lost = attrs.evolve(other.genesis, roster=shared.genesis.roster, schedule=shared.genesis.schedule)
     with SyncClient(open_core(lost, os.urandom(32))) as one, pytest.raises(NoAnswer):
         one.submit(keyvalue.put(b"k", b"v"), timeout=1.0)
     assert client(shared).submit(keyvalue.put(b"k", b"v"), timeout=60) == b"="
