@@ -164,6 +164,13 @@ class Preparing:
         self._try_commit(out)
         self._replica.succession_part.try_enter(out)
 
+    def resume(self, out: ReplicaOut) -> None:
+        """After a restart: members that were away may still need this one to come by their shares of the key."""
+        replica = self._replica
+        link = replica.succession_part.opened_by
+        if link is not None and link.selection and replica.me in link.next.members:
+            self.coin_keys.select(link.next, link.signed.name, link.selection, out)
+
     def share_for(self, epoch: int) -> bytes | None:
         """This member's share of the coin key of the epoch, if it has one."""
         return self.coin_keys.shares.get(epoch)

@@ -361,7 +361,13 @@ class Replica:
         opened_by = self.succession.opened_by if self.succession is not None else None
         if opened_by is not None and slot < opened_by.ending.slot:
             return  # of an epoch before: the state is fetched
-        certified, root = self.checkpoints.check(manifest.certificate)
+        if self.succession is not None and Ending.is_one(manifest.certificate.body):
+            ending = Ending.decode(manifest.certificate.body)
+            if ending.epoch >= self.settings.epoch and not self.succession.reached(ending, manifest.certificate):
+                return  # of an epoch that this member knows no way to: the state is fetched
+            certified, root = ending.slot, ending.root
+        else:
+            certified, root = self.checkpoints.check(manifest.certificate)
         names = [digest(chunk) for chunk in chunks]
         if certified != slot or names != list(manifest.leaves) or not self.checkpoints.fits(root, names):
             raise WireError("the saved checkpoint is not the certified one")
@@ -480,6 +486,8 @@ class Replica:
             self.preparing.on_executed(out)
             self.succession.begin(out)
             self.wedge.start(out)
+            self.preparing.resume(out)
+            self.succession.resume(out)
         self._advance(out, replay=True)
         self._tell_status(out)
 

@@ -52,6 +52,7 @@ from bftkit.membership.chain import (
     follow,
     only_verifies,
     signers_of_both,
+    two_endings,
 )
 from bftkit.membership.commands import SignedCommand
 from bftkit.membership.epochs import Configuration, Schedule, extended
@@ -293,6 +294,30 @@ class Succession:
         self._enter(link, out)
         return True
 
+    def reached(self, ending: Ending, certificate: Certificate) -> bool:
+        """After a restart: the state that this ending is about is durable here, and the log knows nothing of it.
+
+        Says whether this member can go on from there: it knows the hand-over, or comes to the same ending itself.
+        """
+        replica = self._replica
+        for link in self.ahead:
+            if link.ending == ending:
+                self.crossing = link
+                return True
+        here, keyring = self.configuration, replica.settings.keyring
+        if ending.epoch != here.epoch:
+            return False
+        if not certificate.valid(keyring, HANDOVER_PURPOSE, here.quorum.certificate):
+            raise WireError("the saved end of the epoch is not signed by a quorum")
+        return True
+
+    def resume(self, out: ReplicaOut) -> None:
+        """After a restart: the epoch's last slot may have been executed before it."""
+        if self.crossing is not None:
+            self.try_enter(out)
+        else:
+            self.on_executed(self._replica.applied, out)
+
     def try_enter(self, out: ReplicaOut) -> None:
         """Something came that this member may have waited for."""
         replica = self._replica
@@ -530,7 +555,7 @@ class Succession:
         except ChainError as error:
             raise WireError(str(error)) from None
         for member in signers_of_both(known, link):
-            replica.blame(member, "two hand-overs of one epoch", known.encode() + link.encode(), out)
+            replica.blame(member, "two hand-overs of one epoch", two_endings(known, link), out)
         replica.halt(f"epoch {link.ending.epoch} has two hand-overs: its members broke the rules", out)
 
     def _approach(self, out: ReplicaOut) -> None:
@@ -599,21 +624,23 @@ class Succession:
                 link = HandOver.decode(data)
                 if link.ending.epoch != place.configuration.epoch:
                     continue
-                if newest is not None and link.ending.epoch >= newest.ending.epoch:
-                    break
+                if newest is not None and link.ending.epoch == newest.ending.epoch:
+                    place = Place(newest.next, newest.ending.opening)
+                    continue
                 place = follow(settings.group, place, link, keychain.verifier, settings.verify)
-                if newest is not None:
+                if newest is not None and link.ending.epoch < newest.ending.epoch:
                     self.links[link.ending.epoch] = link
                 else:
                     self.ahead.append(link)
         except (ChainError, ConfigurationError) as error:
             raise WireError(str(error)) from None
-        if newest is None:
-            self.ahead_place = place
-            return
-        # The log's own newest link is the member's own word: it crossed there.
-        self.links[newest.ending.epoch] = newest
-        self.place = self.ahead_place = Place(newest.next, newest.ending.opening)
+        if newest is not None:
+            # The log's own newest link is the member's own word: it crossed there.
+            self.links[newest.ending.epoch] = newest
+            self.place = Place(newest.next, newest.ending.opening)
+            if place.configuration.epoch < newest.next.epoch:
+                place = self.place
+        self.ahead_place = place
 
 
 __all__ = ["Last", "Succession"]
