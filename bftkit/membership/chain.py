@@ -21,7 +21,7 @@ import attrs
 
 from bftkit.core.digest import digest
 from bftkit.core.machine import Digest, MemberId, Slot
-from bftkit.core.wire import Blob, Codec, WireError
+from bftkit.core.wire import Blob, Codec, Struct, WireError
 from bftkit.crypto.keys import Keyring
 from bftkit.crypto.signed import Certificate
 from bftkit.membership.commands import FORCED, KINDS, Command, CommandError, SignedCommand
@@ -213,6 +213,31 @@ def signers_of_both(one: HandOver, other: HandOver) -> tuple[MemberId, ...]:
     """The members that signed both of two contradicting links."""
     first = {vote.member for vote in one.certificate.votes}
     return tuple(vote.member for vote in other.certificate.votes if vote.member in first)
+
+
+@attrs.frozen
+class TwoEndings:
+    """Evidence: two hand-overs that end one epoch in two ways."""
+
+    first: Annotated[HandOver, Struct(HandOver)]
+    second: Annotated[HandOver, Struct(HandOver)]
+
+
+TWO_ENDINGS: Final = Codec[TwoEndings]("two endings", {1: TwoEndings}, bytes_max=2 * LINK_BYTES_MAX)
+
+
+def two_endings(one: HandOver, other: HandOver) -> bytes:
+    """The proof against those who signed both of two contradicting links, in one defined order."""
+    first, second = sorted((one, other), key=lambda link: link.certificate.body)
+    return TWO_ENDINGS.encode(TwoEndings(first, second))
+
+
+def read_two_endings(proof: bytes) -> TwoEndings | None:
+    """What `two_endings` made, unchecked; None for other bytes."""
+    try:
+        return TWO_ENDINGS.decode(proof)
+    except WireError:
+        return None
 
 
 class _OnlyVerifies:
