@@ -25,6 +25,10 @@ from bftkit.network.addresses import Address, parse_address
 from bftkit.network.hub import Limits as HubLimits
 from bftkit.network.session import Identity
 from bftkit.network.tcp import TcpHub
+from bftkit.node.chronicle import FILE as EVENTS_FILE
+from bftkit.node.chronicle import Chronicle
+from bftkit.node.evidence import FOLDER as EVIDENCE_FOLDER
+from bftkit.node.evidence import EvidenceStore
 from bftkit.node.folders import MemberFolder
 from bftkit.node.keychain import MemberKeychain, NoKey, keyring_of, taking_no_part
 from bftkit.node.names import open_names
@@ -173,6 +177,10 @@ def assemble(
         names=open_names(folder.settings.names, folder.path, genesis, me),
         door=door,
         vault=vault,
+        chronicle=Chronicle(folder.path / EVENTS_FILE),
+        evidence=EvidenceStore(
+            folder.path / EVIDENCE_FOLDER, genesis.group_id, me, Place(Configuration.first(genesis), genesis.group_id)
+        ),
     )
     return Member(node, restored, address)
 

@@ -60,6 +60,8 @@ from bftkit.core.machine import (
 )
 from bftkit.network.addresses import Address
 from bftkit.network.hub import Hub, LinkUp, Peer, Received
+from bftkit.node.chronicle import Chronicle
+from bftkit.node.evidence import EvidenceStore
 from bftkit.node.names import Names
 from bftkit.node.neighbours import Door, Neighbours
 from bftkit.node.vault import Vault
@@ -192,11 +194,14 @@ class Node:
         names: Names | None = None,
         door: Door | None = None,
         vault: Vault | None = None,
+        chronicle: Chronicle | None = None,
+        evidence: EvidenceStore | None = None,
     ) -> None:
         """`peers`: identity key and addresses of every other member. `names`: where to learn of newer addresses.
 
         In a group whose configuration can change, `door` is the hub's accept callback, which is told who the members
-        are, and `vault` has this member's secrets; `peers` may then be empty. The hub, log and store become the node's.
+        are, and `vault` has this member's secrets; `peers` may then be empty. `chronicle` and `evidence` keep what
+        happened, and proofs of lies. The hub, log and store become the node's.
         """
         self.replica = replica
         self.hub = hub
@@ -205,6 +210,8 @@ class Node:
         self.counters = NodeCounters()
         self._neighbours = Neighbours(hub, door, replica.me, peers)
         self._vault = vault
+        self._chronicle = chronicle if chronicle is not None else Chronicle(None)
+        self._evidence = evidence
         self._wall_clock = wall_clock
         self._adversary = adversary
         self._names = names
@@ -247,6 +254,9 @@ class Node:
                     self.replica.on_input(self._clock(), out)
                     self.replica.on_restore(restored, out)
                     self.replica.on_start(out)
+                    self._chronicle.begin(self.replica)
+                    if self._evidence is not None and self.replica.succession is not None:
+                        self._evidence.place = self.replica.succession.place
                     self._neighbours.dial()
                     if self.replica.succession is not None:
                         await self._remember_epoch()
@@ -305,6 +315,7 @@ class Node:
             out = self._adversary.outgoing(replica, out)
             self._send_postponed(self._adversary, now)
         await self._carry_out(out, nursery)
+        self._chronicle.after_round(replica, now)
         if now >= self._seal_at:
             self._seal_at = float("inf")
             self.log.seal()
@@ -401,6 +412,7 @@ class Node:
                             self._send(client, pack_answer(StatusAnswer(number, text)))
                         case Halted(reason):
                             logger.error("%s halts: %s", self.replica.me, reason)
+                            self._chronicle.note("halted", epoch=self.replica.settings.epoch, reason=reason)
                         case Linked(epoch, link):
                             self._linking[epoch] = link
                             nursery.start_soon(self._keep_links)
@@ -408,7 +420,10 @@ class Node:
                             self._neighbours.follow(entries)
                             if self._names is not None:
                                 self._names.follow(entries, self.readdress)
-                        case Entered():
+                        case Entered(place, link):
+                            self._chronicle.entered(place, link)
+                            if self._evidence is not None:
+                                self._evidence.place = place
                             self._entered(nursery)
                         case KeepSecret(epoch, name, secret):
                             await self._keep_secret(epoch, name, secret)
@@ -558,11 +573,16 @@ class Node:
         if key not in self._blamed and len(self._blamed) >= FAULTS_KEPT:
             key = (member, "other faults")  # texts may hold numbers that a liar chooses
         count = self._blamed[key] = self._blamed.get(key, 0) + 1
+        kept: str | None = None
+        if proof and count <= PROOFS_KEPT:
+            self.evidence.append((member, fault, proof))
+            if self._evidence is not None:
+                kept = self._evidence.keep(member, fault, proof)
         # Told once, then at every doubling: a liar must not fill our disk with words (FAULTS, oracle X).
         if count & (count - 1) == 0:
             logger.warning("%s: %s %s (%d times)", self.replica.me, member, key[1], count)
-        if proof and count <= PROOFS_KEPT:
-            self.evidence.append((member, fault, proof))
+            epoch = self.replica.settings.epoch
+            self._chronicle.note("blamed", epoch=epoch, member=member, fault=key[1], count=count, evidence=kept)
 
     # ------------------------------------------------------------------------------------------ telling
 
@@ -581,6 +601,8 @@ class Node:
             "node": attrs.asdict(self.counters),
             "network": dict(sorted(self.hub.counters.items())),
         }
+        status |= self._chronicle.told()
+        status["evidence"] = self._evidence.count if self._evidence is not None else len(self.evidence)
         if self._names is not None:
             status["names"] = self._names.status()
         if self._adversary is not None:

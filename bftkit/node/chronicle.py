@@ -1,0 +1,201 @@
+"""What happened to the group's configuration, and what went wrong, as this member saw it: for people, kept on disk.
+
+A line of JSON for each event, in ``events.jsonl`` in the member's folder: epochs that were entered, how long service
+paused, commands that were refused, members that were blamed, and why this member stopped. Nothing depends on it: it is
+not synced, and a disk that has no room costs events and nothing else. It is bounded: a full file becomes
+``events.jsonl.1``, and the one before that goes.
+
+**How long service paused** is measured from the last decision of the old epoch to the first one of the new. If nothing
+was waiting to be ordered, that says how idle the clients were; so there is a second measure, until the new epoch was
+ready to decide. A member that fetched the state instead of deciding measures nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from bftkit.channel.replica import Replica
+from bftkit.core.wire import WireError
+from bftkit.membership.chain import HandOver, Place
+
+logger = logging.getLogger("bftkit.node")
+
+FILE: Final = "events.jsonl"
+FILE_BYTES_MAX: Final = 1 << 20
+NEWEST: Final = 16
+"""So many events are in the member's status."""
+
+
+@attrs.define
+class Switch:
+    """One change of the configuration, as this member saw it."""
+
+    epoch: int
+    before: str
+    after: str
+    kind: str
+    members: int
+    slot: int
+    """The last slot of the epoch before."""
+    decided: float | None
+    """When that epoch's last decision was made here; None: this member did not see it."""
+    ready_ms: float | None = None
+    pause_ms: float | None = None
+
+    def told(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "epoch": self.epoch,
+            "from": self.before,
+            "to": self.after,
+            "kind": self.kind,
+            "members": self.members,
+            "after_slot": self.slot,
+            "ready_ms": self.ready_ms,
+            "pause_ms": self.pause_ms,
+        }
+
+
+class Chronicle:
+    """One member's events."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        wall_clock: Callable[[], float] = time.time,
+        file_bytes_max: int = FILE_BYTES_MAX,
+    ) -> None:
+        """`path`: the file; None for a member that keeps nothing."""
+        self.newest: deque[dict[str, Any]] = deque(maxlen=NEWEST)
+        self.switch: Switch | None = None
+        """The newest change of the configuration since this process began."""
+        self._path = path
+        self._wall_clock = wall_clock
+        self._bytes_max = file_bytes_max
+        self._full = False
+        self._protocol = ""
+        self._applied = -1
+        self._decided: float | None = None
+        self._refused: set[bytes] = set()
+
+    def note(self, event: str, **fields: Any) -> None:
+        """Something happened."""
+        entry = {"event": event, "time_ms": int(self._wall_clock() * 1000), **fields}
+        self.newest.append(entry)
+        if self._path is not None:
+            self._write(self._path, json.dumps(entry) + "\n")
+
+    def _write(self, path: Path, line: str) -> None:
+        try:
+            if path.exists() and path.stat().st_size + len(line) > self._bytes_max:
+                path.replace(path.with_name(path.name + ".1"))
+            with path.open("a", encoding="utf-8") as file:
+                file.write(line)
+            self._full = False
+        except OSError as error:
+            if not self._full:  # once is enough
+                logger.warning("%s cannot be written: %s", path, error.strerror or error)
+            self._full = True
+
+    # ------------------------------------------------------------------------------------------ epochs
+
+    def begin(self, replica: Replica) -> None:
+        """The member's process begins."""
+        self._protocol = replica.settings.plugin.record.name
+        self._applied = replica.applied
+        self.note(
+            "started",
+            epoch=replica.settings.epoch,
+            protocol=self._protocol,
+            applied=replica.applied,
+            silent=replica.silent,
+        )
+
+    def entered(self, place: Place, link: bytes) -> None:
+        """This member is in a new epoch."""
+        here = place.configuration
+        ending, kind = _read(link)
+        decided = self._decided if self._applied == ending else None
+        self.switch = Switch(here.epoch, self._protocol, here.protocol, kind, len(here.members), ending, decided)
+        self._protocol = here.protocol
+        self._refused.clear()
+        self.note(
+            "entered",
+            epoch=here.epoch,
+            **{"from": self.switch.before, "to": here.protocol},
+            kind=kind,
+            members=list(here.members),
+            byzantine=here.f,
+            crash=here.c,
+            after_slot=ending,
+        )
+
+    def after_round(self, replica: Replica, now: float) -> None:
+        """Called after every round of the node: looks whether something was decided, and measures the pause."""
+        switch = self.switch
+        if switch is not None and switch.decided is not None and switch.pause_ms is None:
+            self._measure(switch, replica, now)
+        applied = replica.applied
+        if applied != self._applied:
+            self._applied = applied
+            if replica.catchup.busy or replica.observing:
+                self._decided = None  # it came from others
+            elif not replica.wedged:
+                self._decided = now
+        if replica.orders.refused:
+            self._note_refusals(replica)
+
+    def _measure(self, switch: Switch, replica: Replica, now: float) -> None:
+        assert switch.decided is not None
+        succession = replica.succession
+        if replica.settings.epoch != switch.epoch or succession is None:
+            return
+        since = round((now - switch.decided) * 1000, 3)
+        if switch.ready_ms is None and succession.active:
+            switch.ready_ms = since
+        if replica.applied > switch.slot and replica.applied != self._applied:
+            switch.pause_ms = since
+            self.note("resumed", **switch.told())
+
+    def _note_refusals(self, replica: Replica) -> None:
+        for name, text in replica.orders.refused.items():
+            if name not in self._refused:
+                self._refused.add(name)
+                self.note("refused", epoch=replica.settings.epoch, command=name.hex(), reason=text)
+
+    def told(self) -> dict[str, Any]:
+        """For the member's status."""
+        switch = self.switch.told() if self.switch is not None else None
+        return {"switch": switch, "events": list(self.newest)}
+
+
+def read_events(folder: Path) -> Iterator[dict[str, Any]]:
+    """The events that a member's folder holds, the oldest first. A line that a crash has cut is left out."""
+    for path in (folder / f"{FILE}.1", folder / FILE):
+        if not path.exists():
+            continue
+        for line in path.read_text("utf-8", "replace").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict):
+                yield entry
+
+
+def _read(link: bytes) -> tuple[int, str]:
+    """The last slot of the epoch that this hand-over ends, and which kind of change it is."""
+    try:
+        handover = HandOver.decode(link)
+    except WireError:  # pragma: no cover - a replica gives out what it has checked
+        return 0, "planned"
+    return handover.ending.slot, handover.kind
