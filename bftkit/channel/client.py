@@ -273,6 +273,7 @@ class ClientMachine:
             self._retry(bundle, out)
         for number in [number for number, read in self._reads.items() if read.due <= self._now]:
             self._order_read(number, out)
+            self._doubt(out)
         if self.orders.on_tick(self._now, self.settings.members, out):
             self._doubt(out)
         self._send_queue(out)

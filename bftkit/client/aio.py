@@ -119,10 +119,12 @@ class AsyncClient:
 
     async def history(self, *, timeout: float = TIMEOUT_SECONDS) -> tuple[HandOver, ...]:
         """As `SyncClient.history`."""
+        end = anyio.current_time() + timeout
+        await self.settle(timeout=timeout)
         done = anyio.Event()
         chain = self.core.ask_history(done.set)
         self.core.hub.wake()
-        with anyio.move_on_after(timeout):
+        with anyio.move_on_after(end - anyio.current_time()):
             await done.wait()
         if chain.error is not None:
             raise chain.error

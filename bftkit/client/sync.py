@@ -132,6 +132,7 @@ class SyncClient:
         """All hand-overs since the founding, each checked by this client. Raises as `settle` does."""
         core = self.core
         end = core.hub.clock() + timeout
+        self.settle(timeout=timeout)
         chain = core.ask_history(_nothing)
         core.hub.flush()
         while chain.links is None:
