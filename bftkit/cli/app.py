@@ -83,6 +83,8 @@ COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
     ("member", "bftkit.cli.member:app", "See who is in the group, and change that."),
     ("operator", "bftkit.cli.operator:app", "See and change who may change the group; sign commands together."),
     ("history", "bftkit.cli.history:history", "Verify and show the chain of the group's configurations."),
+    ("events", "bftkit.cli.events:events", "Show what happened to the group's configuration, and what went wrong."),
+    ("evidence", "bftkit.cli.evidence:app", "See and check what members can prove of each other's lies."),
     ("demo", "bftkit.cli.demo:demo", "See a group survive crashes, a liar and a power cut."),
     ("bench", "bftkit.cli.bench:bench", "Measure a group on this machine."),
     ("simulate", "bftkit.cli.simulate:simulate", "Run one seed of a scenario in the simulated world, or list them."),

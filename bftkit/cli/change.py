@@ -358,11 +358,11 @@ async def _tell_switch(client: AsyncClient, known: Known, signed: SignedCommand,
         crash=change.c,
         pause_ms=pause,
         ready_ms=ready,
-        measured_by=sorted(told),
+        measured_by=sorted(member for member, one in told.items() if one.get("pause_ms") is not None),
         seconds=seconds,
     )
     output().plain(f"Epoch {epoch} has begun: {change.protocol} on {', '.join(members)}.")
-    output().plain(pause_in_words(pause, ready, len(told)))
+    output().plain(pause_in_words(pause, ready, sum(one.get("ready_ms") is not None for one in told.values())))
 
 
 async def _switches(client: AsyncClient, epoch: int) -> dict[MemberId, dict[str, Any]]:

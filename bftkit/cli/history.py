@@ -15,7 +15,6 @@ from bftkit.cli.change import Known, connected
 from bftkit.cli.client import DEFAULT_FOLDER, FolderOption, TimeoutOption
 from bftkit.membership.chain import HandOver
 from bftkit.membership.epochs import Configuration
-from bftkit.membership.wishes import bears
 
 
 async def history(
@@ -62,7 +61,7 @@ def _show(known: Known, configurations: tuple[Configuration, ...]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in ("epoch", "", "after slot", "protocol", "members", "faults", "handed over by", "operators"):
+    for title in ("epoch", "", "after slot", "protocol", "members", "f", "c", "signed by", "operators"):
         table.add_column(title)
     for one in configurations:
         link = known.links[one.epoch - 1] if one.epoch else None
@@ -71,10 +70,11 @@ def _show(known: Known, configurations: tuple[Configuration, ...]) -> None:
             link.kind if link is not None else "founded",
             f"{link.ending.slot:,}" if link is not None else "-",
             one.protocol,
-            ", ".join(one.members),
-            bears(one.f, one.c),
-            ", ".join(vote.member for vote in link.certificate.votes) if link is not None else "-",
-            ", ".join(item.operator.hex()[:8] for item in link.signed.signatures) if link is not None else "-",
+            " ".join(one.members),
+            str(one.f),
+            str(one.c),
+            " ".join(vote.member for vote in link.certificate.votes) if link is not None else "-",
+            " ".join(item.operator.hex()[:8] for item in link.signed.signatures) if link is not None else "-",
         )
     output().show(table)
     name = known.folder.genesis.name

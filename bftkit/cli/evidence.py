@@ -1,0 +1,121 @@
+"""`bftkit evidence`: what members can prove of each other's lies.
+
+A member keeps its proofs in its folder. `verify` believes neither the member nor the file: it takes the keys from the
+group's history, verified from the genesis on, and checks every signature itself. So a file can be mailed to somebody
+who has nothing but a client's folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from bftkit.cli.app import CommandFailed, ExitCode, output
+from bftkit.cli.change import places_of
+from bftkit.cli.client import DEFAULT_FOLDER, FolderOption, TimeoutOption
+from bftkit.client import connect
+from bftkit.core.plugin import load_protocol
+from bftkit.crypto.keys import Ed25519Verifier
+from bftkit.membership.chain import HandOver, Place
+from bftkit.membership.evidence import Evidence, why_not_proved
+from bftkit.node.evidence import FOLDER, evidence_files, read_all, read_evidence
+from bftkit.node.folders import ClientFolder, read_client
+
+app = App(name="evidence", help="See and check what members can prove of each other's lies.")
+
+
+@app.command(name="list")
+def list_(folder: Annotated[Path, Parameter(help="A member's folder, or its folder of evidence.")], /) -> None:
+    """The proofs that a member keeps, unchecked. The member may be running."""
+    found = list(read_all(_folder(folder)))
+    for path, evidence in found:
+        output().event(
+            "evidence",
+            file=path,
+            epoch=evidence.epoch,
+            protocol=evidence.protocol,
+            member=evidence.member,
+            fault=evidence.fault,
+            bytes=len(evidence.proof),
+            seen_by=evidence.seen_by,
+            seen_ms=evidence.seen_ms,
+        )
+    output().event("result", count=len(found))
+    if output().json:
+        return
+    if not found:
+        output().plain("no evidence")
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("file", "epoch", "protocol", "member", "fault"):
+        table.add_column(title)
+    for path, evidence in found:
+        table.add_row(path.name, str(evidence.epoch), evidence.protocol, evidence.member, evidence.fault)
+    output().show(table)
+
+
+@app.command
+async def verify(
+    *paths: Annotated[Path, Parameter(help="Files with evidence, or folders of them, or members' folders.")],
+    client: FolderOption = DEFAULT_FOLDER,
+    timeout: TimeoutOption = 10.0,
+) -> ExitCode:
+    """Check evidence with nothing but the group's genesis and history; exit code 1 if any of it proves nothing."""
+    if not paths:
+        raise CommandFailed(ExitCode.USAGE, "give a file with evidence, or a member's folder")
+    files = [file for path in paths for file in (evidence_files(_folder(path)) if path.is_dir() else [path])]
+    found = [(file, read_evidence(file)) for file in files]
+    folder = read_client(client)
+    places = await _places(folder, [evidence for _, evidence in found], timeout)
+    bad = 0
+    for file, evidence in found:
+        reason = check(evidence, folder.genesis.group_id, places)
+        bad += reason is not None
+        output().event(
+            "evidence",
+            file=file,
+            epoch=evidence.epoch,
+            member=evidence.member,
+            fault=evidence.fault,
+            proved=reason is None,
+            reason=reason,
+        )
+        verdict = "proved" if reason is None else f"NOT proved: {reason}"
+        output().plain(f"{file.name}: {evidence.member} in epoch {evidence.epoch}: {evidence.fault}: {verdict}")
+    output().event("result", count=len(found), proved=len(found) - bad)
+    if not found:
+        output().plain("no evidence")
+    return ExitCode.OK if bad == 0 else ExitCode.FAILED
+
+
+def check(evidence: Evidence, group: bytes, places: tuple[Place, ...]) -> str | None:
+    """Why this evidence proves nothing to one who knows these places of the group's history; None if it does."""
+    if evidence.group != group:
+        return "it is about another group"
+    if not 0 <= evidence.epoch < len(places):
+        return f"the group has not come to epoch {evidence.epoch}"
+    place = places[evidence.epoch]
+    here = place.configuration
+    publics = {entry.id: entry.epoch_key for entry in here.roster.entries}
+    verifier = Ed25519Verifier(group, here.epoch, place.opening, publics)
+    return why_not_proved(evidence, place, load_protocol(here.protocol), verifier)
+
+
+async def _places(folder: ClientFolder, found: list[Evidence], timeout: float) -> tuple[Place, ...]:
+    """The group's history, verified; of epoch 0 the genesis alone says all."""
+    links: tuple[HandOver, ...] = ()
+    if any(evidence.epoch for evidence in found) and folder.genesis.schedule is not None:
+        async with connect(folder) as connection:
+            links = await connection.history(timeout=timeout)
+    return places_of(folder, links)
+
+
+def _folder(path: Path) -> Path:
+    """The folder with evidence in it."""
+    if not path.is_dir():
+        raise CommandFailed(ExitCode.FAILED, f"{path}: there is no such folder")
+    return path / FOLDER if (path / FOLDER).is_dir() or (path / "member.toml").exists() else path
