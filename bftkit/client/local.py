@@ -273,7 +273,7 @@ class LocalGroup:
 
         With another protocol or number of members, `f` and `c` are as large as can be, and with another protocol the
         parameters are its defaults. `members` may name spares. `coin`: whether the members make a coin key; by default
-        they do where the protocol tosses coins.
+        they do where the protocol tosses coins, and where members may lie (SAFETY rule 26).
         """
         here = self.configuration
         name = protocol if protocol is not None else here.protocol
@@ -281,19 +281,20 @@ class LocalGroup:
         names = tuple(members) if members is not None else here.members
         if name != here.protocol or len(names) != len(here.members):
             f, c = default_faults(record, len(names), f, c)
+        f, c = here.f if f is None else f, here.c if c is None else c
         interval = checkpoint_interval if checkpoint_interval is not None else here.checkpoint_interval
         seats = {seat.id: seat for seat in here.seats()}
         return Change(
             name,
             dict(parameters) if parameters is not None else dict(here.parameters) if name == here.protocol else {},
-            here.f if f is None else f,
-            here.c if c is None else c,
+            f,
+            c,
             tuple(seats[one] if one in seats else self._members[one].card.seat() for one in names),
             here.operators,
             here.operator_threshold,
             interval,
             max(2 * interval, here.window),
-            record.coins if coin is None else coin,
+            (record.coins or f > 0) if coin is None else coin,
         )
 
     def command(self, change: Change, *, kind: int = PLANNED, at: int = 0) -> SignedCommand:

@@ -226,6 +226,9 @@ def _check_numbers(change: Change) -> None:
         Quorum(n, change.f, change.c)
     except QuorumError as error:
         raise CommandError(f"{error} (n >= 3f + 2c + 1)") from None
+    if change.f and not change.coin:
+        # SAFETY rule 26: without one, nobody could ever leave a protocol that has stopped.
+        raise CommandError(f"an epoch that bears {change.f} Byzantine members needs a coin key, and this has none")
     interval, window = change.checkpoint_interval, change.window
     if not 1 <= interval <= 1 << 20 or not 2 * interval <= window <= 1 << 24:
         raise CommandError(f"a window of {window} slots is not at least twice the checkpoint interval of {interval}")
