@@ -35,6 +35,7 @@ from bftkit.membership.chain import HandOver, Place
 from bftkit.membership.command_files import command_to_text
 from bftkit.membership.commands import Command, CommandError, SignedCommand, sign_command
 from bftkit.membership.epochs import Configuration, Schedule, extended
+from bftkit.membership.verifiers import founding_place
 from bftkit.membership.wishes import Prospect, Wish, explain, foresee
 from bftkit.node.folders import ClientFolder, read_client, read_key, write_file
 
@@ -120,8 +121,7 @@ def known_by(found: ClientFolder, links: Sequence[HandOver]) -> Known:
 
 def places_of(found: ClientFolder, links: Sequence[HandOver]) -> tuple[Place, ...]:
     """Configuration and opening of every epoch of a verified history, from epoch 0 on."""
-    first = Place(Configuration.first(found.genesis), found.genesis.group_id)
-    return (first, *(Place(link.next, link.ending.opening) for link in links))
+    return (founding_place(found.genesis), *(Place(link.next, link.ending.opening) for link in links))
 
 
 # ------------------------------------------------------------------------------------------------- the whole way

@@ -17,9 +17,9 @@ from bftkit.cli.change import places_of
 from bftkit.cli.client import DEFAULT_FOLDER, FolderOption, TimeoutOption
 from bftkit.client import connect
 from bftkit.core.plugin import load_protocol
-from bftkit.crypto.keys import Ed25519Verifier
 from bftkit.membership.chain import HandOver, Place
 from bftkit.membership.evidence import Evidence, why_not_proved
+from bftkit.membership.verifiers import roster_verifier
 from bftkit.node.evidence import FOLDER, evidence_files, read_all, read_evidence
 from bftkit.node.folders import ClientFolder, read_client
 
@@ -100,8 +100,7 @@ def check(evidence: Evidence, group: bytes, places: tuple[Place, ...]) -> str | 
         return f"the group has not come to epoch {evidence.epoch}"
     place = places[evidence.epoch]
     here = place.configuration
-    publics = {entry.id: entry.epoch_key for entry in here.roster.entries}
-    verifier = Ed25519Verifier(group, here.epoch, place.opening, publics)
+    verifier = roster_verifier(group)(here, place.opening)
     return why_not_proved(evidence, place, load_protocol(here.protocol), verifier)
 
 

@@ -21,6 +21,7 @@ from bftkit.crypto.threshold import Coins
 from bftkit.membership.chain import Place
 from bftkit.membership.epochs import Configuration
 from bftkit.membership.genesis import Genesis
+from bftkit.membership.verifiers import founding_place
 from bftkit.network.addresses import Address, parse_address
 from bftkit.network.hub import Limits as HubLimits
 from bftkit.network.session import Identity
@@ -178,9 +179,7 @@ def assemble(
         door=door,
         vault=vault,
         chronicle=Chronicle(folder.path / EVENTS_FILE),
-        evidence=EvidenceStore(
-            folder.path / EVIDENCE_FOLDER, genesis.group_id, me, Place(Configuration.first(genesis), genesis.group_id)
-        ),
+        evidence=EvidenceStore(folder.path / EVIDENCE_FOLDER, genesis.group_id, me, founding_place(genesis)),
     )
     return Member(node, restored, address)
 
