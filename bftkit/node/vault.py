@@ -11,8 +11,9 @@ again: at every start it is.
 
 **Overwriting.** A key file is written anew beside the old one, which gets a second name first. When the new one has
 taken its place, the old one is overwritten with zeros under its second name and removed. At no moment is there no good
-key file, and whatever a crash leaves is overwritten at the next start. (File systems that copy on writing, and disks
-that remap, may keep what was overwritten; against those only encryption of the whole disk helps.)
+key file, or half a secret under its proper name, and whatever a crash leaves is overwritten at the next start. (File
+systems that copy on writing, and disks that remap, may keep what was overwritten; against those only encryption of the
+whole disk helps.)
 """
 
 from __future__ import annotations
@@ -145,13 +146,13 @@ class FolderVault(Vault):
             if content is not None and content[:2] != self._on_disk:
                 self._replace_keys(content[2])
                 if content[0] != self._on_disk[0]:
-                    _wipe(_beside(self._path, NEXT))
+                    _erase(_beside(self._path, NEXT))
                 self._on_disk = content[:2]
             if self._coin is None:
-                _wipe(self._coin_path)
+                _erase(self._coin_path)
             for path in self._secret_files():
-                if path.suffix == NEW or _secret_name(path) not in self._secrets:
-                    _wipe(path)
+                if _secret_name(path) not in self._secrets:
+                    _erase(path)
 
     def _replace_keys(self, content: bytes) -> None:
         old, new = _beside(self._path, OLD), _beside(self._path, NEW)
@@ -162,23 +163,29 @@ class FolderVault(Vault):
         _wipe(old)
 
     def _wipe_leftovers(self) -> None:
-        """What a crash in the middle of `_replace_keys` has left."""
-        old, new = _beside(self._path, OLD), _beside(self._path, NEW)
-        _wipe(new)
+        """What a crash in the middle of writing or erasing has left."""
+        old = _beside(self._path, OLD)
         if old.exists() and os.path.samefile(old, self._path):
             old.unlink()  # it is the file in use, still under two names
-        else:
-            _wipe(old)
+        for path in (self._path, _beside(self._path, NEXT), self._coin_path):
+            _wipe(_beside(path, OLD))
+            _wipe(_beside(path, NEW))
+        for path in self._files():
+            if path.suffix in (OLD, NEW):
+                _wipe(path)
 
     def _secret_path(self, epoch: int, name: bytes) -> Path:
         return self._secrets_path / f"{epoch}-{name.hex()}"
 
-    def _secret_files(self) -> list[Path]:
+    def _files(self) -> list[Path]:
         return sorted(self._secrets_path.iterdir()) if self._secrets_path.is_dir() else []
+
+    def _secret_files(self) -> list[Path]:
+        return [path for path in self._files() if path.suffix not in (OLD, NEW)]
 
     def _read_secrets(self) -> dict[SecretName, bytes]:
         with _failing(f"reading {self._secrets_path}"):
-            return {_secret_name(path): path.read_bytes() for path in self._secret_files() if path.suffix != NEW}
+            return {_secret_name(path): path.read_bytes() for path in self._secret_files()}
 
 
 class MemoryVault(Vault):
@@ -265,6 +272,14 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _erase(path: Path) -> None:
+    """Take a file out of the way, so that nobody reads it half overwritten, and wipe it."""
+    if path.exists():
+        os.replace(path, _beside(path, OLD))
+        _sync_folder(path.parent)
+        _wipe(_beside(path, OLD))
 
 
 def _wipe(path: Path) -> None:

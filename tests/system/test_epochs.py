@@ -326,7 +326,9 @@ def change_to(here: Configuration, protocol: str, *cards: MemberCard) -> Change:
     seats = (*here.seats(), *(card.seat() for card in cards))
     record = load_protocol(protocol).record
     f, c = default_faults(record, len(seats), None, None)
-    return attrs.evolve(here.change(), protocol=protocol, parameters={}, members=seats, f=f, c=c, coin=f > 0 or record.coins)
+    return attrs.evolve(
+        here.change(), protocol=protocol, parameters={}, members=seats, f=f, c=c, coin=f > 0 or record.coins
+    )
 
 
 def carry_out(group: ProcessGroup, client: SyncClient, change: Change) -> None:
