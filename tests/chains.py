@@ -13,10 +13,12 @@ import attrs
 
 from bftkit.core.digest import digest
 from bftkit.core.machine import MemberId
+from bftkit.core.quorum import Quorum
 from bftkit.crypto.keys import Ed25519Keyring, EpochKeys, SigningKey
 from bftkit.crypto.signed import Certificate
+from bftkit.crypto.threshold import CoinPublics, deal
 from bftkit.membership.chain import HANDOVER_PURPOSE, Ending, HandOver, Place
-from bftkit.membership.commands import PLANNED, Change, Command, Seat, SignedCommand, sign_command
+from bftkit.membership.commands import FORCED, PLANNED, Change, Command, Seat, SignedCommand, sign_command
 from bftkit.membership.epochs import Configuration, Schedule, extended, following
 from bftkit.membership.genesis import Genesis
 from bftkit.membership.roster import Roster, RosterEntry
@@ -83,6 +85,14 @@ def operator(number: int) -> SigningKey:
     return SigningKey(_seed("operator", number))
 
 
+@cache
+def coin_key(names: tuple[MemberId, ...], f: int, c: int, which: int = 0) -> CoinPublics:
+    """A coin key for these members; `which` tells several apart."""
+    threshold = Quorum(len(names), f, c).available
+    points, _ = deal(names, threshold, _seed("coin", which, *names))
+    return CoinPublics(threshold, tuple(points.values()))
+
+
 def asks(*names: MemberId, f: int | None = None, protocol: str | None = None) -> Callable[[Change], Change]:
     """A change to these members (all of them as they are, if none is named)."""
 
@@ -94,6 +104,7 @@ def asks(*names: MemberId, f: int | None = None, protocol: str | None = None) ->
             members=members,
             f=change.f if f is None else f,
             c=change.c if f is None else 0 if f else (len(members) - 1) // 2,
+            coin=bool(change.f if f is None else f),
             protocol=change.protocol if protocol is None else protocol,
         )
 
@@ -117,6 +128,7 @@ class Group:
             service="test:Service",
             nonce=_seed("nonce", nonce)[:16],
             checkpoint_interval=16,
+            coin=coin_key(names, f, 0) if f else None,
         )
         self.group = self.genesis.group_id
         self.places: list[Place] = [founding_place(self.genesis)]
@@ -167,10 +179,16 @@ class Group:
         return sign_command(command, *(operator(number) for number in signers))
 
     def after(self, signed: SignedCommand) -> tuple[Configuration, Schedule]:
-        """What a command of the present epoch leads to."""
-        command = signed.command
+        """What a command of the present epoch leads to, with a coin key if it asks for one."""
+        here, command = self.place.configuration, signed.command
         schedule = extended(self.schedule, command)
-        return following(self.place.configuration, command, schedule), schedule
+        there = following(here, command, schedule)
+        if command.kind == FORCED:
+            return attrs.evolve(there, coin=here.coin), schedule
+        assert command.change is not None
+        if command.change.coin:
+            there = attrs.evolve(there, coin=coin_key(there.members, there.f, there.c, there.epoch))
+        return there, schedule
 
     def ending(
         self,

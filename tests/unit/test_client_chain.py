@@ -30,7 +30,7 @@ from bftkit.core.machine import MemberId
 from bftkit.crypto.signed import Certificate, Vote
 from bftkit.membership.chain import HandOver
 from bftkit.membership.commands import FORCED, Change
-from tests.chains import Group, asks, person
+from tests.chains import Group, asks, coin_key, person
 from tests.unit.following_client import SESSION, Client
 
 
@@ -159,7 +159,10 @@ def test_who_shows_bad_links_is_not_listened_to_for_a_time_that_doubles() -> Non
             client.links("m3", [bad])
         assert client.machine.following is not None
         assert client.machine.following.refused["m3"][0] == heard, "twenty at once count as one"
-        client.tick(patience)
+        client.tick(patience - RETRY_TICKS)
+        client.links("m3", [bad])
+        assert client.machine.following.refused["m3"][0] == heard, "not yet"
+        client.tick()
         patience = min(2 * patience, PATIENCE_TICKS_MAX)
     client.links("m0", [genuine])
     assert client.epoch == 1
@@ -234,11 +237,11 @@ def not_asked_for(group: Group) -> HandOver:
     return group.ending(asked, group.after(other)[0])
 
 
-def forced_to_others(group: Group) -> HandOver:
-    """A forced change never makes another coin key, and is the operators' word as well."""
-    signed = group.command(asks(protocol="paxos"), kind=FORCED, signers=())
-    there = group.after(group.command(asks(protocol="paxos")))[0]
-    return group.ending(signed, there)
+def forced_with_another_coin(group: Group) -> HandOver:
+    """No coin key is made when a protocol is left by force, so a new one is the dealer's who shows it."""
+    signed = group.command(asks(protocol="paxos"), kind=FORCED)
+    there = group.after(signed)[0]
+    return group.ending(signed, attrs.evolve(there, coin=coin_key(there.members, there.f, there.c, 99)))
 
 
 def other_configuration(group: Group) -> HandOver:
@@ -281,7 +284,7 @@ FORGERIES: tuple[Callable[[Group], HandOver | bytes], ...] = (
     one_operator,
     no_operator,
     not_asked_for,
-    forced_to_others,
+    forced_with_another_coin,
     other_configuration,
     other_command,
     other_group,
@@ -297,7 +300,7 @@ WORDS: dict[Callable[[Group], HandOver | bytes], str] = {
     one_operator: "1 operators signed, and 2 must",
     no_operator: "is no operator of this epoch",
     not_asked_for: "is not the one that the command names",
-    forced_to_others: "0 operators signed, and 2 must",
+    forced_with_another_coin: "a forced change keeps the coin key",
     other_configuration: "another configuration or command than its members signed",
     other_command: "another configuration or command than its members signed",
     other_group: "is not signed by 3 members of epoch 0",
@@ -388,7 +391,9 @@ def test_two_genuine_links_for_one_epoch_stop_the_client() -> None:
     client.reply("m0", 1)
     client.reply("m1", 1)
     client.link("m0", 3)
+    client.links("m0", [one.go()])
     client.tick(20 * RETRY_TICKS)
+    assert len(client.said) == 2
     assert (client.sent, client.executed(), client.ticking) == ([], [], False)
 
 
@@ -542,6 +547,21 @@ def test_if_fewer_are_to_be_believed_words_are_given_again() -> None:
     client.links("m0", group.links)
     client.prove("m2", 1)
     assert client.executed() == []
+    client.reply("m2", 1)
+    assert [done.results for done in client.executed()] == [[(OK, b"yes")]]
+
+
+def test_words_of_a_time_when_more_could_lie_are_not_added_up() -> None:
+    """m3 lied when two members could, and was mended since; of its word and m4's, one may be a lie, and so both."""
+    names = tuple(f"m{number}" for number in range(7))
+    group, client = moved_client(asks(*names, f=1), f=2, names=names)
+    client.reply("m3", 1, [(OK, b"a lie")])
+    client.links("m0", group.links)
+    for member in ("m1", "m2", "m4"):
+        client.prove(member, 1)
+    client.reply("m4", 1, [(OK, b"a lie")])
+    assert client.executed() == []
+    client.reply("m1", 1)
     client.reply("m2", 1)
     assert [done.results for done in client.executed()] == [[(OK, b"yes")]]
 

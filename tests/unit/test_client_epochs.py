@@ -174,7 +174,20 @@ def test_two_clients_of_a_folder_that_are_shown_two_histories_find_out(tmp_path:
     assert kept.read() == tuple(group.links)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "other group", "no chain", "large", "not following"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "flipped",
+        "flipped signature",
+        "cut",
+        "empty",
+        "other group",
+        "other group later",
+        "no chain",
+        "large",
+        "not following",
+    ],
+)
 def test_a_damaged_memory_is_said_and_not_passed_over(tmp_path: Path, damage: str) -> None:
     group = Group()
     kept = ChainFile(tmp_path, group.genesis)
@@ -190,6 +203,13 @@ def test_a_damaged_memory_is_said_and_not_passed_over(tmp_path: Path, damage: st
             path.write_bytes(data[:-1])
         case "empty":
             path.write_bytes(b"")
+        case "flipped signature":
+            kept._write(packed[1:])  # pyright: ignore[reportPrivateUsage]
+            signature = links[1].certificate.votes[0].signature
+            path.write_bytes(path.read_bytes().replace(signature, bytes(64)))
+        case "other group later":
+            kept._write(packed[1:])  # pyright: ignore[reportPrivateUsage]
+            kept = ChainFile(tmp_path, Group(nonce=1).genesis)
         case "other group":
             kept = ChainFile(tmp_path, Group(nonce=1).genesis)
         case "no chain":
