@@ -140,9 +140,9 @@ class CatchUp:
         history = replica.history
         first = status.applied + 1
         if first not in history:
-            provable = [stable for stable in replica.checkpoints.kept if not replica.ends_epoch(stable)]
-            if provable:
-                out.send(sender, pack_control(CheckpointProof(status.epoch, provable[-1].certificate)))
+            newest = replica.newest_proof()
+            if newest is not None:
+                out.send(sender, pack_control(CheckpointProof(status.epoch, newest)))
             return
         names: list[Digest] = []
         for slot in range(first, min(replica.applied, first + CLAIMS_AT_ONCE - 1) + 1):
@@ -154,7 +154,7 @@ class CatchUp:
     def _offer_certificate(self, sender: MemberId, status: Status, out: ReplicaOut) -> None:
         """Votes were lost: whoever has executed a checkpoint's slot lacks nothing but its certificate."""
         for stable in reversed(self._replica.checkpoints.kept):
-            if self._replica.ends_epoch(stable):
+            if not self._replica.proves_here(stable):
                 continue
             if status.stable < stable.slot <= min(status.applied, self._stable_at_beat):
                 out.send(sender, pack_control(CheckpointProof(status.epoch, stable.certificate)))
@@ -162,6 +162,8 @@ class CatchUp:
 
     def _on_claims(self, sender: MemberId, message: DecidedClaims) -> None:
         replica = self._replica
+        if message.epoch != replica.settings.epoch and replica.succession is not None:
+            return  # one of us is in the next epoch meanwhile
         if message.epoch != replica.settings.epoch or len(message.digests) > CLAIMS_AT_ONCE:
             raise WireError("claims of another epoch, or too many")
         applied = replica.applied

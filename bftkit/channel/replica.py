@@ -109,6 +109,7 @@ from bftkit.core.ordering import (
     Waiting,
 )
 from bftkit.core.wire import WireError, unpack_plain
+from bftkit.crypto.signed import Certificate
 from bftkit.membership.chain import Ending, HandOver, Place
 from bftkit.membership.epochs import Configuration, extended
 
@@ -145,6 +146,8 @@ IDLE_BEATS: Final = 10
 _PROTOCOL_RECORD: Final = b"\x01"
 _BATCH_RECORD: Final = b"\x02"
 _DECIDED_RECORD: Final = b"\x03"
+SLOT_UNKNOWN: Final = 1 << 62
+"""Stands for what a record is about that was found on a disk: no checkpoint covers it."""
 ENTERED_RECORD: Final = b"\x08"
 """Where in the log an epoch begins: the digest of the hand-over that opened it."""
 EPOCH_RECORD: Final = b"\x05"
@@ -213,8 +216,6 @@ class Replica:
         self.silent = False
         """Whether this member has forgotten what it promised (SAFETY rule 16)."""
         self.stopped: str | None = None
-        self.failed: str | None = None
-        """Why this epoch's protocol has stopped here, if it has: a bug of the plug-in (SAFETY rule 29)."""
         self.clock_ms = 0
         self.beat = 0
         self._inputs: deque[OrderingInput] = deque()
@@ -237,6 +238,8 @@ class Replica:
         """Whether this is no member in the present epoch: it follows, and says nothing."""
         self._tag = "p" if settings.epoch == 0 else f"p{settings.epoch}"
         """What the protocol's timers and draws begin with: those of an epoch before mean nothing."""
+        self.failed: str | None = None
+        """Why this epoch's protocol has stopped here, if it has: a bug of the plug-in (SAFETY rule 29)."""
         self.wedged = False
         """Whether this member has left the epoch's protocol (SAFETY rule 21)."""
         self.records: list[tuple[Slot, bytes]] = []
@@ -257,7 +260,14 @@ class Replica:
             settings.parameters,
             settings.coins,
         )
-        self.machine = settings.plugin.create(self.setup)
+        try:
+            self.machine = settings.plugin.create(self.setup)
+        except Exception as error:
+            if settings.place is None:
+                raise
+            # A plug-in's bug (SAFETY rule 29): this protocol never ran here, and the group can leave it by force.
+            self.machine = Spectator()
+            self.failed = f"the protocol cannot begin: {error_text(error).decode()}"
 
     @staticmethod
     def _reconfiguring(settings: ReplicaSettings, place: Place) -> Reconfiguring:
@@ -290,14 +300,15 @@ class Replica:
             self._restore_epoch(restored, out)
         if restored.checkpoint is not None:
             self._restore_checkpoint(*restored.checkpoint)
-        protocol_records: list[bytes] = []
+        protocol_records: list[tuple[Slot, bytes]] = []
         decided: dict[Slot, Digest] = {}
         wedged_by, bedrock_records = b"", list[bytes]()
         entered, marked = b"", False
-        for record in restored.records:
+        slots = restored.slots or [SLOT_UNKNOWN] * len(restored.records)
+        for about, record in zip(slots, restored.records, strict=True):
             kind, body = record[:1], record[1:]
             if kind == _PROTOCOL_RECORD:
-                protocol_records.append(body)
+                protocol_records.append((about, body))
             elif kind == _BATCH_RECORD:
                 self.batches.restore(body[8:], int.from_bytes(body[:8], "big"))
             elif kind == _DECIDED_RECORD:
@@ -321,9 +332,9 @@ class Replica:
             else:
                 raise WireError(f"unknown kind of log record {kind.hex()}")
         if not self.passive:
-            self._step(lambda inner: self.machine.on_restore(protocol_records, inner), out)
+            self._step(lambda inner: self.machine.on_restore([one for _, one in protocol_records], inner), out)
         if self.succession is not None:
-            self.records = [(STANDING, record) for record in protocol_records]
+            self.records = protocol_records + self.records
             if wedged_by:
                 self.wedge.restore(wedged_by, bedrock_records)
         for slot in sorted(decided):
@@ -366,6 +377,10 @@ class Replica:
             if ending.epoch >= self.settings.epoch and not self.succession.reached(ending, manifest.certificate):
                 return  # of an epoch that this member knows no way to: the state is fetched
             certified, root = ending.slot, ending.root
+        elif opened_by is not None and slot == opened_by.ending.slot:
+            # A forced ending fell on this checkpoint: nobody checks signatures of the epoch before any more.
+            certified, root = slot, opened_by.ending.root
+            manifest = attrs.evolve(manifest, certificate=opened_by.certificate)
         else:
             certified, root = self.checkpoints.check(manifest.certificate)
         names = [digest(chunk) for chunk in chunks]
@@ -424,7 +439,6 @@ class Replica:
         self._inputs.clear()
         self._told_waiting = False
         self._bytes_since_checkpoint = 0
-        self.failed = None
         self.history = {}
         self.promised = 0
 
@@ -458,10 +472,20 @@ class Replica:
         self._tell_status(out)
         return True
 
-    def ends_epoch(self, stable: Stable) -> bool:
-        """Whether this is the state that the present epoch ends with: that is shown by the hand-over, and not before."""
-        body = stable.certificate.body
-        return Ending.is_one(body) and Ending.decode(body).epoch >= self.settings.epoch
+    def proves_here(self, stable: Stable) -> bool:
+        """Whether members of this epoch can check the certificate: it is of this epoch, or of what opened it.
+
+        The state that the epoch ends with is shown by the hand-over, and not before.
+        """
+        opened_by, body = self.checkpoints.opened_by, stable.certificate.body
+        if Ending.is_one(body):
+            return Ending.decode(body) == opened_by
+        return opened_by is None or stable.slot > opened_by.slot
+
+    def newest_proof(self) -> Certificate | None:
+        """The certificate of the newest state that this member holds, of those that this epoch's members can check."""
+        provable = [stable.certificate for stable in self.checkpoints.kept if self.proves_here(stable)]
+        return provable[-1] if provable else None
 
     def end_at(self, slot: Slot, out: ReplicaOut) -> None:
         """The epoch's last slot is fixed: the protocol fills up to it, and goes no further (SAFETY rule 23)."""
@@ -485,9 +509,9 @@ class Replica:
             self.succession.tell_neighbours(out)
             self.preparing.on_executed(out)
             self.succession.begin(out)
-            self.wedge.start(out)
             self.preparing.resume(out)
             self.succession.resume(out)
+            self.wedge.start(out)
         self._advance(out, replay=True)
         self._tell_status(out)
 
@@ -799,14 +823,25 @@ class Replica:
     def forget_records(self, floor: Slot) -> None:
         """Of the protocol's records, those about slots above `floor`, and the standing ones, still matter."""
         if self.records and self.failed is None and not self.passive:
-            standing = [(STANDING, record) for record in self.machine.standing()]
+            standing = [(STANDING, record) for record in self._standing_of_protocol()]
             self.records = standing + [
                 (slot, record) for slot, record in self.records if slot != STANDING and slot > floor
             ]
 
+    def _standing_of_protocol(self) -> Sequence[bytes]:
+        """The protocol's standing records; of one that has failed, those that it had written before."""
+        if self.failed is None or self.succession is None:
+            try:
+                return self.machine.standing()
+            except Exception as error:
+                if self.succession is None:
+                    raise
+                self.failed = f"the protocol failed: {error_text(error).decode()}"
+        return [record for slot, record in self.records if slot == STANDING]
+
     def standing(self) -> tuple[bytes, ...]:
         """The standing records that a new log segment must begin with."""
-        records = () if self.passive else self.machine.standing()
+        records = () if self.passive else self._standing_of_protocol()
         opened_by = self.succession.opened_by if self.succession is not None else None
         epoch = () if opened_by is None else (EPOCH_RECORD + opened_by.encode(),)
         own = self.settling.own_record()
@@ -879,6 +914,7 @@ class Replica:
             return
         self._answer_fetch(stored, slot, out)
         self._step(lambda inner: None, out)
+        self.wedge.on_batch(out)
 
     def refuse(self, sender: MemberId, reason: str, out: ReplicaOut) -> None:
         """Something that this member sent is not understood: counted and attributed, nothing else."""

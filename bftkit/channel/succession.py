@@ -275,6 +275,9 @@ class Succession:
         self.crossing = link
         ready = replica.checkpoints.ready.get(link.ending.slot)
         if replica.checkpoints.stable == link.ending.slot:
+            # A forced ending may fall on a checkpoint: from now on it is the hand-over that proves this state, since
+            # nobody checks signatures of an epoch before any more.
+            replica.checkpoints.certify(link.ending.slot, link.certificate)
             if link.ending.slot in replica.settling.saved:
                 self.on_saved(link.ending.slot, out)
             return
@@ -309,6 +312,7 @@ class Succession:
             return False
         if not certificate.valid(keyring, HANDOVER_PURPOSE, here.quorum.certificate):
             raise WireError("the saved end of the epoch is not signed by a quorum")
+        self.votes = {vote.member: (certificate.body, vote.signature) for vote in certificate.votes}
         return True
 
     def resume(self, out: ReplicaOut) -> None:
@@ -479,9 +483,9 @@ class Succession:
         """Another member is in this epoch."""
         if epoch < self.configuration.epoch:
             self._send_chain(sender, epoch, out)
-            kept = self._replica.checkpoints.kept
-            if kept:
-                out.send(sender, pack_control(CheckpointProof(self.configuration.epoch, kept[-1].certificate)))
+            newest = self._replica.newest_proof()
+            if newest is not None:
+                out.send(sender, pack_control(CheckpointProof(self.configuration.epoch, newest)))
         elif epoch > self.ahead_place.configuration.epoch:
             self._ask_chain(sender, out)
 

@@ -174,7 +174,8 @@ class Host(Interpreter):
                 checkpoint = (slot, packed, whole)
                 break
         links = [self.disk.links[epoch] for epoch in sorted(self.disk.links)]
-        return Restored(records, checkpoint, amnesic, links, dict(self.disk.secrets))
+        slots = [entry.slot for entry in recovered.records]
+        return Restored(records, checkpoint, amnesic, links, dict(self.disk.secrets), slots)
 
     def _open_log(self) -> tuple[Log, Any]:
         return Log.open(

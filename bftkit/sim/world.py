@@ -38,7 +38,7 @@ import attrs
 
 from bftkit.channel.application import Application
 from bftkit.channel.client import ClientSettings
-from bftkit.channel.frames import CONTROL_CODEC
+from bftkit.channel.frames import CONTROL_CODEC, DONE, REFUSED
 from bftkit.channel.interface import Limits, ReplicaSettings
 from bftkit.channel.replica import Replica
 from bftkit.core.digest import digest
@@ -405,15 +405,56 @@ class World(Controls):
             reader.ask(Get(key))
             reader.read(key)
         await_answers(self, limit, "the last reads are answered")
-        live = [member for member in self.correct if member not in without and self.hosts[member].halted is None]
         self.run_until(
-            lambda: len({self.replica(member).applied for member in live}) == 1, limit, "all members are up to date"
+            lambda: self._is_settled(without),
+            limit,
+            "all members are up to date",
         )
+        live = self._live(without)
         self.check_history()
         for member in live:
             self.bounds.check(self.hosts[member])
         self.check_order(live)
         self._raise_findings()
+
+    def _live(self, without: Sequence[MemberId]) -> list[MemberId]:
+        return [member for member in self.correct if member not in without and self.hosts[member].halted is None]
+
+    def _is_settled(self, without: Sequence[MemberId]) -> bool:
+        """Whether all members are in the same state, and nothing that operators ordered is under way."""
+        live = [self.replica(member) for member in self._live(without)]
+        if len({(replica.settings.epoch, replica.applied) for replica in live}) > 1:
+            return False
+        if self.chain.now.place is None:
+            return True
+        return live[0].settings.epoch == self.chain.now.epoch and not any(
+            self._is_changing(replica, without) for replica in live
+        )
+
+    def _is_changing(self, replica: Replica, without: Sequence[MemberId]) -> bool:
+        succession, state = replica.succession_part, replica.state.reconfiguring
+        assert state is not None
+        if not succession.active or succession.crossing is not None or succession.at_end or replica.wedged:
+            return True
+        if state.pending is not None:
+            return state.pending.committed or self._can_be_ready(state.pending.next, without)
+        waiting = [] if self._operator is None else [one for one in self._operator.orders.values() if not one.given_up]
+        return any(
+            one.signed.command.epoch == self.chain.now.epoch
+            and replica.orders.state_of(one.signed.name)[0] not in (DONE, REFUSED)
+            for one in waiting
+        )
+
+    def _can_be_ready(self, configuration: Configuration, without: Sequence[MemberId]) -> bool:
+        """Whether so many of these members are well that their epoch can begin."""
+        able = 0
+        for member in configuration.members:
+            host = self.hosts[member]
+            replica = host.replica
+            if member in self.recorder.exempt or member in without or replica is None or replica.stopped is not None:
+                continue
+            able += not replica.silent and self.keychain(member).why_not(configuration) is None
+        return able >= configuration.quorum.available
 
     def check_order(self, live: Sequence[MemberId]) -> None:
         """The agreed order must explain every result, every strong read and these members' states."""
