@@ -52,6 +52,8 @@ class Wanted:
 
     slot: Slot
     holders: list[MemberId]
+    at_once: bool = False
+    """Wanted whether there is room or not: the group cannot go on without it."""
 
 
 class BatchStore:
@@ -166,22 +168,25 @@ class BatchStore:
 
     # -------------------------------------------------------------------------------------- asking around
 
-    def want(self, name: Digest, slot: Slot, holders: Sequence[MemberId], out: ReplicaOut) -> None:
-        """Ask for a batch; `retry` asks on, one holder after the other."""
+    def want(
+        self, name: Digest, slot: Slot, holders: Sequence[MemberId], out: ReplicaOut, *, at_once: bool = False
+    ) -> None:
+        """Ask for a batch; `retry` asks on, one holder after the other, and `at_once` even if there is no room."""
         wanted = self._wanted.get(name)
         if wanted is None:
-            self._wanted[name] = wanted = Wanted(slot, list(holders))
+            self._wanted[name] = wanted = Wanted(slot, list(holders), at_once)
             if wanted.holders:
                 out.send(wanted.holders[0], pack_control(BatchRequest((name,))))
             return
         wanted.slot = max(wanted.slot, slot)
+        wanted.at_once = wanted.at_once or at_once
         wanted.holders.extend(holder for holder in holders if holder not in wanted.holders)
 
     def retry(self, applied: Slot, out: ReplicaOut) -> None:
         """Ask again for everything that did not come, each time another holder."""
         requests: dict[MemberId, list[Digest]] = {}
         for name, wanted in self._wanted.items():
-            if wanted.holders and self.has_room(wanted.slot, applied):
+            if wanted.holders and (wanted.at_once or self.has_room(wanted.slot, applied)):
                 wanted.holders.append(wanted.holders.pop(0))
                 requests.setdefault(wanted.holders[0], []).append(name)
         for member in sorted(requests):

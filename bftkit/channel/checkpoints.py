@@ -167,6 +167,10 @@ class Checkpoints:
             raise WireError("the checkpoint's certificate is not signed by a quorum")
         return slot, root
 
+    def certify(self, slot: Slot, certificate: Certificate) -> None:
+        """The kept stable checkpoint at this slot is proved by this from now on."""
+        self.kept = [attrs.evolve(kept, certificate=certificate) if kept.slot == slot else kept for kept in self.kept]
+
     def fits(self, root: Digest, leaves: Sequence[Digest]) -> bool:
         """Whether these are the chunks of that root."""
         return merkle_root(leaves) == root

@@ -278,3 +278,5 @@ class Restored:
     """The hand-overs that are known here, from epoch 0 on."""
     secrets: Mapping[tuple[int, bytes], bytes] = attrs.field(factory=dict[tuple[int, bytes], bytes], repr=False)
     """What `KeepSecret` asked to keep, by epoch and name."""
+    slots: Sequence[Slot] = ()
+    """The slot that each record is about, 0 for standing ones; empty: not known, so none is ever too old."""

@@ -16,8 +16,9 @@ nothing but time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import combinations, islice
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import attrs
@@ -47,7 +48,7 @@ from bftkit.core.machine import (
     Slot,
     TimerKey,
 )
-from bftkit.core.ordering import Setup
+from bftkit.core.ordering import Carried, Setup
 from bftkit.core.quorum import Quorum
 from bftkit.core.wire import Blob, Codec, Many, Maybe, Member, Signature64, Struct, WireError
 from bftkit.crypto.signed import Certificate
@@ -64,6 +65,8 @@ WEDGE_RECORD: Final = b"\x06"
 """The kind of a log record: the command by which this member left the epoch's protocol."""
 BEDROCK_RECORD: Final = b"\x07"
 """The kind of a log record of the bedrock agreement."""
+CHOICES_MAX: Final = 64
+"""So many sets of reports are looked at for one whose batches are here."""
 
 
 @attrs.frozen
@@ -125,6 +128,8 @@ class Court:
     """Whether (member, stable slot, history) is well formed and proved."""
     certified: Callable[[Certificate], tuple[Slot, Digest]]
     """The state that a certificate proves. Raises `WireError`."""
+    carry: Callable[[Setup, Slot, dict[MemberId, bytes]], Carried]
+    """The protocol's continuation from these histories (`Plugin.carry`). Raises `ValueError`."""
     verify: Callable[[bytes, bytes, bytes], bool]
 
     def command(self, data: bytes) -> tuple[SignedCommand, Command]:
@@ -185,10 +190,34 @@ class Court:
             raise WireError(f"{len(reports)} reports; {self.needed(command)} are needed")
         return signed, command, reports
 
-    def is_valid(self, value: bytes) -> bool:
-        """Whether the bedrock may agree on this."""
+    def continuation(self, signed: SignedCommand, reports: Mapping[MemberId, Report]) -> Continuation:
+        """What the epoch goes on with, from judged reports. Raises `WireError` if the protocol cannot tell."""
+        start, certificate = self.setup.start, None
+        for member in sorted(reports):
+            stable = self.stable_of(reports[member])
+            if stable > start or (certificate is None and stable == start):
+                start, certificate = stable, reports[member].stable
+        histories = {member: reports[member].history for member in sorted(reports)}
+        setup = attrs.evolve(self.setup, quorum=self.quorum(signed.command))
         try:
-            self.ending(value)
+            slots = tuple(self.carry(setup, start, histories).slots)
+        except Exception as error:  # its code has failed before, or nobody would leave it (SAFETY rule 29)
+            raise WireError(f"the protocol cannot tell what was decided: {error_text(error).decode()}") from None
+        if not slots and start == self.setup.start:
+            # Every epoch has a slot of its own: else its end would be the state that it began with, which another
+            # hand-over has certified as another epoch's.
+            slots = ((start + 1, NO_DIGEST),)
+        return Continuation(signed, start, certificate, slots)
+
+    def outcome(self, value: bytes) -> Continuation:
+        """The continuation that a value of the bedrock's means. Raises `WireError` or `CommandError`."""
+        signed, _, reports = self.ending(value)
+        return self.continuation(signed, reports)
+
+    def is_valid(self, value: bytes) -> bool:
+        """Whether the bedrock may agree on this: so whatever is agreed on can be carried out."""
+        try:
+            self.outcome(value)
         except (WireError, CommandError):
             return False
         return True
@@ -204,6 +233,8 @@ class Wedge:
         self.bedrock: bed.Bedrock | None = None
         self.continuation: Continuation | None = None
         self._proposed = False
+        self._unsure: dict[tuple[MemberId, str], bed.Message] = {}
+        """What others say of values that carry batches whose bytes are not here yet, one message of a kind of each."""
         self._records: list[bytes] = []
         self._tag = f"b{replica.settings.epoch}"
 
@@ -231,6 +262,7 @@ class Wedge:
             state.schedule,
             history_of,
             replica.checkpoints.check,
+            plugin.carry,
             settings.verify,
         )
 
@@ -239,6 +271,8 @@ class Wedge:
         replica = self._replica
         if self.command is not None or replica.passive or replica.stopped is not None:
             return
+        if replica.succession_part.crossing is not None:
+            return  # this member holds the hand-over, which ends every wedge, and shows it to all once it has crossed
         self.command = signed
         replica.wedged = True
         out.persist(WEDGE_RECORD + signed.encode(), STANDING)
@@ -250,7 +284,11 @@ class Wedge:
         self.bedrock = bed.Bedrock.create(court.setup, BEDROCK_ID, court.is_valid, bed.VALUE_BYTES_MAX)
         if records:
             self._step(partial(self.bedrock.on_restore, records), out)
+        if self._is_over:
+            return
         self._step(self.bedrock.on_start, out)
+        if self._is_over:
+            return
         report = self._report()
         if report is not None:
             data = REPORT_CODEC.encode(report)
@@ -266,6 +304,8 @@ class Wedge:
         assert setup is not None
         kept = replica.checkpoints.kept
         stable = kept[-1] if kept else None
+        if stable is not None and not replica.proves_here(stable):
+            return None  # its end is signed already, and this member is about to cross
         records = [record for _, record in replica.records]
         try:
             history = replica.settings.plugin.history(setup, stable.slot if stable is not None else 0, records)
@@ -274,13 +314,18 @@ class Wedge:
             return None
         return Report(stable.certificate if stable is not None else None, history)
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether this member has come to the next epoch meanwhile, which has another wedge."""
+        return self._replica.wedge is not self
+
     def _tell(self, out: ReplicaOut) -> None:
-        """The command and this member's report, to everybody."""
+        """The command, and this member's report as long as it may count, to everybody."""
         replica = self._replica
         assert self.command is not None
         out.broadcast(b"\x02" + make_proved_bundle(COMMAND, self.command.name, self.command.encode()))
         mine = self.reports.get(replica.me)
-        if mine is not None:
+        if mine is not None and self.continuation is None:
             out.broadcast(pack_control(Wedged(replica.settings.epoch, mine.report, mine.signature)))
 
     # ------------------------------------------------------------------------------------------ the bedrock
@@ -295,9 +340,61 @@ class Wedge:
         if isinstance(message, BedrockMessage):
             if message.epoch == replica.settings.epoch and sender in replica.indices and self.bedrock is not None:
                 decoded = bed.CODEC.decode(message.message)
-                self._step(partial(self.bedrock.on_message, sender, decoded), out)
+                if self._may_hear(sender, decoded, out):
+                    self._step(partial(self.bedrock.on_message, sender, decoded), out)
             return True
         return False
+
+    def _may_hear(self, sender: MemberId, message: bed.Message, out: ReplicaOut) -> bool:
+        """Whether the bedrock may be told this; else it waits here.
+
+        A member's vote for a value says that it holds its bytes. The batches that the value carries belong to these:
+        only then can a group that has agreed execute what it agreed on, whoever of those that reported is gone by then
+        (SAFETY rule 3).
+        """
+        value = _value_in(message)
+        if value is None or self.continuation is not None:
+            return True
+        try:
+            continuation = self.court.outcome(value)
+        except (WireError, CommandError):
+            return True  # the bedrock finds out, and says whose fault it is
+        if self._holds(continuation, out):
+            return True
+        place = (sender, type(message).__name__)
+        if not isinstance(message, bed.Offer) or place not in self._unsure:
+            self._unsure[place] = message
+        return False
+
+    def _holds(self, continuation: Continuation, out: ReplicaOut) -> bool:
+        """Whether what the continuation carries is here, durably; what is not is asked for."""
+        replica = self._replica
+        saved = replica.settling.saved[-1] if replica.settling.saved else 0
+        complete = True
+        for slot, name in continuation.slots:
+            if name == NO_DIGEST or slot <= saved:
+                continue
+            stored = replica.batches.find(name, replica.pool)
+            if stored is not None and stored.authentic:
+                replica.keep_durable(stored, slot, out)
+            else:
+                complete = False
+                if stored is None and slot > replica.applied:
+                    replica.batches.want(name, slot, replica.others, out, at_once=True)
+        return complete
+
+    def on_batch(self, out: ReplicaOut) -> None:
+        """Bytes came that somebody asked for, or time has passed: what waited for them may go on."""
+        if self.bedrock is None or self._is_over:
+            return
+        unsure, self._unsure = self._unsure, {}
+        for sender, kind in sorted(unsure):
+            message = unsure[sender, kind]
+            if self._is_over:
+                return
+            if self._may_hear(sender, message, out):
+                self._step(partial(self.bedrock.on_message, sender, message), out)
+        self._try_propose(out)
 
     def _on_report(self, sender: MemberId, message: Wedged, out: ReplicaOut) -> None:
         known = self.reports.get(sender)
@@ -309,22 +406,29 @@ class Wedge:
 
     def _try_propose(self, out: ReplicaOut) -> None:
         bedrock, signed = self.bedrock, self.command
-        if bedrock is None or signed is None or self._proposed:
+        if bedrock is None or signed is None or self._proposed or self.continuation is not None or self._is_over:
             return
         court = self.court
         needed = court.needed(signed.command)
         if len(self.reports) < needed:
             return
-        # The shortest ones, so that they fit together.
-        shortest = sorted(self.reports, key=lambda member: (len(self.reports[member].report), member))[:needed]
-        if sum(len(self.reports[member].report) for member in shortest) > bed.VALUE_BYTES_MAX - (3 << 20):
-            return  # what remains of an epoch is bounded by its window, and this is far above that
-        chosen = tuple(self.reports[member] for member in sorted(shortest))
-        value = ENDING_CODEC.encode(ForcedEnding(signed.encode(), chosen))
-        if not court.is_valid(value):
-            return
-        self._proposed = True
-        self._step(partial(bedrock.on_input, bed.Propose(value)), out)
+        # The shortest ones, so that they fit together. If what they carry is not here, who has it may be gone: others.
+        shortest = sorted(self.reports, key=lambda member: (len(self.reports[member].report), member))
+        for members in islice(combinations(shortest, needed), CHOICES_MAX):
+            chosen = tuple(self.reports[member] for member in sorted(members))
+            if sum(len(one.report) for one in chosen) > bed.VALUE_BYTES_MAX - (3 << 20):
+                return  # what remains of an epoch is bounded by its window, and this is far above that
+            reports = {one.member: REPORT_CODEC.decode(one.report) for one in chosen}
+            try:
+                continuation = court.continuation(signed, reports)
+            except WireError as error:
+                self._replica.failed = str(error)
+                continue
+            value = ENDING_CODEC.encode(ForcedEnding(signed.encode(), chosen))
+            if self._holds(continuation, out) and court.is_valid(value):
+                self._proposed = True
+                self._step(partial(bedrock.on_input, bed.Propose(value)), out)
+                return
 
     def _step(self, call: Callable[[Out[Any, Any]], None], out: ReplicaOut) -> None:
         replica = self._replica
@@ -369,30 +473,9 @@ class Wedge:
     # ------------------------------------------------------------------------------------------ the continuation
 
     def _on_agreed(self, agreed: bed.Agreed, out: ReplicaOut) -> None:
-        replica = self._replica
-        if self.continuation is not None:
-            return
-        court = self.court
-        signed, command, reports = court.ending(agreed.value)
-        start, certificate = court.setup.start, None
-        for member in sorted(reports):
-            stable = court.stable_of(reports[member])
-            if stable > start or (certificate is None and stable == start):
-                start, certificate = stable, reports[member].stable
-        histories = {member: reports[member].history for member in sorted(reports)}
-        setup = attrs.evolve(court.setup, quorum=court.quorum(command))
-        try:
-            carried = replica.settings.plugin.carry(setup, start, histories)
-        except Exception as error:
-            replica.halt(f"what was decided cannot be told: {error_text(error).decode()}", out)
-            return
-        slots = carried.slots
-        if not slots and start == court.setup.start:
-            # Every epoch has a slot of its own: else its end would be the state that it began with, which another
-            # hand-over has certified as another epoch's.
-            slots = ((start + 1, NO_DIGEST),)
-        self.continuation = Continuation(signed, start, certificate, slots)
-        self._go_on(out)
+        if self.continuation is None:
+            self.continuation = self.court.outcome(agreed.value)
+            self._go_on(out)
 
     def _go_on(self, out: ReplicaOut) -> None:
         """Execute the continuation."""
@@ -421,14 +504,15 @@ class Wedge:
             return
         succession.sign(out)
         succession.try_cross(out)
-        if succession.last is not None or replica.applied != continuation.end:
+        if succession.last is not None or self._is_over:
             return
-        if succession.end != continuation.end:
-            return  # a planned change's boundary lies below
         state = replica.state.reconfiguring
         assert state is not None
-        if state.boundary == continuation.end:
-            succession.on_executed(continuation.end, out)  # the planned one wins (SAFETY rule 21)
+        if state.boundary and state.boundary == replica.applied <= continuation.end:
+            # A planned change was committed, and its boundary is reached: that one wins (SAFETY rule 21).
+            succession.on_executed(replica.applied, out)
+            return
+        if replica.applied != continuation.end:
             return
         command = continuation.command.command
         there = self.court.next(command)
@@ -442,12 +526,12 @@ class Wedge:
         replica = self._replica
         if self.command is None or replica.beat % REPEAT_BEATS:
             return
+        self._tell(out)
         if self.continuation is None:
-            self._tell(out)
-            self._try_propose(out)
+            self.on_batch(out)
         else:
             self._go_on(out)
-        if self.bedrock is not None:
+        if self.bedrock is not None and not self._is_over:
             self._step(partial(self.bedrock.on_input, bed.Again()), out)
 
     def standing(self) -> tuple[bytes, ...]:
@@ -465,5 +549,16 @@ class Wedge:
 
     def start(self, out: ReplicaOut) -> None:
         """After a restart."""
-        if self.command is not None and not self._replica.passive:
+        if self.command is not None and not self._replica.passive and not self._is_over:
             self._begin(self._records, out)
+
+
+def _value_in(message: bed.Message) -> bytes | None:
+    """The bytes that somebody shows, so that this member may say that it holds them."""
+    match message:
+        case bed.Offer(value) | bed.Bytes(value):
+            return value
+        case bed.Accept(carried=True, value=value):
+            return value
+        case _:
+            return None

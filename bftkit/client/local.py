@@ -227,6 +227,7 @@ class LocalGroup:
             newest_checkpoint(member.snapshots),
             links=member.snapshots.links(),
             secrets=vault.secrets(),
+            slots=[entry.slot for entry in recovered.records],
         )
         door = admission(genesis, settings)
         hub = MemoryHub(self.network, identity, group, accept=door)

@@ -60,7 +60,8 @@ def open_storage(folder: MemberFolder) -> tuple[RecordLog, SnapshotStore, Restor
         logger.warning("cut a torn tail of %d bytes: nothing in it was ever acknowledged", recovered.torn_bytes)
     snapshots = _open_snapshots(folder)
     records = [entry.payload for entry in recovered.records]
-    return log, snapshots, Restored(records, newest_checkpoint(snapshots), amnesic, snapshots.links())
+    slots = [entry.slot for entry in recovered.records]
+    return log, snapshots, Restored(records, newest_checkpoint(snapshots), amnesic, snapshots.links(), slots=slots)
 
 
 def newest_link(records: Sequence[bytes]) -> HandOver | None:
