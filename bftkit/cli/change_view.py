@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
+import attrs
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -19,7 +20,7 @@ from bftkit.core.machine import MemberId
 STEPS: Final = (frames.TAKEN, frames.PREPARED, frames.COMMITTED, frames.DONE)
 IN_WORDS: Final[Mapping[int, str]] = {
     frames.UNKNOWN_COMMAND: "sent",
-    frames.TAKEN: "taken in; waits for its place in the order",
+    frames.TAKEN: "taken in",
     frames.PREPARED: "prepared; the next epoch's members get ready",
     frames.COMMITTED: "committed",
     frames.DONE: "done",
@@ -33,6 +34,7 @@ class FollowView:
     def __init__(self, members: tuple[MemberId, ...]) -> None:
         self._members = members
         self._state: CommandState | None = None
+        self._step = ""
         self._statuses: dict[MemberId, dict[str, Any]] = {}
         self._live: Live | None = None
 
@@ -53,9 +55,10 @@ class FollowView:
 
     def on_state(self, state: CommandState) -> None:
         """What is known of the command changed."""
-        before, self._state = self._state, state
-        if before is None or (before.state, before.text) != (state.state, state.text):
-            line = step_in_words(state)
+        self._state = state
+        line, step = step_in_words(state), step_in_words(attrs.evolve(state, by=()))
+        if step != self._step:
+            self._step = step
             if self._live is not None:
                 self._live.console.print(line, markup=False)
             else:
@@ -92,7 +95,7 @@ class FollowView:
 
 def step_in_words(state: CommandState) -> str:
     """One line for where the command is now."""
-    line = IN_WORDS[state.state]
-    if state.text and state.state != frames.TAKEN:
-        line = f"{line}: {state.text}"
+    line, text = IN_WORDS[state.state], state.text
+    if text and text not in line:
+        line = f"{line}: {text}"
     return f"{line} ({', '.join(state.by)})" if state.by else line

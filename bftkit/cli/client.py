@@ -120,7 +120,18 @@ def _show(members: tuple[str, ...], found: Any) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in ("member", "state", "protocol", "view", "leader", "applied", "stable", "waiting", "durability"):
+    for title in (
+        "member",
+        "state",
+        "epoch",
+        "protocol",
+        "view",
+        "leader",
+        "applied",
+        "stable",
+        "waiting",
+        "durability",
+    ):
         table.add_column(title)
     for member in members:
         one = found.get(member)
@@ -132,7 +143,6 @@ def _show(members: tuple[str, ...], found: Any) -> None:
             state = "catching up"
         if one.get("everybody_proposes"):
             one = {**one, "leader": "everybody"}
-        names = ("protocol", "view", "leader", "applied", "stable", "waiting", "durability")
         table.add_row(member, state, *("-" if one.get(name) is None else str(one[name]) for name in names))
     output().show(table)
     for line in proposed(found):

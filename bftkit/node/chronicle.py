@@ -6,8 +6,8 @@ not synced, and a disk that has no room costs events and nothing else. It is bou
 ``events.jsonl.1``, and the one before that goes.
 
 **How long service paused** is measured from the last decision of the old epoch to the first one of the new. If nothing
-was waiting to be ordered, that says how idle the clients were; so there is a second measure, until the new epoch was
-ready to decide. A member that fetched the state instead of deciding measures nothing.
+was waiting to be ordered, that says how idle the clients were; so there is a second measure, from the moment at which
+the old epoch stopped until the new one was ready to decide. A member that fetched the state measures nothing.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class Switch:
     """The last slot of the epoch before."""
     decided: float | None
     """When that epoch's last decision was made here; None: this member did not see it."""
+    stopped: float | None
+    """When that epoch stopped deciding here: by its last decision, or because its members left it by force."""
     ready_ms: float | None = None
     pause_ms: float | None = None
 
@@ -85,6 +87,7 @@ class Chronicle:
         self._protocol = ""
         self._applied = -1
         self._decided: float | None = None
+        self._wedged: float | None = None
         self._refused: set[bytes] = set()
 
     def note(self, event: str, **fields: Any) -> None:
@@ -125,7 +128,10 @@ class Chronicle:
         here = place.configuration
         ending, kind = _read(link)
         decided = self._decided if self._applied == ending else None
-        self.switch = Switch(here.epoch, self._protocol, here.protocol, kind, len(here.members), ending, decided)
+        stopped = self._wedged if decided is not None and self._wedged is not None else decided
+        protocols, members = (self._protocol, here.protocol), len(here.members)
+        self.switch = Switch(here.epoch, *protocols, kind, members, ending, decided, stopped)
+        self._wedged = None
         self._protocol = here.protocol
         self._refused.clear()
         self.note(
@@ -144,6 +150,8 @@ class Chronicle:
         switch = self.switch
         if switch is not None and switch.decided is not None and switch.pause_ms is None:
             self._measure(switch, replica, now)
+        if replica.wedged and self._wedged is None:
+            self._wedged = now
         applied = replica.applied
         if applied != self._applied:
             self._applied = applied
@@ -159,11 +167,10 @@ class Chronicle:
         succession = replica.succession
         if replica.settings.epoch != switch.epoch or succession is None:
             return
-        since = round((now - switch.decided) * 1000, 3)
-        if switch.ready_ms is None and succession.active:
-            switch.ready_ms = since
+        if switch.ready_ms is None and succession.active and switch.stopped is not None:
+            switch.ready_ms = round((now - switch.stopped) * 1000, 3)
         if replica.applied > switch.slot and replica.applied != self._applied:
-            switch.pause_ms = since
+            switch.pause_ms = round((now - switch.decided) * 1000, 3)
             self.note("resumed", **switch.told())
 
     def _note_refusals(self, replica: Replica) -> None:
