@@ -10,6 +10,7 @@
     m0/data/snapshots/        the checkpoints it has taken
 
     client/client.toml, genesis.toml, client.key
+    client/chain.bin          the newest hand-overs that the client followed, once there are any
 
 A member's log is made when its folder is, and never again: a member that finds none knows that it has forgotten its
 votes (SAFETY rule 16). What is erased in time, and how, is told in `vault`. Every mistake is a `ConfigurationError`
