@@ -120,18 +120,8 @@ def _show(members: tuple[str, ...], found: Any) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in (
-        "member",
-        "state",
-        "epoch",
-        "protocol",
-        "view",
-        "leader",
-        "applied",
-        "stable",
-        "waiting",
-        "durability",
-    ):
+    names = ("epoch", "protocol", "view", "leader", "applied", "stable", "waiting", "durability")
+    for title in ("member", "state", *names):
         table.add_column(title)
     for member in members:
         one = found.get(member)
