@@ -121,6 +121,7 @@ def genesis_settings(
         ),
         listed_clients=frozenset(genesis.clients) if genesis.client_policy == "listed" else None,
         coins=_coins(genesis, me, coin_share) if key is not None else None,
+        coin_share=coin_share if key is not None and genesis.coin is not None else None,
         place=Place(Configuration.first(genesis), group) if changes else None,
         schedule=schedule if changes and schedule is not None else {},
         keychain=keychain if changes else None,

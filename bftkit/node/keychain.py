@@ -44,6 +44,7 @@ class MemberKeychain(Keychain):
         check_tossed(plugin.record, here.coin)
         key = self.key(here)
         publics = {entry.id: entry.epoch_key for entry in here.roster.entries}
+        coins = self._coins(plugin.record, place, coin_share) if key is not None else None
         return attrs.evolve(
             base,
             members=here.members,
@@ -56,7 +57,8 @@ class MemberKeychain(Keychain):
             parameters=dict(here.parameters),
             checkpoint_interval=here.checkpoint_interval,
             window=here.window,
-            coins=self._coins(plugin.record, place, coin_share) if key is not None else None,
+            coins=coins[0] if coins is not None else None,
+            coin_share=coins[1] if coins is not None else None,
             place=place,
         )
 
@@ -110,7 +112,8 @@ class MemberKeychain(Keychain):
             return f"the epoch keys reach to epoch {keys.count - 1}, and this is epoch {epoch}"
         return None
 
-    def _coins(self, record: ProtocolRecord, place: Place, given: bytes | None) -> Coins | None:
+    def _coins(self, record: ProtocolRecord, place: Place, given: bytes | None) -> tuple[Coins, bytes] | None:
+        """The coins of an epoch, and this member's share, which a forced change takes along."""
         here = place.configuration
         if here.coin is None:
             return None
@@ -118,7 +121,8 @@ class MemberKeychain(Keychain):
         point = publics[self._me]
         for share in (given, self._vault.coin):
             if share is not None and public_point(share) == point:
-                return Coins(self._group, here.epoch, place.opening, self._me, share, publics, here.coin.threshold)
+                opening, threshold = place.opening, here.coin.threshold
+                return Coins(self._group, here.epoch, opening, self._me, share, publics, threshold), share
         if record.coins:
             raise ConfigurationError(
                 "keys.coin",
