@@ -156,10 +156,15 @@ class Succession:
         here = set(self.configuration.members)
         return tuple(entry for entry in state.pending.next.roster.entries if entry.id not in here)
 
+    def later(self) -> tuple[RosterEntry, ...]:
+        """Members of the epoch that the links ahead lead to: of those that are members here, none may be left."""
+        return self.ahead_place.configuration.roster.entries if self.ahead else ()
+
     def observers(self) -> tuple[MemberId, ...]:
-        """Who is no member, and is told what it needs to follow the group."""
-        mine = self._replica.me
-        return tuple(entry.id for entry in (*self.joining(), *self.leaving) if entry.id != mine)
+        """Who is no member, and is told what it needs to follow the group; or can tell us."""
+        here = self._replica.indices
+        others = {entry.id: None for entry in (*self.joining(), *self.leaving, *self.later()) if entry.id not in here}
+        return tuple(name for name in others if name != self._replica.me)
 
     def is_known(self, sender: MemberId) -> bool:
         """Whether this is a member, or one that is joining or leaving."""
@@ -167,7 +172,8 @@ class Succession:
 
     def tell_neighbours(self, out: ReplicaOut) -> None:
         """Whom to have links with, to the node."""
-        entries = {entry.id: entry for entry in (*self.leaving, *self.joining(), *self.configuration.roster.entries)}
+        here = self.configuration.roster.entries
+        entries = {entry.id: entry for entry in (*self.leaving, *self.joining(), *here, *self.later())}
         out.deliver(Neighbours(tuple(entries[name] for name in sorted(entries))))
 
     def everyone(self, frame: bytes, out: ReplicaOut) -> None:
@@ -521,6 +527,7 @@ class Succession:
         settings = self._replica.settings
         keychain = settings.keychain
         assert keychain is not None
+        news = False
         for data in packed:
             link = HandOver.decode(data)
             epoch = link.ending.epoch
@@ -536,6 +543,9 @@ class Succession:
                 raise WireError(str(error)) from None
             self.ahead.append(link)
             out.deliver(Linked(epoch, data))
+            news = True
+        if news:
+            self.tell_neighbours(out)
         self._approach(out)
 
     def _known(self, epoch: int) -> HandOver | None:
