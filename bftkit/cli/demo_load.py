@@ -47,6 +47,10 @@ class Load:
     """Errors of the application, of which there should be none."""
     last_acknowledged: float = 0.0
     longest_gap: float = 0.0
+    waits: list[tuple[float, float]] = attrs.field(factory=list[tuple[float, float]])
+    """(when it was asked, when it was answered or given up) of all operations."""
+    waiting: dict[int, float] = attrs.field(factory=dict[int, float])
+    """Since when each client waits that waits for an answer, by its number."""
     marks: dict[int, tuple[list[int], set[int]]] = attrs.field(factory=dict[int, tuple[list[int], set[int]]])
     """By client: marks that were acknowledged, in order, and those whose outcome is unknown."""
 
@@ -57,6 +61,12 @@ class Load:
             self.longest_gap = max(self.longest_gap, now - self.last_acknowledged)
         self.last_acknowledged = now
         self.acknowledged += 1
+
+    def longest_wait(self, begin: float, end: float) -> float:
+        """The longest that a client waited for one answer, of all waits that touch this span; in seconds."""
+        now = time.monotonic()
+        waits = [*self.waits, *((asked, now) for asked in self.waiting.values())]
+        return max((answered - asked for asked, answered in waits if asked <= end and answered >= begin), default=0.0)
 
     async def work(self, number: int, client: AsyncClient, until: trio.Event) -> None:
         """One client's work, until the event is set."""
@@ -163,6 +173,7 @@ class _Worker:
 
     async def _asked(self, operation: bytes, *, strong_read: bool) -> bytes | ClientError:
         load = self.load
+        asked = load.waiting[self.number] = time.monotonic()
         try:
             if strong_read:
                 result = await self.client.read(operation, timeout=TIMEOUT_SECONDS)
@@ -177,6 +188,9 @@ class _Worker:
         except ClientError as error:
             load.failed.append(str(error))
             return error
+        finally:
+            del load.waiting[self.number]
+            load.waits.append((asked, time.monotonic()))
         load.acknowledge()
         return result
 

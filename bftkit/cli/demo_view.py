@@ -39,7 +39,7 @@ class DemoView:
     """Live on a terminal; elsewhere a line for each thing that happens; nothing with `--json`."""
 
     def __init__(self, model: ModelOfView) -> None:
-        self._model = model
+        self.model = model
         self._news: deque[str] = deque(maxlen=NEWS_KEPT)
         self._began: float | None = None
         self._created = time.monotonic()
@@ -64,7 +64,7 @@ class DemoView:
     def begin(self) -> None:
         """The load begins."""
         self._began = time.monotonic()
-        self.say(f"{self._model.title}: load begins")
+        self.say(f"{self.model.title}: load begins")
 
     def say(self, text: str) -> None:
         """Something happened."""
@@ -74,7 +74,7 @@ class DemoView:
             output().plain(line)
 
     def _render(self) -> RenderableType:
-        model = self._model
+        model = self.model
         elapsed = 0.0 if self._began is None else time.monotonic() - self._began
         now = time.monotonic()
         self._rates.append((now, model.load.acknowledged))
@@ -95,12 +95,12 @@ class DemoView:
 
     def _members(self) -> Table:
         table = Table(box=None, pad_edge=False)
-        for title in ("member", "", "view", "leader", "applied", "checkpoint", "blamed"):
+        for title in ("member", "", "epoch", "protocol", "view", "leader", "applied", "checkpoint", "blamed"):
             table.add_column(title)
-        statuses = self._model.statuses()
-        for member in self._model.members:
+        statuses = self.model.statuses()
+        for member in self.model.members:
             one = statuses.get(member)
-            role = "[yellow]liar[/yellow]" if member == self._model.liar else ""
+            role = "[yellow]liar[/yellow]" if member == self.model.liar else ""
             if one is None:
                 table.add_row(member, "[red]down[/red] " + role)
                 continue
@@ -111,6 +111,8 @@ class DemoView:
             table.add_row(
                 member,
                 f"{state} {role}{leads}",
+                str(one.get("epoch")),
+                str(one.get("protocol")),
                 str(one.get("view")),
                 "everybody" if one.get("everybody_proposes") else one.get("leader") or "-",
                 f"{one.get('applied', 0):,}",
@@ -127,20 +129,36 @@ class DemoView:
             ("lost / duplicated", f"{result['lost']} / {result['duplicated']}"),
             ("linearizable", "yes" if result["linearizable"] else "NO"),
             ("digests", f"{'agree' if result['digests_agree'] else 'DIFFER'} at slot {result['digest_slot']}"),
-            (
-                "member killed" if result["everybody_proposes"] else "leader killed",
-                f"{result['leader_kills']} time{'s' * (result['leader_kills'] != 1)}",
-            ),
-            (
-                "liars",
-                f"{result['liars']} ({result['equivocations']} equivocations, {result['wrong_replies']} wrong replies)",
-            ),
-            ("power cuts", f"{result['power_cuts']}, served again after {result['recovery_ms']} ms"),
         )
-        for name, text in rows:
+        for name, text in (*rows, *(_changes(result) if "switches" in result else _faults(result))):
             table.add_row(name, text)
         colour = "green" if safe and not missing else "red"
         verdict = "nothing lost" if safe else "A PROMISE WAS BROKEN"
         if missing:
             verdict += f"; not injected: {', '.join(missing)}"
         output().show(Panel(table, title=f"[{colour}]{verdict}[/{colour}]", title_align="left", expand=False))
+
+
+def _faults(result: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return (
+        (
+            "member killed" if result["everybody_proposes"] else "leader killed",
+            f"{result['leader_kills']} time{'s' * (result['leader_kills'] != 1)}",
+        ),
+        (
+            "liars",
+            f"{result['liars']} ({result['equivocations']} equivocations, {result['wrong_replies']} wrong replies)",
+        ),
+        ("power cuts", f"{result['power_cuts']}, served again after {result['recovery_ms']} ms"),
+    )
+
+
+def _changes(result: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    planned = result["switches"] - result["forced"]
+    pause = "-" if result["pause_ms_max"] is None else f"{result['pause_ms_max']:.0f} ms"
+    return (
+        ("changes", f"{result['switches']}: {planned} planned, {result['forced']} forced; now {result['protocol']}"),
+        ("members", f"{result['members']}"),
+        ("longest pause of a planned change", pause),
+        ("leaders stopped", f"{result['leader_stops']}; {result['delayed']} proposals of successors came late"),
+    )

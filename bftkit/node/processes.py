@@ -61,6 +61,18 @@ class ProcessGroup:
         )
         self._running[member] = _Running(process, log)
 
+    def joined(self, member: MemberId) -> None:
+        """One more member, which is none of the genesis: what is said of all members is said of it, too."""
+        self.members = (*self.members, member)
+
+    def freeze(self, member: MemberId) -> None:
+        """SIGSTOP: it stands still, with its links open, until it is let go on."""
+        self._running[member].process.send_signal(signal.SIGSTOP)
+
+    def thaw(self, member: MemberId) -> None:
+        """SIGCONT: it goes on, and knows nothing of the time between."""
+        self._running[member].process.send_signal(signal.SIGCONT)
+
     def start_all(self, members: Sequence[MemberId] | None = None) -> None:
         """Start several members, or all, and wait until they run. Raises `ProcessFailed`."""
         chosen = self.members if members is None else tuple(members)
