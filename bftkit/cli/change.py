@@ -50,6 +50,8 @@ STATES: Final[Mapping[int, str]] = {
 STATUS_SECONDS: Final = 0.25
 PAUSE_SECONDS: Final = 3.0
 """So long members may take, after the switch, to know how long it took."""
+IDLE_ROUNDS: Final = 2
+"""So often members that are ready are asked again whether they have decided anything."""
 DEFAULT_KEY: Final = Path("operator") / "operator.key"
 
 
@@ -362,23 +364,32 @@ async def _tell_switch(client: AsyncClient, known: Known, signed: SignedCommand,
         seconds=seconds,
     )
     output().plain(f"Epoch {epoch} has begun: {change.protocol} on {', '.join(members)}.")
-    output().plain(pause_in_words(pause, ready, sum(one.get("ready_ms") is not None for one in told.values())))
+    output().plain(pause_in_words(pause, ready, _measured(told, "ready_ms")))
 
 
 async def _switches(client: AsyncClient, epoch: int) -> dict[MemberId, dict[str, Any]]:
     """What the members say of the switch to this epoch, once most of them know how long it took."""
     found: dict[MemberId, dict[str, Any]] = {}
     enough = client.configuration.quorum.available
+    idle = 0
     with trio.move_on_after(PAUSE_SECONDS):
         while True:
             for member, status in (await client.status(timeout=STATUS_SECONDS)).items():
                 switch: Any = status.get("switch")
                 if isinstance(switch, dict) and cast("dict[str, Any]", switch).get("epoch") == epoch:
                     found[member] = cast("dict[str, Any]", switch)
-            if sum(one.get("pause_ms") is not None for one in found.values()) >= enough:
+            if _measured(found, "pause_ms") >= enough:
                 break
+            if _measured(found, "ready_ms") >= enough:
+                idle += 1
+                if idle > IDLE_ROUNDS:
+                    break  # nobody has anything to decide
             await trio.sleep(STATUS_SECONDS)
     return found
+
+
+def _measured(told: Mapping[MemberId, Mapping[str, Any]], name: str) -> int:
+    return sum(one.get(name) is not None for one in told.values())
 
 
 def median_of(told: Mapping[MemberId, Mapping[str, Any]], name: str) -> float | None:
