@@ -47,7 +47,7 @@ def switched(told: Told) -> tuple[object, ...]:
 
 
 def test_from_a_coordinator_on_three_to_the_randomized_protocol_on_four(operator: Operator, watch: Watch) -> None:
-    """Planned, with a member more, by force, with new keys for one: what was stored is there, and the history says it."""
+    """Planned, with a member more, by force: what was stored is there, and the history says what happened."""
     group = operator.group
     operator("put", "greeting", "hello")
 
