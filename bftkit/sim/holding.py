@@ -16,6 +16,9 @@ everything: it may have held it before. A record that was durable once stays so,
 its place (rule 18). And a member speaks only once its record is durable (rule 5), so that a client that believes f + 1
 members is later than all of these writes. A slot is looked at once, when the first client is told of it.
 
+What the members executed because they left the protocol by force rests on the bedrock's agreement instead: who voted
+for it holds the reports that it is about, and the batches that these carry. That counts as holding, too.
+
 A protocol that does not claim to survive a power cut promises nothing here, and the guard stays out.
 """
 
@@ -26,10 +29,16 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from bftkit.blocks import bedrock as bed
+from bftkit.channel import frames
+from bftkit.channel.wedge import ENDING_CODEC, REPORT_CODEC, Court
+from bftkit.core.digest import NO_DIGEST
+from bftkit.core.digest import digest as digest_of
 from bftkit.core.machine import Digest, MemberId, Slot
 from bftkit.core.ordering import CoinProtocol, Plugin, Setup, SignerProtocol
 from bftkit.core.wire import WireError
 from bftkit.membership.chain import HandOver
+from bftkit.membership.commands import SignedCommand
 from bftkit.sim.disk import Disk
 from bftkit.storage.head import HEAD_NAME, Head, HeadDamaged, segment_number
 from bftkit.storage.records import CHECK_SIZE, OVERHEAD, Codec, Kind
@@ -40,6 +49,10 @@ if TYPE_CHECKING:
 
 _PROTOCOL_RECORD: Final = 1
 """The kind of a log record that the protocol wrote (`bftkit.channel.replica`)."""
+_BATCH_RECORD: Final = 2
+"""The kind of a log record that holds the bytes of a batch, after 8 bytes for its slot."""
+_BEDROCK_RECORD: Final = 7
+"""The kind of a log record of the bedrock agreement."""
 _EPOCH_RECORD: Final = 5
 """The kind of the standing record that says which hand-over opened the epoch."""
 _POWER_CUT: Final = "power-cut"
@@ -65,6 +78,8 @@ class _Reader:
     """Of the records: what was written in epochs before is forgotten, since the state that they ended with is kept."""
     opened: bytes = b""
     """The record that the epoch began with."""
+    held: list[bytes] = attrs.field(factory=list[bytes])
+    """The values of the epoch's bedrock agreement that it holds."""
     excused: bool = False
     """Its disk was taken away, or lied."""
 
@@ -102,20 +117,48 @@ class _Reader:
             wanted = header.kind is Kind.ENTRY and header.slot not in done and mark == _PROTOCOL_RECORD
             if header.kind is Kind.STANDING and mark == _EPOCH_RECORD:
                 self._enter(data[at + OVERHEAD + 1 : end])
+            held = mark == _BEDROCK_RECORD and header.kind in (Kind.ENTRY, Kind.STANDING)
             # What a crash left of a write may have a good head and no body; the member cuts it off when it starts.
-            if wanted or end == len(data):
+            if wanted or held or end == len(data):
                 hasher = blake2b(data[at : at + OVERHEAD - CHECK_SIZE], key=self.key, digest_size=CHECK_SIZE)
                 hasher.update(data[at + OVERHEAD : end])
                 if hasher.digest() != data[at + OVERHEAD - CHECK_SIZE : at + OVERHEAD]:
                     return at
                 if wanted:
                     self.records.setdefault(header.slot, []).append(data[at + OVERHEAD + 1 : end])
+                elif held:
+                    self._hold(data[at + OVERHEAD + 1 : end])
             at = end
 
     def _enter(self, record: bytes) -> None:
         if record != self.opened:
             self.opened, self.epoch = record, HandOver.decode(record).ending.epoch + 1
             self.records.clear()
+            self.held.clear()
+
+    def _hold(self, record: bytes) -> None:
+        said = bed.RECORDS.decode(record)
+        if isinstance(said, bed.Held) and said.value not in self.held:
+            self.held.append(said.value)
+
+    def has_batch(self, name: Digest) -> bool:
+        """Whether the log holds these bytes durably. Reads all of it: for what is asked seldom."""
+        directory = self.disk.directory
+        for segment in sorted(directory.names()):
+            number = segment_number(segment)
+            if number is None or self.codec is None:
+                continue
+            data, at = directory.durable(segment, 0), 0
+            while (header := self.codec.header(data, at)) is not None and (header.segment, header.offset) == (
+                number,
+                at,
+            ):
+                end = at + OVERHEAD + header.length
+                body = data[at + OVERHEAD : end]
+                if body[:1] == bytes((_BATCH_RECORD,)) and digest_of(body[9:]) == name:
+                    return True
+                at = end
+        return False
 
     def about(self, slot: Slot, count: int) -> list[bytes]:
         """What the protocol wrote about the slot and the next ones, `count` slots in all, in the order of slots."""
@@ -209,6 +252,7 @@ class Holding:
             if (
                 reader.excused
                 or (reader.epoch == era.epoch and self._holds(promise, member, reader, slot, digest))
+                or (reader.epoch == era.epoch and self._has_agreed(era, promise, member, reader, slot, digest))
                 or reader.covers(slot)
             ):
                 holders.append(member)
@@ -243,6 +287,33 @@ class Holding:
         except WireError:
             return False
         return bool(carried) and carried[0][0] == slot and digest in (None, carried[0][1])
+
+    def _has_agreed(
+        self, era: Era, promise: _Promise, member: MemberId, reader: _Reader, slot: Slot, digest: Digest | None
+    ) -> bool:
+        """Whether it holds a value of the bedrock's that carries the slot, and the batch with it."""
+        setup, place = promise.setups.get(member), era.place
+        if setup is None or place is None:
+            return False
+        plugin, settings = promise.plugin, era.settings
+        court = Court(
+            setup,
+            settings.group,
+            place.configuration,
+            settings.schedule,
+            lambda member, stable, history: True,
+            lambda certificate: frames.certified_state(certificate.body),
+            plugin.carry,
+            settings.verify,
+        )
+        for value in reader.held:
+            ending = ENDING_CODEC.decode(value)
+            reports = {one.member: REPORT_CODEC.decode(one.report) for one in ending.reports}
+            carried = dict(court.continuation(SignedCommand.decode(ending.command), reports).slots)
+            name = carried.get(slot)
+            if name is not None and digest in (None, name) and (name == NO_DIGEST or reader.has_batch(name)):
+                return True
+        return False
 
 
 def _secrets(world: World, era: Era, member: MemberId) -> tuple[MemberId, SignerProtocol, CoinProtocol | None]:
