@@ -307,3 +307,52 @@ def test_sqlite_reads_do_not_wait_for_a_save(tmp_path: Path) -> None:
     assert reads == [A, (1, b"one"), False]
     assert store.has(digest(B))
     store.close()
+
+
+def test_hand_overs_are_kept_whatever_becomes_of_checkpoints(store: SnapshotStore) -> None:
+    assert store.links() == []
+    store.keep_link(1, b"second")
+    store.keep_link(0, b"first")
+    for slot in (10, 20, 30):
+        store.save(slot, b"manifest", named(A))
+    store.drop_below(30)
+    store.keep_link(1, b"second, again")
+    assert store.links() == [b"first", b"second, again"]
+
+
+def test_a_hand_over_that_was_damaged_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "snapshots"
+    store = SqliteSnapshots(path)
+    for epoch in range(3):
+        store.keep_link(epoch, b"link %d" % epoch)
+    store.close()
+    with sqlite3.connect(path) as database:
+        database.execute("update links set bytes = x'00' where epoch = 1")
+        database.execute("update links set epoch = 9 where epoch = 2")
+    database.close()
+    store = SqliteSnapshots(path)
+    assert store.links() == [b"link 0"]
+    store.close()
+
+
+def test_a_database_from_before_there_were_epochs_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "snapshots"
+    store = SqliteSnapshots(path)
+    store.save(10, b"ten", named(A))
+    store.close()
+    with sqlite3.connect(path) as database:
+        database.execute("drop table links")
+    database.close()
+    store = SqliteSnapshots(path)
+    store.keep_link(0, b"first")
+    assert (store.checkpoints(), store.links()) == ([(10, b"ten")], [b"first"])
+    store.close()
+
+
+def test_links_of_a_simulated_disk_survive_a_power_cut() -> None:
+    store = MemorySnapshots()
+    store.keep_link(0, b"first")
+    store.lying = True
+    store.keep_link(1, b"second")
+    store.crash()
+    assert store.links() == [b"first"]
