@@ -150,6 +150,8 @@ SLOT_UNKNOWN: Final = 1 << 62
 """Stands for what a record is about that was found on a disk: no checkpoint covers it."""
 ENTERED_RECORD: Final = b"\x08"
 """Where in the log an epoch begins: the digest of the hand-over that opened it."""
+MARKED_RECORD: Final = b"\x09"
+"""Standing: that record is in the log, or was there and was cut, and with it all that stood before it."""
 EPOCH_RECORD: Final = b"\x05"
 """The hand-over that opened the epoch: what stands before it in the log is of epochs before."""
 
@@ -242,6 +244,8 @@ class Replica:
         """Why this epoch's protocol has stopped here, if it has: a bug of the plug-in (SAFETY rule 29)."""
         self.wedged = False
         """Whether this member has left the epoch's protocol (SAFETY rule 21)."""
+        self._marked = False
+        """Whether the log says where this epoch begins."""
         self.records: list[tuple[Slot, bytes]] = []
         """The protocol's records of this epoch that a forced ending may need, each with the slot that it is about."""
         self.machine: OrderingMachine
@@ -303,7 +307,8 @@ class Replica:
         protocol_records: list[tuple[Slot, bytes]] = []
         decided: dict[Slot, Digest] = {}
         wedged_by, bedrock_records = b"", list[bytes]()
-        entered, marked = b"", False
+        entered = b""
+        marked = self._marked = any(record == MARKED_RECORD for record in restored.records)
         slots = restored.slots or [SLOT_UNKNOWN] * len(restored.records)
         for about, record in zip(slots, restored.records, strict=True):
             kind, body = record[:1], record[1:]
@@ -316,9 +321,12 @@ class Replica:
             elif kind == OWN_RECORD:
                 self.settling.voted, amnesic = unpack_plain(body)
                 self.silent = self.silent or amnesic
-            elif kind == ENTERED_RECORD or (kind == EPOCH_RECORD and digest(body) != entered):
+            elif kind == MARKED_RECORD:
+                pass
+            elif kind == ENTERED_RECORD or (kind == EPOCH_RECORD and digest(body) != entered and not marked):
                 # Every segment begins with the hand-over; what stands before the first one is of epochs before.
-                entered, marked = (body, True) if kind == ENTERED_RECORD else (digest(body), False)
+                entered = body if kind == ENTERED_RECORD else digest(body)
+                self._marked = kind == ENTERED_RECORD
                 protocol_records.clear()
                 decided.clear()
                 wedged_by, bedrock_records = b"", []
@@ -344,8 +352,8 @@ class Replica:
         if restored.amnesic:
             out.persist(self.settling.own_record())
         opened_by = self.succession.opened_by if self.succession is not None else None
-        if opened_by is not None and not marked:
-            out.persist(entered_record(opened_by), opened_by.ending.slot)  # the crash was faster
+        if opened_by is not None and not self._marked:
+            self._mark(opened_by, out)  # the crash was faster
 
     def _restore_epoch(self, restored: Restored, out: ReplicaOut) -> None:
         """Which epoch this member was in: the one that the newest hand-over in its log opened."""
@@ -461,7 +469,7 @@ class Replica:
         waiting = [entry.bundle for entry in self.pool.oldest()]
         self.pool = Pool(self.limits.pool_bytes, self.limits.client_pool_bytes)
         out.deliver(Rotate(self.standing()))
-        out.persist(entered_record(link), link.ending.slot)
+        self._mark(link, out)
         if not self.passive:
             self._step(self.machine.on_start, out)
             if self.checkpoints.stable > link.ending.slot:
@@ -486,6 +494,11 @@ class Replica:
         """The certificate of the newest state that this member holds, of those that this epoch's members can check."""
         provable = [stable.certificate for stable in self.checkpoints.kept if self.proves_here(stable)]
         return provable[-1] if provable else None
+
+    def _mark(self, link: HandOver, out: ReplicaOut) -> None:
+        """Write down where in the log this epoch begins."""
+        out.persist(entered_record(link), link.ending.slot)
+        self._marked = True
 
     def end_at(self, slot: Slot, out: ReplicaOut) -> None:
         """The epoch's last slot is fixed: the protocol fills up to it, and goes no further (SAFETY rule 23)."""
@@ -843,7 +856,9 @@ class Replica:
         """The standing records that a new log segment must begin with."""
         records = () if self.passive else self._standing_of_protocol()
         opened_by = self.succession.opened_by if self.succession is not None else None
-        epoch = () if opened_by is None else (EPOCH_RECORD + opened_by.encode(),)
+        epoch: tuple[bytes, ...] = () if opened_by is None else (EPOCH_RECORD + opened_by.encode(),)
+        if self._marked:
+            epoch = (*epoch, MARKED_RECORD)
         own = self.settling.own_record()
         return (*epoch, own, *(_PROTOCOL_RECORD + record for record in records), *self.wedge.standing())
 
