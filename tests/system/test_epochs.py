@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import secrets
+import shutil
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -405,6 +406,31 @@ def test_a_process_joins(found: MakeGroup, client: OpenClient, watch: Watch, com
     finally:
         group.stop(("m0", "m1", "m2", "m3"))
     assert "Traceback" not in group.log_text("m3")
+
+
+def test_a_member_whose_disk_is_gone_is_replaced_by_itself(
+    found: MakeGroup, client: OpenClient, watch: Watch, command: RunCommand
+) -> None:
+    """Its folder is new, its keys are, and its id and address stay (SAFETY rule 16)."""
+    group = found("--members", 3, "--protocol", "paxos", "--checkpoint-interval", 8)
+    group.start_all()
+    user = client(group)
+    user.submit(keyvalue.append(b"marks", b"a"))
+    group.kill("m2")
+    shutil.rmtree(group.directory / "m2")
+    (address,) = group.genesis.roster.entry("m2").addresses
+    words = ("init", group.directory / "m2", "--join", group.directory / "genesis.toml", "--id", "m2")
+    assert command(*words, "--address", address).code == 0
+    card = MemberCard.from_text((group.directory / "m2" / CARD_FILE).read_text())
+    group.start_all(("m2",))
+    here = user.settle(timeout=TIMEOUT)
+    seats = tuple(seat if seat.id != "m2" else card.seat() for seat in here.seats())
+    carry_out(group, user, attrs.evolve(here.change(), members=seats))
+    watch(group, "all in epoch 1", all_in(1, 3))
+    group.kill("m0")  # two of three are needed, so m2 counts
+    user.submit(keyvalue.append(b"marks", b"b"), timeout=TIMEOUT)
+    assert keyvalue.parse_value(user.submit(keyvalue.get(b"marks"), timeout=TIMEOUT)) == b"ab"
+    assert "takes no part in this epoch" in group.log_text("m2")
 
 
 def test_a_folder_that_joins_needs_the_lists_of_keys(tmp_path: Path, found: MakeGroup, command: RunCommand) -> None:
