@@ -255,7 +255,8 @@ class ClientMachine:
                 elif isinstance(answer, ReadRefusal):
                     self._on_read_refusal(sender, answer, out)
                 else:
-                    self.orders.on_answer(sender, answer, self.settings.members, self.settings.quorum, out)
+                    here = self.settings
+                    self.orders.on_answer(sender, answer, here.members, here.quorum, here.epoch, out)
         except WireError:
             return
 

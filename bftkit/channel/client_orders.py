@@ -114,9 +114,15 @@ class Orders:
         out.send(members, pack_ask(AskCommand(self._number, order.signed.name)))
 
     def on_answer(
-        self, sender: MemberId, answer: CommandAnswer, members: Sequence[MemberId], quorum: Quorum, out: ClientOut
+        self,
+        sender: MemberId,
+        answer: CommandAnswer,
+        members: Sequence[MemberId],
+        quorum: Quorum,
+        epoch: int,
+        out: ClientOut,
     ) -> None:
-        """What a member says over a link that is proved."""
+        """What a member says over a link that is proved for this epoch."""
         order = self._orders.get(answer.command)
         said = (answer.state, answer.text)
         if order is None or answer.state not in _RANKS or order.answers.get(sender) == said:
@@ -130,8 +136,10 @@ class Orders:
             state, by = frames.UNKNOWN_COMMAND, ()
         texts = Counter(answers[name][1] for name in by)
         text = next((one for one, count in texts.most_common(1) if count >= quorum.weak), "")
-        # A refusal at some doors is not the last word: one correct member that takes the command in passes it on.
-        final = state == frames.DONE or (state == frames.REFUSED and len(by) >= quorum.available)
+        # A refusal at some doors is not the last word: one correct member that takes the command in passes it on. And
+        # whoever has not reached the command's epoch refuses it for the time being.
+        refused = state == frames.REFUSED and len(by) >= quorum.available and order.signed.command.epoch <= epoch
+        final = state == frames.DONE or refused
         self._tell(order, CommandState(answer.command, state, text, by, answers, final), out)
 
     def _tell(self, order: _Order, state: CommandState, out: ClientOut) -> None:

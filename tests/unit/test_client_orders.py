@@ -166,7 +166,8 @@ def test_words_of_the_epoch_before_are_asked_for_again() -> None:
     group.go()
     signed = group.command(asks(protocol="paxos"))
     late.step("on_input", Order(signed))
-    say(late, signed, frames.REFUSED, "m0", "m1", text="for epoch 1; this is epoch 0")
+    say(late, signed, frames.REFUSED, *late.members, text="for epoch 1; this is epoch 0")
+    assert (told(late).state, told(late).final) == (frames.REFUSED, False), "they will get there"
     late.sent.clear()
     late.links("m2", group.links)
     assert [to for to, ask in late.asked() if isinstance(ask, AskCommand)] == list(late.members)
