@@ -8,6 +8,7 @@ the commit. It proves itself, so it does not matter who does; all do, and the fi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bftkit.channel.bundles import COMMIT, make_proved_bundle, parse_bundle
@@ -15,14 +16,51 @@ from bftkit.channel.coin_keys import CoinKeys
 from bftkit.channel.frames import MakingMessage, ReadyFor, pack_control
 from bftkit.channel.interface import ReplicaOut
 from bftkit.channel.reconfiguring import COMMIT_CODEC, READY_PURPOSE, Commit, Pending
+from bftkit.channel.state import error_text
 from bftkit.channel.succession import REPEAT_BEATS
 from bftkit.core.machine import Digest, MemberId
+from bftkit.core.ordering import Plugin, Setup
 from bftkit.core.wire import WireError
 from bftkit.crypto.signed import Certificate
 from bftkit.membership.chain import HandOver
+from bftkit.membership.epochs import Configuration
 
 if TYPE_CHECKING:
     from bftkit.channel.replica import Replica
+
+
+class _TrialKeys:
+    """Stands for keys and coins where a machine is made to see whether it can be, and is never run."""
+
+    def __init__(self, threshold: int) -> None:
+        self.threshold = threshold
+
+    def sign(self, purpose: str, statement: bytes) -> bytes:
+        raise AssertionError("nothing is signed in a trial")
+
+    def share(self, name: bytes) -> bytes:
+        raise AssertionError("no coin is tossed in a trial")
+
+    def combine(self, name: bytes, shares: Mapping[MemberId, bytes]) -> bytes:
+        raise AssertionError("no coin is tossed in a trial")
+
+    def verify(self, *arguments: object) -> bool:
+        return False
+
+
+def trial(plugin: Plugin, configuration: Configuration) -> str | None:
+    """Why the protocol's machine would not begin under this configuration, in its own words; None if it would.
+
+    Parameters and a window of the wrong size show here, before members wait for an epoch in which nothing runs.
+    """
+    quorum, members = configuration.quorum, configuration.members
+    keys = _TrialKeys(quorum.available)
+    window, parameters = configuration.window, configuration.parameters
+    try:
+        plugin.create(Setup(members[0], members, quorum, keys, 0, window, parameters, keys))
+    except Exception as error:  # whatever a plug-in raises (SAFETY rule 29)
+        return f"{configuration.protocol} would not begin: {error_text(error).decode()}"
+    return None
 
 
 class Preparing:

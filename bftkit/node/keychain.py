@@ -12,6 +12,7 @@ from typing import NoReturn
 import attrs
 
 from bftkit.channel.interface import Keychain, ReplicaSettings
+from bftkit.channel.preparing import trial
 from bftkit.channel.spectator import Spectator
 from bftkit.configuration.text import ConfigurationError
 from bftkit.core.digest import NO_DIGEST
@@ -65,10 +66,11 @@ class MemberKeychain(Keychain):
     def why_not(self, configuration: Configuration) -> str | None:
         """See `Keychain`. Of coins nothing is said: their key is made after this was asked."""
         try:
-            _check(_plugin(configuration.protocol).record, configuration)
+            plugin = _plugin(configuration.protocol)
+            _check(plugin.record, configuration)
         except ConfigurationError as error:
             return str(error)
-        return self.why_no_key(configuration)
+        return self.why_no_key(configuration) or trial(plugin, configuration)
 
     def verifier(self, configuration: Configuration, opening: Digest) -> Ed25519Verifier:
         """See `Keychain`."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from bftkit.channel.interface import ReplicaSettings
+from bftkit.channel.preparing import trial
 from bftkit.channel.replica import Replica
 from bftkit.configuration.text import ConfigurationError
 from bftkit.core.digest import digest
@@ -262,7 +263,8 @@ class WorldKeychain:
     def why_not(self, configuration: Configuration) -> str | None:
         """See `Keychain.why_not`."""
         try:
-            record = self._plugin(configuration.protocol).record
+            plugin = self._plugin(configuration.protocol)
+            record = plugin.record
         except ConfigurationError as error:
             return str(error)
         quorum = configuration.quorum
@@ -276,7 +278,7 @@ class WorldKeychain:
             return f"{record.name} has no parameter {unknown[0]}"
         if self.me in configuration.members and self.key_for(configuration) is None:
             return f"{self.me} has no key of its own for epoch {configuration.epoch}"
-        return None
+        return trial(plugin, configuration)
 
     def verifier(self, configuration: Configuration, opening: Digest) -> SignerProtocol:
         """See `Keychain.verifier`."""
