@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -20,9 +20,11 @@ from bftkit.channel.client import (
     ClientSettings,
     Executed,
     MemberStatus,
+    Moved,
     NotExecuted,
     ReadDone,
     SendNow,
+    Stopped,
     Submit,
 )
 from bftkit.core.machine import Deliver, Draw, MemberId, Out, Send, SetTimer, Slot
@@ -31,7 +33,6 @@ from bftkit.sim.register import Get, Put, RegisterOperation
 from bftkit.sim.workloads import Ask, Closed, KeyValueLoad, Open, Rhythm, Workload, encode
 
 if TYPE_CHECKING:
-    from bftkit.sim.epochs import Era
     from bftkit.sim.world import World
 
 AT_EASE: Final = Closed()
@@ -277,18 +278,6 @@ class Actor:
 
     # ------------------------------------------------------------------------------------------ hearing
 
-    def follow(self, era: Era) -> None:
-        """A new epoch began somewhere. (Until clients follow the chain by themselves, they are told.)"""
-        machine: Any = self.machine
-        settings = era.settings
-        machine.settings = self.settings = attrs.evolve(
-            self.settings, members=era.members, quorum=era.quorum, keyring=settings.keyring, epoch=era.epoch
-        )
-        machine._proved.clear()
-        machine._receivers = era.members
-        for bundle in machine._in_flight.values():
-            bundle.said.clear()
-
     def on_link(self, member: MemberId, binding: bytes) -> None:
         """A connection to this member came up."""
         self._step(lambda out: self.machine.on_link(member, binding, out))
@@ -329,6 +318,12 @@ class Actor:
                             self._on_read(token, status, result, _slot_of(out))
                         case MemberStatus(member, text):
                             self.statuses[member] = text
+                        case Moved(place):
+                            world.on_moved(self, place)
+                        case Stopped(reason):
+                            world.recorder.fail("agreement", f"{self.name} stops: {reason}")
+                        case _:
+                            pass
                 case SetTimer(key, ticks):
                     self._timer_serial += 1
                     serial = self._timer_serial

@@ -46,7 +46,7 @@ from bftkit.core.machine import Digest, MemberId, Slot
 from bftkit.core.ordering import CoinProtocol, ProtocolRecord
 from bftkit.core.plugin import load_protocol
 from bftkit.core.quorum import Quorum, QuorumError
-from bftkit.crypto.keys import SigningKey
+from bftkit.crypto.keys import SigningKey, verify_signature
 from bftkit.membership.chain import Place
 from bftkit.membership.commands import FORCED, KINDS, PLANNED, Change, Command, sign_command
 from bftkit.membership.epochs import Configuration
@@ -263,7 +263,9 @@ class World(Controls):
             quorum=self.quorum,
             key=self.signing_key(name),
             keyring=self.notary.keyring(self.members[0]) if some.place is None else some.keyring,
-            epoch=some.epoch,
+            place=some.place,
+            verifiers=some.keychain.verifier if some.keychain is not None else None,
+            verify=self.notary.verifier(Meter()) if some.place is not None else verify_signature,
             started_ms=START_MS + self.now,
             operation_bytes_max=limits.operation_bytes,
             bundle_bytes_max=limits.bundle_bytes,
@@ -487,8 +489,8 @@ class World(Controls):
             host.start()
         except Exception as error:
             self.fail(f"{host.me} cannot start: {type(error).__name__}: {error}", error)
-        if host.me in self.members or host.settings.place is None:
-            for actor in self.actors.values():
+        for actor in self.actors.values():
+            if host.me in self.members or host.me in actor.machine.settings.members:
                 self.connect(actor, host.me)
 
     # ------------------------------------------------------------------------------------------ epochs
@@ -577,13 +579,13 @@ class World(Controls):
         return keychain
 
     def _on_era(self, era: Era) -> None:
-        before = set(self.members)
         self.members, self.quorum = era.members, era.quorum
-        for actor in self.actors.values():
-            actor.follow(era)
-            for member in era.members:
-                if member not in before and self.hosts[member].up:
-                    self.connect(actor, member)
+
+    def on_moved(self, actor: Actor, place: Place) -> None:
+        """A client has followed the chain of hand-overs to this place: it dials the members that it did not know."""
+        for member in place.configuration.members:
+            if self.hosts[member].up:
+                self.connect(actor, member)
 
     # ------------------------------------------------------------------------------------------ watching
 
