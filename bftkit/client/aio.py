@@ -90,7 +90,10 @@ class AsyncClient:
         return self.configuration
 
     async def order(self, signed: SignedCommand, *, timeout: float = 60.0) -> AsyncGenerator[CommandState]:
-        """As `SyncClient.order`: ``async for state in client.order(signed)``."""
+        """As `SyncClient.order`: ``async for state in client.order(signed)``.
+
+        Whoever leaves the loop before its end does so within ``async with contextlib.aclosing(...)``.
+        """
         core = self.core
         end = anyio.current_time() + timeout
         news = anyio.Event()

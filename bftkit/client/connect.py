@@ -60,10 +60,10 @@ def open_core(
 
     `names`: where to learn of newer addresses. `kept`: the hand-overs of an earlier life. Raises `ConfigurationError`.
     """
-    hub = TcpHub(Identity.from_seed(seed), genesis.group_id)
     settings = client_settings(genesis, SigningKey(seed), kept.read() if kept is not None else ())
     assert settings.place is not None
     peers = peers_of_roster(settings.place.configuration.roster)
+    hub = TcpHub(Identity.from_seed(seed), genesis.group_id)
     if names is not None:
         return NamedClientCore(settings, hub, peers, names, on_executed=on_executed, keeper=kept)
     return ClientCore(settings, hub, peers, on_executed=on_executed, keeper=kept)

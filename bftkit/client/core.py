@@ -141,7 +141,7 @@ class ClientCore:
         self._chains: list[Chain] = []
         for member in sorted(peers):
             key, addresses = peers[member]
-            hub.connect(member, key, addresses)
+            ClientCore.link(self, member, key, addresses)
         self._roster = settings.place.configuration.roster if settings.place is not None else None
         self._step(self.machine.on_start)
 

@@ -15,9 +15,11 @@ from bftkit.channel.client import HaltNow
 from bftkit.channel.frames import LinkProof, pack_answer
 from bftkit.client import AsyncClient, Contradicted, NoAnswer, SyncClient, TooFewAgreed
 from bftkit.client.chain_file import CHAIN_FILE, ChainFile, place_after
-from bftkit.client.connect import client_settings
+from bftkit.client.connect import client_settings, connect_sync
 from bftkit.client.core import ClientCore, peers_of_roster
-from bftkit.client.local import LocalGroup, local_group
+from bftkit.client.local import LocalGroup, local_group, local_group_sync
+from bftkit.configuration.keyfiles import KeyPair
+from bftkit.configuration.settings import ClientSettings as FolderSettings
 from bftkit.configuration.text import ConfigurationError
 from bftkit.crypto.keys import SigningKey
 from bftkit.membership.chain import HandOver
@@ -26,6 +28,7 @@ from bftkit.network.addresses import Address
 from bftkit.network.hub import Peer
 from bftkit.network.memory import MemoryHub, MemoryNetwork
 from bftkit.network.session import Identity
+from bftkit.node.folders import ClientFolder
 from bftkit.service.keyvalue import KeyValueStore, get, parse_value, put
 from tests.chains import Group, asks, person
 
@@ -228,6 +231,17 @@ def test_a_damaged_memory_is_said_and_not_passed_over(tmp_path: Path, damage: st
     assert kept.read() == ()
 
 
+def test_a_client_of_a_folder_starts_where_the_folder_says(tmp_path: Path) -> None:
+    group = Group()
+    folder = ClientFolder(tmp_path, FolderSettings(), group.genesis, KeyPair.of("client", SEED))
+    ChainFile(tmp_path, group.genesis).keep([group.go().encode(), group.go(asks("m4", "m5", "m6", "m7")).encode()])
+    with connect_sync(folder) as client:
+        assert (client.epoch, client.configuration) == (2, group.place.configuration)
+    (tmp_path / CHAIN_FILE).write_bytes(b"damaged")
+    with pytest.raises(ConfigurationError, match=r"chain\.bin"):
+        connect_sync(folder)
+
+
 def test_a_folder_that_cannot_be_written_to_is_said(tmp_path: Path) -> None:
     group = Group()
     folder = tmp_path / "gone"
@@ -304,6 +318,17 @@ async def ordered(client: AsyncClient, group: LocalGroup, change: Change) -> int
     assert states[-1].final
     assert [state.final for state in states[:-1]] == [False] * (len(states) - 1)
     return states[-1].state
+
+
+def test_plain_callers_order_changes_as_well() -> None:
+    with local_group_sync(KeyValueStore, members=3, protocol="paxos") as group, group.client() as client:
+        client.settle(timeout=30)
+        change = group.group.change("coordinator")
+        states = list(client.order(group.group.command(change)))
+        assert [state.state for state in states if state.final] == [frames.DONE]
+        assert client.epoch == 1
+        assert len(client.history(timeout=30)) == 1
+        assert client.submit(put(b"key", b"value"), timeout=60)
 
 
 async def test_operators_bring_a_group_from_epoch_to_epoch_and_clients_follow() -> None:
