@@ -24,6 +24,7 @@ from cyclopts import Parameter, validators
 
 from bftkit.channel import frames
 from bftkit.channel.client import CommandState
+from bftkit.channel.preparing import trial
 from bftkit.cli.app import CommandFailed, ExitCode, output
 from bftkit.cli.change_view import FollowView
 from bftkit.client import AsyncClient, connect
@@ -138,6 +139,7 @@ async def change_group(make: Callable[[Known], Wish], how: How) -> ExitCode:
             wished = load_protocol(wish.protocol).record if wish.protocol is not None else present
             nonce = secrets.token_bytes(16)
             prospect = foresee(known.here, known.schedule, wish, present, wished, group=known.group, nonce=nonce)
+            require_beginning(prospect)
         except CommandError as error:
             raise CommandFailed(ExitCode.REFUSED, str(error)) from None
         return await carry_out(client, known, prospect, how)
@@ -169,9 +171,22 @@ def prospect_of(known: Known, command: Command) -> Prospect:
     try:
         present = load_protocol(here.protocol).record
         wished = load_protocol(command.change.protocol).record if command.change is not None else present
-        return explain(here, known.schedule, command, present, wished)
+        prospect = explain(here, known.schedule, command, present, wished)
+        require_beginning(prospect)
+        return prospect
     except CommandError as error:
         raise CommandFailed(ExitCode.REFUSED, str(error)) from None
+
+
+def require_beginning(prospect: Prospect) -> None:
+    """Whether the protocol would begin under the next configuration, as far as it is installed here.
+
+    Members ask the same of theirs. Raises `CommandError`.
+    """
+    there = prospect.next
+    reason = trial(load_protocol(there.protocol), there) if there is not None else None
+    if reason is not None:
+        raise CommandError(reason)
 
 
 # ------------------------------------------------------------------------------------------------- before

@@ -70,6 +70,8 @@ class Prospect:
     meanwhile: tuple[str, ...]
     """Who must be up, and when and for how long service pauses."""
     warnings: tuple[str, ...]
+    next: Configuration | None
+    """The next configuration, without a coin key; None for a command that takes back another."""
 
     @property
     def change(self) -> Change:
@@ -124,10 +126,12 @@ def explain(
     """What a command would do that somebody else made. Raises `CommandError` for what the members would refuse."""
     change = command.change
     if change is None:
-        return Prospect(here, command, (), ("What is prepared and not committed is taken back; service goes on.",), ())
+        told = "What is prepared and not committed is taken back; service goes on."
+        return Prospect(here, command, (), (told,), (), None)
     check_record(wished, change)
-    following(here, command, extended(schedule, command))
-    return Prospect(here, command, _rows(here, change), _meanwhile(here, command, present), _warnings(here, command))
+    there = following(here, command, extended(schedule, command))
+    rows, meanwhile = _rows(here, change), _meanwhile(here, command, present)
+    return Prospect(here, command, rows, meanwhile, _warnings(here, command), there)
 
 
 def cancelling(here: Configuration, *, group: bytes, nonce: bytes) -> Command:

@@ -204,6 +204,8 @@ def test_at_a_slot(stage: Stage) -> None:
         (("switch", "paxos", "--set", "speed=3"), 6, "paxos has no parameter 'speed'"),
         (("switch", "paxos", "--set", "speed"), 2, "give name=number"),
         (("switch", "paxos", "--set", "beat=50", "--set", "beat=60"), 2, "beat is there twice"),
+        (("switch", "coordinator", "--set", "coordinator=7"), 6, "the members are numbered 0 to 2"),
+        (("switch", "paxos", "--set", "window=4000000"), 6, "the window can be"),
         (("switch", "pxos"), 3, "did you mean 'paxos'"),
         (("switch", "paxos", "--accept-loss"), 2, "means nothing without --force"),
         (("switch", "paxos", "--force", "--at", "5"), 2, "means nothing with --force"),

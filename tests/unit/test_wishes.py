@@ -11,10 +11,9 @@ import pytest
 from bftkit.core.digest import digest
 from bftkit.core.plugin import load_protocol
 from bftkit.crypto.keys import EpochKeys, SigningKey
-from bftkit.crypto.threshold import CoinPublics
+from bftkit.crypto.threshold import CoinPublics, deal
 from bftkit.membership.commands import CANCEL, FORCED, PLANNED, CommandError, Seat
 from bftkit.membership.epochs import Configuration, extended, following
-from bftkit.membership.founding import deal_coin
 from bftkit.membership.roster import Roster, RosterEntry
 from bftkit.membership.wishes import Prospect, Wish, bears, cancelling, foresee
 
@@ -75,9 +74,9 @@ def group(protocol: str, n: int, f: int, c: int, *, epoch: int = 0, epochs: int 
         )
         for seat in seats
     )
-    coin: CoinPublics | None = deal_coin(
-        load_protocol("cks").record, tuple(seat.id for seat in seats), f, c, digest(b"coin")
-    )[0]
+    threshold = n - f - c
+    points, _ = deal(tuple(seat.id for seat in seats), threshold, digest(b"coin"))
+    coin = CoinPublics(threshold, tuple(points.values()))
     settings: dict[str, Any] = {
         "parameters": {},
         "operators": (operator("ann"),),
