@@ -7,6 +7,7 @@ an epoch that it has no key for.
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import secrets
 import shutil
@@ -35,6 +36,7 @@ from bftkit.node.processes import ProcessGroup
 from bftkit.service import keyvalue
 from bftkit.service.keyvalue import KeyValueStore
 from bftkit.storage.files import StorageFailed
+from bftkit.storage.snapshots import MemorySnapshots
 
 MakeGroup = Callable[..., ProcessGroup]
 OpenClient = Callable[..., SyncClient]
@@ -92,21 +94,27 @@ async def under_load(group: LocalGroup) -> AsyncGenerator[Load]:
         await load.end(group)
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Waits until this holds."""
+    with trio.fail_after(TIMEOUT):
+        while not condition():
+            await trio.sleep(0.01)
+
+
 async def entered(group: LocalGroup, member: str, epoch: int) -> None:
     """Waits until this member is in that epoch, or a later one, and takes part in it."""
-    with trio.fail_after(TIMEOUT):
-        while True:
-            replica = group.node(member).replica
-            if replica.settings.epoch >= epoch and replica.succession_part.active:
-                return
-            await trio.sleep(0.01)
+
+    def is_there() -> bool:
+        replica = group.node(member).replica
+        return replica.settings.epoch >= epoch and replica.succession_part.active
+
+    await until(is_there)
 
 
 async def erased(group: LocalGroup, member: str, epoch: int) -> None:
     """Waits until this member has no key left of an epoch before that one."""
-    with trio.fail_after(TIMEOUT):
-        while group._members[member].vault.epochs.first < epoch:  # pyright: ignore[reportPrivateUsage]
-            await trio.sleep(0.01)
+    vault = group._members[member].vault  # pyright: ignore[reportPrivateUsage]
+    await until(lambda: vault.epochs.first >= epoch)
 
 
 async def test_a_group_goes_from_protocol_to_protocol_and_back_under_load() -> None:
@@ -169,12 +177,51 @@ async def test_a_member_joins_and_another_one_leaves() -> None:
         assert configuration.quorum.certificate == 3
         configuration = await group.switch("paxos", members=("m0", "m2", "m3"))
         assert configuration.members == ("m0", "m2", "m3")
-        with trio.fail_after(TIMEOUT):
-            while group.node("m1").replica.stopped is None:
-                await trio.sleep(0.01)
+        await until(lambda: group.node("m1").replica.stopped)
         assert "no part of the group since epoch 2" in str(group.node("m1").replica.stopped)
         await group.crash("m0")
         await group.restart("m0")
+
+
+async def test_members_make_coin_keys_and_forget_those_of_epochs_before() -> None:
+    """And know their shares after a restart (SAFETY rule 20)."""
+    async with (
+        local_group(KeyValueStore, members=4, protocol="pbft", checkpoint_interval=8) as group,
+        under_load(group),
+    ):
+        vaults = [group._members[member].vault for member in group.members]  # pyright: ignore[reportPrivateUsage]
+        assert all(vault.coin is not None for vault in vaults), "dealt at the founding"
+        for number, protocol in enumerate(("cks", "pbft", "cks"), 1):
+            await group.switch(protocol)
+            for member in group.members:
+                await erased(group, member, number)
+        await until(lambda: all({epoch for epoch, _ in vault.secrets()} == {3} for vault in vaults))
+        assert all(vault.coin is None for vault in vaults)
+        for member in group.members:
+            await group.crash(member)
+        for member in group.members:
+            await group.restart(member)
+        assert all(group.node(member).replica.settings.coins is not None for member in group.members)
+
+
+async def test_a_log_from_before_a_change_makes_a_member_silent() -> None:
+    """Its key of that epoch is erased: it has promised something since (SAFETY rule 16)."""
+    async with (
+        local_group(KeyValueStore, members=3, protocol="paxos", checkpoint_interval=8) as group,
+        under_load(group),
+    ):
+        member = group._members["m2"]  # pyright: ignore[reportPrivateUsage]
+        before = copy.deepcopy(member.directory)
+        await group.switch("coordinator")
+        await erased(group, "m2", 1)
+        await group.crash("m2")
+        member.directory = before
+        member.snapshots = MemorySnapshots()
+        before.crash()
+        await group.restart("m2")
+        assert group.node("m2").replica.silent
+        await entered(group, "m2", 1)
+        assert group.node("m2").replica.silent, "new keys alone would end that"
 
 
 async def test_what_members_cannot_run_is_refused_with_the_reason() -> None:
@@ -283,6 +330,7 @@ async def _one_cut(watched: str, at: int, *, everybody: bool, kind: str = "") ->
         await group.in_step(TIMEOUT)
         for member in group.members:
             await erased(group, member, 1)
+        await until(lambda: all(len(group.node(member).snapshots.links()) == 1 for member in group.members))
         return cut.operation
 
 
