@@ -60,10 +60,12 @@ class _Source:
 
     shown: int = 0
     """The latest epoch that it has shown."""
+    asks: int = 0
+    """So many questions over this link it has not answered."""
     silences: int = 0
     """How often in a row it was asked in vain."""
     deaf_until: int = 0
-    """It showed a bad link: until then it is not asked and not listened to (in ticks)."""
+    """It showed a bad link, or old ones unasked: until then it is not asked and not listened to (in ticks)."""
     patience: int = PATIENCE_TICKS
     refused: int = 0
     reason: str = ""
@@ -164,6 +166,7 @@ class Following:
 
     def on_link(self, member: MemberId) -> None:
         """A new link: what was asked over the one before will not be answered."""
+        self._source(member).asks = 0
         if self._asked == member:
             self._asked = None
         if self._walk is not None and self._walk.asked == member:
@@ -182,7 +185,7 @@ class Following:
             if source.suspect and source.deaf_until <= now:
                 source.suspect, source.asked_back = False, self.epoch
                 if oldest is not None:
-                    out.send(member, pack_ask(AskChain(oldest)))
+                    self._ask(member, oldest, out)
         self._pursue(out)
         if self._walk is not None:
             self._walk_on(out)
@@ -213,7 +216,11 @@ class Following:
         self._turn = members.index(chosen) + 1
         self._asked = chosen
         self._asked_until = self._now + CHAIN_PATIENCE_TICKS * (1 + self._source(chosen).silences)
-        out.send(chosen, pack_ask(AskChain(self.epoch)))
+        self._ask(chosen, self.epoch, out)
+
+    def _ask(self, member: MemberId, epoch: int, out: ClientOut) -> None:
+        self._source(member).asks += 1
+        out.send(member, pack_ask(AskChain(epoch)))
 
     def _listens(self, member: MemberId) -> bool:
         return self._source(member).deaf_until <= self._now
@@ -223,6 +230,8 @@ class Following:
     def on_answer(self, sender: MemberId, packed: Sequence[bytes], out: ClientOut) -> bool:
         """Links came, asked for or not; says whether they led on. Look at `contradiction` after each."""
         source = self._source(sender)
+        unasked = source.asks == 0
+        source.asks -= not unasked
         if not self._listens(sender):
             return False
         before = self.place
@@ -249,6 +258,9 @@ class Following:
             out.deliver(LinkRefused(sender, source.reason))
         source.silences = 0
         moved = self.place is not before
+        if unasked and not moved:
+            # Reading links costs much more than sending them: nobody gets that for nothing again and again.
+            source.deaf_until = max(source.deaf_until, self._now + PATIENCE_TICKS)
         if moved:
             self._entered()
         elif asked:
@@ -343,7 +355,7 @@ class Following:
         members = self.members
         walk.asked = members[walk.turn % len(members)]
         walk.until = self._now + CHAIN_PATIENCE_TICKS * (1 + walk.turn // len(members))
-        out.send(walk.asked, pack_ask(AskChain(walk.place.configuration.epoch)))
+        self._ask(walk.asked, walk.place.configuration.epoch, out)
 
     def _walk_past(self, walk: _Walk) -> None:
         """A member had nothing, or did not answer: the next one; and after all of them, some time later."""

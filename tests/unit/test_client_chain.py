@@ -168,6 +168,19 @@ def test_who_shows_bad_links_is_not_listened_to_for_a_time_that_doubles() -> Non
     assert client.epoch == 1
 
 
+def test_who_shows_old_links_unasked_is_not_listened_to_for_a_while() -> None:
+    """Reading them costs more than sending them."""
+    group = five_epochs()
+    client = Client(group, 4, chain=group.links[:4])
+    client.links("m3", group.links[:4])
+    client.links("m3", group.links)
+    assert client.epoch == 4
+    client.tick(PATIENCE_TICKS)
+    client.links("m3", group.links)
+    assert client.epoch == 5
+    assert client.refused() == []
+
+
 def test_nobody_goes_back() -> None:
     group = five_epochs()
     client = Client(group, 3)
