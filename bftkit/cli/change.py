@@ -27,7 +27,7 @@ from bftkit.channel.client import CommandState
 from bftkit.channel.preparing import trial
 from bftkit.cli.app import CommandFailed, ExitCode, output
 from bftkit.cli.change_view import FollowView
-from bftkit.client import AsyncClient, connect
+from bftkit.client import AsyncClient, OutcomeUnknown, connect
 from bftkit.configuration.keyfiles import KeyPair
 from bftkit.core.machine import MemberId
 from bftkit.core.plugin import load_protocol
@@ -212,7 +212,8 @@ def tell(known: Known, prospect: Prospect, *, dry_run: bool) -> None:
     from rich.table import Table
 
     name = known.folder.genesis.name
-    output().show(f"A {prospect.kind} change of {name}, which is in epoch {here.epoch}:\n")
+    what = f"A {prospect.kind} change of {name}" if change is not None else f"Taking back a change of {name}"
+    output().show(f"{what}, which is in epoch {here.epoch}:\n")
     if prospect.rows:
         table = Table(box=None, pad_edge=False)
         for title in ("", "now", "then"):
@@ -310,21 +311,21 @@ async def send(client: AsyncClient, known: Known, signed: SignedCommand, timeout
     began = time.monotonic()
     view = FollowView(client.core.machine.settings.members)
     last: CommandState | None = None
+    late: OutcomeUnknown | None = None
     with view:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, client, view)
-            async for state in client.order(signed, timeout=timeout):
-                last = state
-                view.on_state(state)
-                output().event(
-                    "command",
-                    command=state.name,
-                    state=STATES[state.state],
-                    text=state.text,
-                    by=state.by,
-                    answers={member: [STATES[one], text] for member, (one, text) in sorted(state.answers.items())},
-                )
+            try:
+                async for state in client.order(signed, timeout=timeout):
+                    last = state
+                    view.on_state(state)
+                    _tell_state(state)
+            except OutcomeUnknown as error:
+                # Said below, when the view is gone and nothing is asked any more.
+                late = error
             nursery.cancel_scope.cancel()
+    if late is not None:
+        raise late if last is None or last.state == frames.UNKNOWN_COMMAND else _still_under_way(last, timeout)
     assert last is not None, "a client that has nothing to say any more raises"
     if last.state == frames.REFUSED:
         raise CommandFailed(ExitCode.REFUSED, refusal_of(last))
@@ -335,6 +336,27 @@ async def send(client: AsyncClient, known: Known, signed: SignedCommand, timeout
         return ExitCode.OK
     await _tell_switch(client, known, signed, seconds)
     return ExitCode.OK
+
+
+def _tell_state(state: CommandState) -> None:
+    output().event(
+        "command",
+        command=state.name,
+        state=STATES[state.state],
+        text=state.text,
+        by=state.by,
+        answers={member: [STATES[one], text] for member, (one, text) in sorted(state.answers.items())},
+    )
+
+
+def _still_under_way(state: CommandState, timeout: float) -> CommandFailed:
+    """What is known when the operator's patience is over."""
+    where = STATES[state.state] + (f" ({state.text})" if state.text else "")
+    return CommandFailed(
+        ExitCode.TOO_FEW_AGREED,
+        f"not carried out within {timeout:g} s: {where}. It stays under way: bftkit history says whether it was done, "
+        "bftkit operator cancel takes back what is not committed",
+    )
 
 
 async def _watch(client: AsyncClient, view: FollowView) -> None:

@@ -18,7 +18,7 @@ from bftkit.channel import frames
 from bftkit.channel.client import CommandState
 from bftkit.cli import change, main
 from bftkit.cli.change import median_of, pause_in_words, refusal_of
-from bftkit.client import NoAnswer
+from bftkit.client import NoAnswer, TooFewAgreed
 from bftkit.crypto.keys import verify_signature
 from bftkit.crypto.signed import Certificate
 from bftkit.membership.chain import Ending, HandOver
@@ -35,6 +35,8 @@ class FakeClient:
     configuration: Configuration
     links: tuple[HandOver, ...] = ()
     refuse: str = ""
+    silent_after: int | None = None
+    """So many states are told; then nobody answers any more."""
     ordered: list[SignedCommand] = attrs.field(factory=list[SignedCommand])
     statuses: dict[str, dict[str, Any]] = attrs.field(factory=dict[str, dict[str, Any]])
     refused_links: Mapping[str, tuple[int, str]] = attrs.field(factory=dict[str, tuple[int, str]])
@@ -56,11 +58,15 @@ class FakeClient:
         def said(state: int, text: str, *, final: bool = False) -> CommandState:
             return CommandState(signed.name, state, text, members[:2], dict.fromkeys(members, (state, text)), final)
 
+        if self.silent_after == 0:
+            raise NoAnswer(0, "no member answered")
         yield said(frames.TAKEN, "waits to be ordered")
         if self.refuse:
             yield said(frames.REFUSED, self.refuse, final=True)
             return
         yield said(frames.PREPARED, "slot 17")
+        if self.silent_after == 2:
+            raise TooFewAgreed(0, "m0 answered, but too few agreed")
         yield said(frames.COMMITTED, "epoch 0 ends at slot 128")
         for index, member in enumerate(members):
             self.statuses[member] = {
@@ -229,6 +235,17 @@ def test_a_refusal_of_the_members_is_exit_code_6_with_their_reason(stage: Stage)
     assert told.code == 6
     assert "superseded by epoch 1" in told.error
     assert told.of("result") == []
+
+
+@pytest.mark.parametrize(
+    ("states", "code", "text"),
+    [(0, 4, "no member answered"), (2, 5, "not carried out within 60 s: prepared (slot 17). It stays under way")],
+)
+def test_what_is_known_when_the_operators_patience_is_over(stage: Stage, states: int, code: int, text: str) -> None:
+    stage.client.silent_after = states
+    told = stage.run("switch", "paxos")
+    assert told.code == code
+    assert text in told.error
 
 
 def test_a_key_that_is_no_operators_is_refused(stage: Stage) -> None:
