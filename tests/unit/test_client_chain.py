@@ -181,6 +181,41 @@ def test_who_shows_old_links_unasked_is_not_listened_to_for_a_while() -> None:
     assert client.refused() == []
 
 
+def test_questions_over_an_old_link_excuse_nothing() -> None:
+    group = Group()
+    client = Client(group)
+    group.go()
+    client.prove("m3", 1)
+    client.link("m3", 0)
+    client.links("m3", [])
+    client.links("m3", group.links)
+    assert client.epoch == 0
+    client.tick(PATIENCE_TICKS)
+    client.links("m3", group.links)
+    assert client.epoch == 1
+
+
+@pytest.mark.parametrize("what", ["read", "operation"])
+def test_when_no_answers_come_the_client_asks_whether_the_group_has_moved_on(what: str) -> None:
+    client = Client(Group())
+    client.open()
+    for member in ("m0", "m1"):
+        client.reply(member, 1)
+    client.tick(PATIENCE_TICKS)
+    client.sent.clear()
+    if what == "read":
+        client.step("on_input", AskRead(1, b"read"))
+    else:
+        client.submit(b"second")
+    client.tick(PATIENCE_TICKS)
+    assert client.asked_chain() == [("m0", 0)]
+    for member, after in (("m0", "m1"), ("m1", "m2"), ("m2", "m3")):
+        client.links(member, [])
+        assert client.asked_chain() == [(after, 0)]
+    client.links("m3", [])
+    assert client.asked_chain() == [], "all were asked once"
+
+
 def test_nobody_goes_back() -> None:
     group = five_epochs()
     client = Client(group, 3)
