@@ -215,6 +215,7 @@ class LocalGroup:
     def _assembled(self, member: _Member) -> tuple[_Run, Restored]:
         genesis, group = self.genesis, self.genesis.group_id
         vault = member.vault
+        vault.restart()
         keychain = MemberKeychain(group, member.id, vault)
         settings = genesis_settings(
             genesis, member.id, keychain.key(Configuration.first(genesis)), vault.coin, keychain=keychain

@@ -244,6 +244,10 @@ class MemoryVault(Vault):
             self._coin = None
             self._secrets = {name: secret for name, secret in self._secrets.items() if name[0] >= coin_since}
 
+    def restart(self) -> None:
+        """Another process: it has what is on the disk, and knows nothing of what was to be forgotten."""
+        self._wanted = (0, 0)
+
     def _about_to(self, operation: str) -> None:
         if self.before is not None:
             self.before(operation)
