@@ -13,10 +13,12 @@ import attrs
 from bftkit.channel import frames
 from bftkit.channel.bundles import COMMAND, Bundle
 from bftkit.channel.interface import ReplicaOut
+from bftkit.configuration.text import ConfigurationError
 from bftkit.core.machine import Digest
 from bftkit.core.wire import WireError
+from bftkit.membership.chain import Place
 from bftkit.membership.commands import FORCED, CommandError, SignedCommand
-from bftkit.membership.epochs import extended, following
+from bftkit.membership.epochs import Configuration, extended, following
 
 if TYPE_CHECKING:
     from bftkit.channel.replica import Replica
@@ -53,6 +55,8 @@ class Orders:
                 reason = keychain.why_not(there)
                 if reason is not None and replica.me in there.members:
                     raise CommandError(f"{replica.me}: {reason}")
+                if command.kind == FORCED and there.coin is None and replica.me in there.members:
+                    self._need_no_coin(there, name)
         except CommandError as error:
             self._refuse(name, str(error))
             return False
@@ -62,6 +66,20 @@ class Orders:
             return False
         self.refused.pop(name, None)
         return True
+
+    def _need_no_coin(self, there: Configuration, name: Digest) -> None:
+        """A forced change makes no coin key. Raises `CommandError` for a protocol that tosses coins."""
+        settings = self._replica.settings
+        assert settings.keychain is not None
+        try:
+            record = settings.keychain.enter(settings, Place(there, name), None).plugin.record
+        except (ConfigurationError, ValueError) as error:
+            raise CommandError(f"{settings.me}: {error}") from None
+        if record.coins:
+            raise CommandError(
+                f"{there.protocol} tosses coins: this epoch has no coin key, and a forced change makes none; "
+                "a planned change does"
+            )
 
     def _refuse(self, name: Digest, text: str) -> None:
         self.refused[name] = text[:500]
