@@ -279,6 +279,7 @@ class Succession:
         """The hand-over is here, and so is its state: make that durable."""
         replica = self._replica
         self.crossing = link
+        replica.preparing.may_enter(link, out)  # what is still to be kept for that is kept while the state is saved
         ready = replica.checkpoints.ready.get(link.ending.slot)
         if replica.checkpoints.stable == link.ending.slot:
             # A forced ending may fall on a checkpoint: from now on it is the hand-over that proves this state, since

@@ -150,6 +150,9 @@ class SwitchDemo(Demo):
             why = last.text if last is not None else "no answer"
             raise CommandFailed(ExitCode.PROGRESS_MISSED, f"the change to {wished.name} was not carried out: {why}")
         done = time.monotonic()
+        with trio.fail_after(AFTERMATH_SECONDS):
+            while monitor.epoch <= here.epoch:  # members may say so before they show it
+                await trio.sleep(0.01)
         self.links = await monitor.history(timeout=AFTERMATH_SECONDS)
         link = self.links[-1]
         pause = await self._pause(monitor, link.next.epoch)

@@ -73,6 +73,8 @@ logger = logging.getLogger("bftkit.node")
 
 SEAL_SECONDS: Final = 0.2
 """So long after the last record the log is sealed (see ADR 0005)."""
+TIDY_SECONDS: Final = 0.2
+"""So long after an epoch began its hand-over is stored and old keys are erased."""
 DISK_FULL_SECONDS: Final = 0.25
 FAULTS_KEPT: Final = 500
 PROOFS_KEPT: Final = 4
@@ -225,6 +227,7 @@ class Node:
         self._next_save: Save | None = None
         self._gated = False
         self._stopping = False
+        self._untidy = False
         self._seal_at = float("inf")
         self._yield_at = 0.0
         self._started = time.monotonic()
@@ -266,6 +269,8 @@ class Node:
                     task_status.started()
                     while not self._stopping:
                         await self._round(nursery)
+                    if self.replica.succession is not None:
+                        await self._tidy()
                 except _StoppedInRound:
                     pass
                 nursery.cancel_scope.cancel()  # leaving it waits for a checkpoint that a thread is saving
@@ -415,7 +420,7 @@ class Node:
                             self._chronicle.note("halted", epoch=self.replica.settings.epoch, reason=reason)
                         case Linked(epoch, link):
                             self._linking[epoch] = link
-                            nursery.start_soon(self._keep_links)
+                            self._tidy_soon(nursery)
                         case NeighboursAre(entries):
                             self._neighbours.follow(entries)
                             if self._names is not None:
@@ -521,16 +526,30 @@ class Node:
         stored = set(self.snapshots.links())
         known = {epoch: link.encode() for epoch, link in sorted(self.replica.succession_part.links.items())}
         self._linking |= {epoch: link for epoch, link in known.items() if link not in stored}
-        await self._keep_links()
         self._forget()
-        await self._settle_vault()
+        await self._tidy()
 
     def _entered(self, nursery: trio.Nursery) -> None:
         """In a new epoch, and the log says so durably: what belongs to those before may go (SAFETY rule 28)."""
         here = self.replica.succession_part.configuration
         logger.info("%s is in epoch %d, under %s", self.replica.me, here.epoch, here.protocol)
         self._forget()
-        nursery.start_soon(self._settle_vault)
+        self._tidy_soon(nursery)
+
+    def _tidy_soon(self, nursery: trio.Nursery) -> None:
+        """Keep links and erase keys in a moment: clients wait for the epoch's first decision, and the disk is one."""
+        if not self._untidy:
+            self._untidy = True
+            nursery.start_soon(self._tidy_later)
+
+    async def _tidy_later(self) -> None:
+        await trio.sleep(TIDY_SECONDS)
+        await self._tidy()
+
+    async def _tidy(self) -> None:
+        self._untidy = False
+        await self._keep_links()
+        await self._settle_vault()
 
     def _forget(self) -> None:
         configuration = self.replica.succession_part.configuration
