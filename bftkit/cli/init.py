@@ -127,6 +127,20 @@ def init(
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise CommandFailed(ExitCode.FAILED, f"{directory} is there already and not empty; nothing was changed")
     if join is not None:
+        founding = {
+            "--members": members != 4,
+            "--protocol": protocol != "pbft",
+            "--byzantine": byzantine is not None,
+            "--crash": crash is not None,
+            "--service": service != DEFAULT_SERVICE,
+            "--durability": durability != "fsync",
+            "--clients": clients != "open" or bool(client_key),
+            "--operator-key": bool(operator_key) or operator_threshold != 1,
+            "--parameter": bool(parameter) or checkpoint_interval != 128,
+            "--name": name is not None,
+        }
+        for option in (option for option, given in founding.items() if given):
+            raise CommandFailed(ExitCode.USAGE, f"{option} means nothing with --join: the group is as its genesis says")
         _join(directory, join, id, address, base_port)
         return
     if id is not None:
@@ -323,7 +337,9 @@ def _join(
     directory: Path, genesis_path: Path, member: str | None, address: tuple[str, ...], base_port: int | None
 ) -> None:
     """The folder of a member that is to join a group, and its card."""
-    if member is None or not is_name(member):
+    if member is None:
+        raise CommandFailed(ExitCode.USAGE, "--join needs --id, the new member's id")
+    if not is_name(member):
         raise CommandFailed(ExitCode.USAGE, f"--id {member}: give 1 to 32 of the characters a-z, 0-9, _ - and .")
     try:
         genesis = read_genesis(genesis_path)

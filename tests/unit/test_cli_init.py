@@ -13,11 +13,13 @@ from typing import Any
 import attrs
 import pytest
 
+from bftkit.channel.settling import own_record
 from bftkit.cli import main
 from bftkit.cli.app import CommandFailed, ExitCode
 from bftkit.cli.init import PORTS
 from bftkit.core.ordering import ProtocolRecord
 from bftkit.crypto.keys import EpochKeys, SigningKey
+from bftkit.membership.card import MemberCard
 from bftkit.membership.founding import default_faults
 from bftkit.membership.genesis import Genesis
 from bftkit.network.addresses import parse_address
@@ -316,3 +318,54 @@ def test_what_keygen_prints_for_a_member_fits_into_a_genesis(
     assert entry.identity == read_key(keys / "identity.key", "identity").public
     assert entry.epoch_root == EpochKeys.from_bytes((keys / "epochs.key").read_bytes()).root
     assert {mode(path) for path in keys.iterdir()} == {0o600}
+
+
+def test_init_join_makes_the_folder_of_one_more_member_and_its_card(
+    group: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("init", tmp_path / "m4", "--join", group / "genesis.toml", "--id", "m4", "--address", "new.example:7004")
+    code, event, _ = run(capsys, *words)
+    assert code == 0
+    found = read_member(tmp_path / "m4")
+    assert (found.settings.joins, found.settings.listen) == (True, "tcp://0.0.0.0:7004")
+    assert found.genesis.schedule is not None
+    card = MemberCard.from_text((tmp_path / "m4" / "card.toml").read_text())
+    assert (card.id, card.group, card.addresses) == ("m4", found.genesis.group_id, ("tcp://new.example:7004",))
+    assert (card.identity, card.keys) == (found.identity.public, found.epochs.publics)
+    assert event["card"] == str(tmp_path / "m4" / "card.toml")
+    assert {mode(path) for path in (tmp_path / "m4" / "keys").iterdir()} == {0o600}
+    _, recovered = Log.open(DiskDirectory(found.log), group=card.group or b"", identity=card.identity)
+    assert recovered.records == ()
+
+
+def test_a_folder_that_replaces_a_member_starts_silent(
+    group: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the member of this id has promised is not known to it (SAFETY rule 16)."""
+    assert run(capsys, "init", tmp_path / "m1", "--join", group / "genesis.toml", "--id", "m1")[0] == 0
+    found = read_member(tmp_path / "m1")
+    directory = DiskDirectory(found.log)
+    _, recovered = Log.open(directory, group=found.genesis.group_id, identity=found.identity.public)
+    assert recovered.standing == (own_record(0, silent=True),)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--join", "GENESIS"], "--join needs --id"),
+        (["--join", "GENESIS", "--id", "No good"], "--id No good: give 1 to 32"),
+        (["--join", "GENESIS", "--id", "m4", "--protocol", "cks"], "--protocol means nothing with --join"),
+        (["--join", "GENESIS", "--id", "m4", "--members", "5"], "--members means nothing with --join"),
+        (["--join", "GENESIS", "--id", "m4", "--address", "h:0"], "has port 0"),
+        (["--join", "nowhere.toml", "--id", "m4"], "there is no such file"),
+        (["--id", "m4"], "--id means nothing without --join"),
+    ],
+)
+def test_what_makes_no_member_that_joins(
+    group: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], reason: str
+) -> None:
+    words = [str(group / "genesis.toml") if word == "GENESIS" else word for word in words]
+    code, _, error = run(capsys, "init", tmp_path / "m4", *words)
+    assert code in (2, 3)
+    assert reason in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shop"]
