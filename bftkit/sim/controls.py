@@ -91,7 +91,7 @@ class Controls(Traffic):
 
     def power_cut(self) -> None:
         """All members lose power at once."""
-        for member in self.members:
+        for member in tuple(self.hosts):
             for host in self.copies(member):
                 if host.up:
                     self.stop_host(host, power=True)

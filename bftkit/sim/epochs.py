@@ -12,7 +12,7 @@ had (`era_of`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +27,7 @@ from bftkit.core.machine import Digest, MemberId, Slot
 from bftkit.core.ordering import CoinProtocol, Plugin, ProtocolRecord, SignerProtocol
 from bftkit.core.plugin import BrokenProtocol, UnknownProtocol, load_protocol
 from bftkit.core.quorum import Quorum
-from bftkit.crypto.keys import Ed25519Keyring, Ed25519Verifier, SigningKey, epoch_key_proof
+from bftkit.crypto.keys import SIGNATURE_SIZE, Ed25519Keyring, Ed25519Verifier, SigningKey, epoch_key_proof
 from bftkit.crypto.threshold import CoinPublics, Coins, deal
 from bftkit.membership.chain import HANDOVER_PURPOSE, HandOver, Place
 from bftkit.membership.commands import CANCEL, FORCED, PLANNED, Seat
@@ -128,12 +128,15 @@ def founding(
 class _VerifiesOnly:
     """The keyring of one that has no key in an epoch, or has erased it."""
 
-    def __init__(self, me: MemberId, epoch: int, ring: Any) -> None:
+    def __init__(self, me: MemberId, epoch: int, ring: Any, broken: Collection[MemberId]) -> None:
         self.me = me
+        self._broken = broken
         self._epoch = epoch
         self._ring = ring
 
     def sign(self, purpose: str, statement: bytes) -> bytes:
+        if self.me in self._broken:
+            return bytes(SIGNATURE_SIZE)  # given an old disk, it may think that it still has the key
         raise AssertionError(f"{self.me} has no key to sign a {purpose} with in epoch {self._epoch}")
 
     def verify(self, member: MemberId, purpose: str, statement: bytes, signature: bytes) -> bool:
@@ -144,8 +147,10 @@ class _VerifiesOnly:
 class Rings:
     """All rings of a world, by what they are bound to."""
 
-    def __init__(self, notary: Notary, group: bytes) -> None:
+    def __init__(self, notary: Notary, group: bytes, broken: Collection[MemberId]) -> None:
+        """`broken`: members that may do what correct ones never do."""
         self.notary = notary
+        self.broken = broken
         self.group = group
         self._fast: dict[object, Mapping[MemberId, SignerProtocol]] = {}
         self._coins: dict[object, Mapping[MemberId, CoinProtocol]] = {}
@@ -158,12 +163,12 @@ class Rings:
         if self.notary.kind != "fast":
             if key is not None:
                 return Ed25519Keyring(self.group, epoch, opening, me, key, publics)
-            return _VerifiesOnly(me, epoch, Ed25519Verifier(self.group, epoch, opening, publics))
+            return _VerifiesOnly(me, epoch, Ed25519Verifier(self.group, epoch, opening, publics), self.broken)
         context = context_of(configuration, opening)
         rings = self._fast.get(context)
         if rings is None:
             rings = self._fast[context] = fast_keyrings(self.group, self.group, epoch, opening, publics, publics)
-        return rings[me] if key is not None else _VerifiesOnly(me, epoch, next(iter(rings.values())))
+        return rings[me] if key is not None else _VerifiesOnly(me, epoch, next(iter(rings.values())), self.broken)
 
     def coins(
         self, me: MemberId, configuration: Configuration, opening: Digest, share: bytes | None

@@ -118,7 +118,7 @@ class PowerCut(Fault):
     def inject(self, world: World) -> None:
         absent = chosen(world, self.absent) if self.absent else None
         world.power_cut()
-        for member in world.members:
+        for member in world.hosts:
             ticks = max(self.ticks, self.absent_ticks) if member == absent else self.ticks
             world.after(ticks, partial(_back, world, member))
 
@@ -146,7 +146,7 @@ class CutAtDisk(_OneMember):
 
         def again() -> None:
             world.forget_planned_cut(member)
-            for name in world.members:
+            for name in world.hosts:
                 _back(world, name)
 
         world.after(self.ticks, again)
@@ -625,13 +625,20 @@ FAULTS: Final[Mapping[str, type[Fault]]] = {
 
 def fault_name(kind: type[Fault]) -> str:
     """The name under which a stored plan has this kind of fault."""
-    return next((name for name, known in FAULTS.items() if known is kind), f"{kind.__module__}:{kind.__qualname__}")
+    return next((name for name, known in _shelf().items() if known is kind), f"{kind.__module__}:{kind.__qualname__}")
+
+
+def _shelf() -> Mapping[str, type[Fault]]:
+    from bftkit.sim.changes import CHANGES  # they are made of faults
+
+    return {**FAULTS, **CHANGES}
 
 
 def load_fault(name: str) -> type[Fault]:
     """The kind of fault of this name. Raises ValueError if there is none."""
-    if name in FAULTS:
-        return FAULTS[name]
+    shelf = _shelf()
+    if name in shelf:
+        return shelf[name]
     module, colon, attribute = name.partition(":")
     if colon:
         try:
@@ -642,8 +649,8 @@ def load_fault(name: str) -> type[Fault]:
             return found
         raise ValueError(f"{name!r} is not derived from bftkit.sim.faults.Fault")
     raise ValueError(
-        f"there is no fault {name!r}; known are {', '.join(sorted(FAULTS))}, or package.module:Class"
-        f"{did_you_mean(name, FAULTS)}"
+        f"there is no fault {name!r}; known are {', '.join(sorted(shelf))}, or package.module:Class"
+        f"{did_you_mean(name, shelf)}"
     )
 
 

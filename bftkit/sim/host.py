@@ -233,8 +233,12 @@ class Host(Interpreter):
 
     def arrive(self, peer: str | bytes, packet: int, frame: bytes) -> None:
         """A frame came over a link. It waits until the member reads it; there is a bound for each peer."""
-        if self.replica is None or not (type(peer) is bytes or self.admits(peer)):
+        if self.replica is None:
             return
+        if self.neighbours is not None and isinstance(peer, str):
+            self.world.on_stranger(peer)
+            if not self.admits(peer):
+                return
         inlet = self._inlets.get(peer)
         if inlet is None:
             inlet = self._inlets[peer] = Inlet(peer)
@@ -378,6 +382,8 @@ class Host(Interpreter):
             self._meter.ns += self._costs.chunk_ns * (len(hashing.leaves) - hashed)
         adversary = self.adversary
         if adversary is not None:
+            if adversary.settings is not replica.settings and replica.settings.place is not None:
+                adversary.on_epoch(replica.settings)
             out = adversary.outgoing(replica, out)
             self._heed(adversary)
         self._note_applied()

@@ -86,6 +86,10 @@ class Plan:
     protocol: str = "pbft"
     seed: int = 0
     group: Group = attrs.field(factory=Group)
+    spares: int = 0
+    """Further machines that may become members: ``m4`` and so on behind a group of four."""
+    reconfigurable: bool = False
+    """Whether the group can go from epoch to epoch; it can, too, if there are spares."""
     service: str = KEY_VALUE
     """``package.module:Class``."""
     keys: str = "fast"
@@ -107,6 +111,11 @@ class Plan:
     calm: bool = True
     """Whether the network is good in the end; else it stays as `network` says, and all must end well all the same."""
     faults: tuple[Fault, ...] = ()
+
+    @property
+    def machines(self) -> tuple[str, ...]:
+        """The members, and the spares."""
+        return attrs.evolve(self.group, members=self.group.members + self.spares).names
 
     def check(self) -> None:
         """Raises `PlanError` unless this run is one that the protocol claims to survive."""
@@ -137,7 +146,7 @@ class Plan:
         lying: set[str] = set()
         forgetful: set[str] = set()
         for place, fault in enumerate(self.faults):
-            unknown = [name for name in fault.named() if name.startswith("m") and name not in group.names]
+            unknown = [name for name in fault.named() if name.startswith("m") and name not in self.machines]
             if unknown:
                 raise PlanError(f"faults[{place}] ({fault.tell()}): there is no member {unknown[0]}")
             lying.update(fault.lying())
@@ -188,6 +197,7 @@ class Plan:
                 raise PlanError(f"{name}: {share} is no share between 0 and 1")
         least = {
             "seed": (self.seed, 0),
+            "spares": (self.spares, 0),
             "ticks": (self.ticks, 1),
             "batch_requests": (self.batch_requests, 1),
             "segment_bytes": (self.segment_bytes, 1),
@@ -202,7 +212,7 @@ class Plan:
                 raise PlanError(f"{name}: {number} is less than {bound}")
         most = {
             "seed": (self.seed, (1 << 64) - 1),
-            "group.members": (self.group.members, PARTIES_MAX),
+            "group.members": (self.group.members + self.spares, PARTIES_MAX),
             "load.clients": (load.clients, PARTIES_MAX),
             "load.bursts": (load.bursts, BURSTS_MAX),
         }

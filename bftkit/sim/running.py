@@ -120,6 +120,8 @@ def build(
         window=plan.window,
         segment_bytes=plan.segment_bytes,
         limits=Limits(batch_requests=plan.batch_requests),
+        reconfigurable=plan.reconfigurable or plan.spares > 0,
+        spares=plan.spares,
         keys=plan.keys,
         costs=Costs.measured() if plan.costs else None,
         application=application or application_of(plan.service),

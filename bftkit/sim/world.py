@@ -77,6 +77,12 @@ __all__ = ["Network", "Violation", "World"]
 START_MS: Final = 1_700_000_000_000
 SEARCH_MAX: Final = 10_000
 """So many configurations of one key are looked at in search of an order."""
+# Lines of docs/FAULTS.md.
+_AT_ONCE: Final = 35
+_IN_A_VIEW_CHANGE: Final = 36
+_MEMBERS_DURING: Final = 37
+_REMOVED: Final = 38
+_ROTATED: Final = 39
 AnyActor = TypeVar("AnyActor", bound=Actor)
 
 
@@ -141,8 +147,12 @@ class World(Controls):
         self.bounds = Bounds(self)
         self.inputs: list[Callable[[MemberId, Event], None]] = []
         """Called with everything that goes into a member's replica."""
-        self.view_changes = 0
-        """Views beyond the first that some correct member was the first to enter; none where nobody ever leads."""
+        self.rounds_watched: list[Callable[[Host], None]] = []
+        """Called after each round of a member, before anything of it is carried out."""
+        self._views: dict[int, int] = {}
+        self._removed: set[MemberId] = set()
+        self._told: set[Digest] = set()
+        """Commands whose outcome was looked at."""
         self._rerun = rerun or os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0] or "(not named)"
         self._application: Callable[[MemberId], Application] = application or _key_value_store
         plugin = load_protocol(protocol)
@@ -180,9 +190,9 @@ class World(Controls):
         self.spares: tuple[MemberId, ...] = ()
         """Machines that may become members."""
         self._plugins = {plugin.record.name: self._template.plugin}
-        self._rings = Rings(self.notary, group)
+        self._rings = Rings(self.notary, group, self.recorder.exempt)
         self._operator: Operator | None = None
-        self._commands = 0
+        self._commands = self._views_at_order = 0
         observer = self._template
         if reconfigurable:
             self.spares = tuple(f"m{index}" for index in range(members, members + spares))
@@ -352,6 +362,11 @@ class World(Controls):
         found = self.recorder.violations
         if found:
             self.fail("; ".join(map(str, found[:3])), oracle=found[0].oracle)
+
+    @property
+    def view_changes(self) -> int:
+        """Views beyond the first that some correct member was the first to enter; none where nobody ever leads."""
+        return sum(self._views.values())
 
     def replica(self, member: MemberId) -> Replica:
         """The replica of a member that is up."""
@@ -552,6 +567,7 @@ class World(Controls):
     ) -> Digest:
         """Operators order this in the present epoch. Returns the command's name."""
         self._commands += 1
+        self._views_at_order = self._views.get(self.chain.now.epoch, 0)
         nonce = digest(self._template.group, b"command %d" % self._commands)[:16]
         command = Command(self._template.group, self.chain.now.epoch, kind, at, False, change, nonce)
         signed = sign_command(command, *(operator_key(number) for number in signers))
@@ -579,7 +595,38 @@ class World(Controls):
         return keychain
 
     def _on_era(self, era: Era) -> None:
+        before = self.chain.eras[era.epoch - 1]
         self.members, self.quorum = era.members, era.quorum
+        self._removed.update(member for member in before.members if member not in era.members)
+        self._removed.difference_update(era.members)
+        if self._views.get(before.epoch, 0) > self._views_at_order:
+            self.inject(_IN_A_VIEW_CHANGE)
+        roots = [
+            {entry.id: entry.epoch_root for entry in known.place.configuration.roster.entries}
+            for known in (before, era)
+            if known.place is not None
+        ]
+        for member in era.members:
+            if member in roots[0] and roots[0][member] != roots[1][member]:
+                self.inject(_ROTATED)
+
+    def _look_at_outcomes(self, replica: Replica) -> None:
+        state = replica.state.reconfiguring
+        assert state is not None
+        for name, (_, text) in state.outcomes.items():
+            if name not in self._told:
+                self._told.add(name)
+                if text.startswith("superseded"):
+                    self.inject(_AT_ONCE)
+                    order = self.operator.orders.get(name)
+                    change = None if order is None else order.signed.command.change
+                    if change is not None and {seat.id for seat in change.members} != set(state.configuration.members):
+                        self.inject(_MEMBERS_DURING)
+
+    def on_stranger(self, member: MemberId) -> None:
+        """A frame of one that was removed reached a member."""
+        if member in self._removed:
+            self.inject(_REMOVED)
 
     def on_moved(self, actor: Actor, place: Place) -> None:
         """A client has followed the chain of hand-overs to this place: it dials the members that it did not know."""
@@ -612,11 +659,14 @@ class World(Controls):
         """After each round of a member: what it keeps stays within bounds, and no rule is broken that guards watch."""
         replica = host.replica
         assert replica is not None
-        view = replica.machine.view
-        if view > self.view_changes and replica.proposer.led and host.me not in self.recorder.exempt:
-            self.view_changes = view
+        view, epoch = replica.machine.view, replica.settings.epoch
+        if view > self._views.get(epoch, 0) and replica.proposer.led and host.me not in self.recorder.exempt:
+            self._views[epoch] = view
         if host.settings.place is not None and host.me not in self.recorder.exempt:
             self.chain.look(host, replica)
+            self._look_at_outcomes(replica)
+        for watch in self.rounds_watched:
+            watch(host)
         self.bounds.look(host)
         self.guards.look(host)
 

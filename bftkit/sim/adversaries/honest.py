@@ -53,6 +53,10 @@ class Honest:
         """The same since it was made."""
         self._later: list[Postponed] = []
 
+    def on_epoch(self, settings: ReplicaSettings) -> None:
+        """Its member is in another epoch: it signs with that one's keys, and speaks that one's protocol."""
+        self.settings = settings
+
     def incoming(self, sender: MemberId, frame: bytes) -> bytes | None:
         """What the replica hears in place of this frame; None: nothing."""
         return frame
@@ -264,6 +268,11 @@ class Together(Honest):
         for part in made.parts:
             part.acted = made.acted
         return made
+
+    def on_epoch(self, settings: ReplicaSettings) -> None:
+        super().on_epoch(settings)
+        for part in self.parts:
+            part.on_epoch(settings)
 
     def incoming(self, sender: MemberId, frame: bytes) -> bytes | None:
         """The outermost hears first."""

@@ -50,7 +50,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import attrs
 
 from bftkit.core.ordering import ProtocolRecord
-from bftkit.core.plugin import did_you_mean, load_protocol
+from bftkit.core.plugin import did_you_mean, load_protocol, protocol_names
+from bftkit.sim.changes import CHANGES
 from bftkit.sim.faults import Fault, Lie
 from bftkit.sim.plan import KEY_VALUE, Group, Load, Plan
 from bftkit.sim.running import Result
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from bftkit.sim.world import World
 
 
+CHANGE_KINDS: Final = tuple(CHANGES.values())
 WINDOW_MOST: Final = 256
 SATURATING: Final = Load(clients=24, operations=2000, bursts=1, keys=64, pipeline=16, poison=0.0)
 """More than a group can answer in `SATURATED_TICKS`: what counts is how much it does."""
@@ -105,12 +107,23 @@ class Setting:
             return Group(members=3 * faults + 1, f=faults, c=0)
         return Group(members=2 * faults + 1, f=0, c=faults)
 
+    def others(self, group: Group) -> tuple[str, ...]:
+        """The protocols that such a group can go over to, its own one included; sorted."""
+        records = {name: load_protocol(name).record for name in (*protocol_names(), self.protocol)}
+        return tuple(
+            name
+            for name, record in sorted(records.items())
+            if group.members >= record.members_needed(group.f, group.c) and (record.byzantine or not group.f)
+        )
+
     def plan(self, **parts: Any) -> Plan:
         """A plan with these parts and, if nothing is said of it, the smallest group that survives one fault.
 
         A window that is too small for the protocol is doubled until it is not.
         """
         parts.setdefault("group", self.smallest())
+        if any(isinstance(fault, CHANGE_KINDS) for fault in parts.get("faults", ())):
+            parts.setdefault("reconfigurable", True)
         plan = Plan(scenario=self.scenario, protocol=self.protocol, seed=self.seed, service=self.service, **parts)
         wider = plan
         while wider.refusal() and wider.window < WINDOW_MOST:
