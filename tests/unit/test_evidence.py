@@ -170,6 +170,10 @@ def test_one_statement_twice_is_no_lie() -> None:
         twice: Any = attrs.evolve(found, second=found.first, **more)
         encode: Any = codec.encode
         assert case.why_not(proof=encode(twice)) is not None
+    case = case_of("cks echoes")
+    echoes = consistent_broadcast.PROOFS.decode(case.evidence.proof)
+    same = consistent_broadcast.PROOFS.encode(attrs.evolve(echoes, second=echoes.first))
+    assert case.why_not(proof=same) is not None
 
 
 def test_bytes_that_are_no_proof_convict_nobody(case: Case) -> None:

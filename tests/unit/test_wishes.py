@@ -184,6 +184,14 @@ def test_a_forced_change_keeps_members_faults_and_the_coin_key() -> None:
     assert any("3 of the 4 members must be up and report" in told for told in prospect.meanwhile)
 
 
+def test_a_forced_change_keeps_a_coin_key_that_the_next_protocol_does_not_need() -> None:
+    """With f = 0 as well: whoever follows the chain compares, and there is no time to decide about keys."""
+    points, _ = deal(("m0", "m1", "m2", "m3"), 3, digest(b"coin"))
+    four = group("cks", 4, 0, 1, coin=CoinPublics(3, tuple(points.values())))
+    assert four.foresee(protocol="paxos", forced=True).change.coin
+    assert not four.foresee(protocol="paxos").change.coin
+
+
 def test_what_is_foreseen_is_what_the_members_will_compute() -> None:
     four = group("paxos", 4, 0, 1, epoch=3)
     prospect = four.foresee(protocol="pbft", add=(card("m4", port=8000),))
