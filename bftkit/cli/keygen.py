@@ -3,6 +3,9 @@
 `bftkit init` makes all keys in one place, which suits a trial. Whoever wants a member's secrets never to leave its
 machine runs `bftkit keygen --kind member` there and copies what it prints into the genesis: the table of the member
 to the others, and the line below `[epoch_keys]` into the one table of that name.
+
+`--kind next` makes new epoch keys for a member that is there: they wait in its folder, and it prints the card that an
+operator's command must bring (`bftkit member rotate`).
 """
 
 from __future__ import annotations
@@ -18,10 +21,12 @@ from bftkit.configuration.keyfiles import EPOCHS_DEFAULT, KeyKind, KeyPair
 from bftkit.configuration.text import ConfigurationError, to_toml
 from bftkit.core.wire import is_name
 from bftkit.crypto.keys import EpochKeys
+from bftkit.membership.card import MemberCard
 from bftkit.membership.genesis import entry_table
 from bftkit.membership.key_lists import KEYS_MAX, keys_text
 from bftkit.membership.roster import RosterEntry, canonical_address
-from bftkit.node.folders import write_file
+from bftkit.node.folders import read_member, write_file
+from bftkit.node.vault import NEXT
 
 
 def new_key(kind: KeyKind) -> KeyPair:
@@ -59,17 +64,20 @@ def keygen(
     path: Annotated[Path, Parameter(help="The key's new file; with --kind member, the folder for both key files.")],
     /,
     *,
-    kind: Annotated[Literal["member", "operator", "client"], Parameter(help="Whose key.")] = "client",
+    kind: Annotated[
+        Literal["member", "operator", "client", "next"],
+        Parameter(help="Whose key; next: new epoch keys for the member whose folder PATH is, to be given it later."),
+    ] = "client",
     id: Annotated[str, Parameter(help="With --kind member: the member's id.")] = "m0",  # noqa: A002
     address: Annotated[
-        tuple[str, ...], Parameter(help="With --kind member: its address, as host:port.", negative="")
+        tuple[str, ...], Parameter(help="With --kind member or next: its address, as host:port.", negative="")
     ] = (),
-    epochs: Annotated[int, Parameter(help="With --kind member: for how many epochs.")] = EPOCHS_DEFAULT,
+    epochs: Annotated[int, Parameter(help="With --kind member or next: for how many epochs.")] = EPOCHS_DEFAULT,
 ) -> None:
     """Make a secret key (mode 0600) and print its public half. A file that exists is never overwritten."""
     out = output()
-    if kind != "member":
-        key = new_key(kind)
+    if kind in ("operator", "client"):
+        key = new_key("operator" if kind == "operator" else "client")
         write_file(path, key.to_text(), 0o600)
         out.event("key", kind=kind, public=key.public, file=str(path))
         out.plain(key.public.hex())
@@ -78,6 +86,9 @@ def keygen(
         raise CommandFailed(ExitCode.USAGE, f"--id {id}: give 1 to 32 of the characters a-z, 0-9, _ - and .")
     if not 1 <= epochs <= KEYS_MAX:
         raise CommandFailed(ExitCode.USAGE, f"--epochs {epochs}: give a number between 1 and {KEYS_MAX}")
+    if kind == "next":
+        _next_keys(path, tuple(address_argument(text, text) for text in address), epochs)
+        return
     places = tuple(address_argument(text, text) for text in address)
     identity, keys = new_key("identity"), new_epochs(epochs)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -87,3 +98,37 @@ def keygen(
     publics = keys_text(keys.publics)
     out.event("key", kind=kind, folder=str(path), **entry, epoch_keys=publics)
     out.plain(to_toml({"members": [entry], "epoch_keys": {id: publics}}).strip())
+
+
+def _next_keys(path: Path, places: tuple[str, ...], count: int) -> None:
+    """New epoch keys beside those of a member, which goes on with the old ones until a command names the new."""
+    found = read_member(path)
+    member = found.settings.id
+    known = found.genesis.roster.by_id.get(member)
+    if not places and known is None:
+        raise CommandFailed(ExitCode.USAGE, f"{member} is not in the genesis: say with --address where it is reached")
+    keys = new_epochs(count)
+    card = MemberCard(
+        member,
+        found.identity.public,
+        keys.root,
+        places or (known.addresses if known is not None else ()),
+        keys.publics,
+        found.genesis.group_id,
+    )
+    file = found.epochs_path.with_name(found.epochs_path.name + NEXT)
+    write_file(file, keys.to_bytes(), 0o600)
+    out = output()
+    out.event(
+        "card",
+        member=member,
+        group=found.genesis.group_id,
+        identity=card.identity,
+        epoch_root=card.epoch_root,
+        epoch_count=count,
+        addresses=list(card.addresses),
+        epoch_keys=keys_text(card.keys),
+        file=str(file),
+    )
+    out.plain(card.to_text().strip())
+    out.log(f"bftkit: an operator gives {member} these keys with: bftkit member rotate {member} --card FILE")

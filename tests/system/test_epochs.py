@@ -22,6 +22,7 @@ import pytest
 import trio
 
 from bftkit.channel.frames import DONE
+from bftkit.cli import main
 from bftkit.client import AsyncClient, SyncClient
 from bftkit.client.local import LocalGroup, local_group
 from bftkit.configuration.keyfiles import KeyPair
@@ -479,6 +480,34 @@ def test_a_member_whose_disk_is_gone_is_replaced_by_itself(
     user.submit(keyvalue.append(b"marks", b"b"), timeout=TIMEOUT)
     assert keyvalue.parse_value(user.submit(keyvalue.get(b"marks"), timeout=TIMEOUT)) == b"ab"
     assert "takes no part in this epoch" in group.log_text("m2")
+
+
+def test_a_member_gets_new_epoch_keys_and_goes_on(
+    found: MakeGroup, client: OpenClient, watch: Watch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`bftkit keygen --kind next` in its folder, and a command: it need not be started again, and forgets nothing."""
+    group = found("--members", 3, "--protocol", "paxos", "--checkpoint-interval", 8)
+    group.start_all()
+    user = client(group)
+    user.submit(keyvalue.append(b"marks", b"a"))
+    old = read_epoch_keys(group.directory / "m2" / "keys" / "epochs.key")
+    assert main(["keygen", str(group.directory / "m2"), "--kind", "next", "--epochs", "16"]) == 0
+    card = MemberCard.from_text(capsys.readouterr().out)
+    here = user.settle(timeout=TIMEOUT)
+    seats = tuple(seat if seat.id != "m2" else card.seat() for seat in here.seats())
+    assert [seat.identity for seat in seats] == [seat.identity for seat in here.seats()]
+    carry_out(group, user, attrs.evolve(here.change(), members=seats))
+    watch(group, "all in epoch 1", all_in(1, 3))
+    group.kill("m0")  # two of three are needed, so m2 counts
+    user.submit(keyvalue.append(b"marks", b"b"), timeout=TIMEOUT)
+    group.kill("m2")
+    group.start_all(("m2",))
+    user.submit(keyvalue.append(b"marks", b"c"), timeout=TIMEOUT)
+    assert keyvalue.parse_value(user.submit(keyvalue.get(b"marks"), timeout=TIMEOUT)) == b"abc"
+    group.stop()
+    keys = read_epoch_keys(group.directory / "m2" / "keys" / "epochs.key")
+    assert (keys.root, keys.first, keys.count) == (card.epoch_root, 1, 16)
+    assert old.to_bytes()[-64:-32] not in secrets_on_disk(group.directory / "m2")
 
 
 def test_a_folder_that_joins_needs_the_lists_of_keys(tmp_path: Path, found: MakeGroup, command: RunCommand) -> None:
