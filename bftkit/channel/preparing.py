@@ -215,6 +215,7 @@ class Preparing:
 
     def on_beat(self, out: ReplicaOut) -> None:
         """Say again what may have been lost."""
+        self.on_executed(out)  # what is prepared may have come with a state that was fetched
         replica, pending = self._replica, self._pending
         self.coin_keys.on_beat(out)
         if pending is None or pending.committed or replica.beat % REPEAT_BEATS:
