@@ -578,7 +578,14 @@ class Succession:
         if not self.ahead or self.crossing is not None:
             return
         replica = self._replica
-        link = self.ahead[0]
+        state = replica.state.reconfiguring
+        assert state is not None
+        # A state that was fetched before may be of a later epoch than this member itself.
+        link = next((one for one in self.ahead if one.ending.epoch >= state.configuration.epoch), None)
+        if link is None:
+            self.crossing = self.ahead[-1]
+            self.try_enter(out)
+            return
         slot = link.ending.slot
         if replica.applied > slot:
             replica.halt(f"epoch {link.ending.epoch} ended at slot {slot}, and this member executed more", out)
