@@ -10,6 +10,7 @@ import pytest
 from bftkit.client import OperationFailed, SyncClient
 from bftkit.node.processes import ProcessGroup
 from bftkit.service import keyvalue
+from tests.system.conftest import RunCommand
 
 MakeGroup = Callable[..., ProcessGroup]
 OpenClient = Callable[..., SyncClient]
@@ -23,7 +24,9 @@ def _blamed_for_equivocation(status: dict[str, Any], liar: str) -> bool:
     return any(fault.startswith(f"{liar}: equivocation") for fault in status["blamed"])
 
 
-def test_a_liar_is_blamed_and_fools_no_client(found: MakeGroup, client: OpenClient, watch: Watch) -> None:
+def test_a_liar_is_blamed_and_fools_no_client(
+    found: MakeGroup, client: OpenClient, watch: Watch, command: RunCommand
+) -> None:
     group = found("--checkpoint-interval", 16)
     liar, honest = "m0", ("m1", "m2", "m3")  # it leads from the start
     for member in group.members:
@@ -56,15 +59,19 @@ def test_a_liar_is_blamed_and_fools_no_client(found: MakeGroup, client: OpenClie
             and {found[m]["leader"] for m in honest} != {liar}
         ),
     )
-    told = statuses[liar]["adversary"]
-    assert told["equivocations"] >= 1
-    assert told["wrong_replies"] >= 1
+    lies = statuses[liar]["adversary"]
+    assert lies["equivocations"] >= 1
+    assert lies["wrong_replies"] >= 1
     for member in honest:
         assert statuses[member]["stopped"] is None
         accused = {fault.split(":")[0] for fault in statuses[member]["blamed"]}
         assert accused <= {liar}, statuses[member]["blamed"]
         if _blamed_for_equivocation(statuses[member], liar):
             assert statuses[member]["counters"]["evidence"] >= 1
+            # What the member keeps on its disk convinces somebody who has nothing but a client's folder.
+            told = command("evidence", "verify", group.directory / member, "--client", group.directory / "client")
+            assert told.code == 0, told.events
+            assert {(one["member"], one["proved"]) for one in told.events[:-1]} == {(liar, True)}
     work(3)
 
 
