@@ -74,7 +74,7 @@ logger = logging.getLogger("bftkit.node")
 SEAL_SECONDS: Final = 0.2
 """So long after the last record the log is sealed (see ADR 0005)."""
 TIDY_SECONDS: Final = 0.2
-"""So long after an epoch began its hand-over is stored and old keys are erased."""
+"""So long after an epoch began its hand-over is stored, old keys are erased, and the log loses its old end."""
 DISK_FULL_SECONDS: Final = 0.25
 FAULTS_KEPT: Final = 500
 PROOFS_KEPT: Final = 4
@@ -228,6 +228,7 @@ class Node:
         self._gated = False
         self._stopping = False
         self._untidy = False
+        self._cut: int | None = None
         self._seal_at = float("inf")
         self._yield_at = 0.0
         self._started = time.monotonic()
@@ -321,6 +322,9 @@ class Node:
             self._send_postponed(self._adversary, now)
         await self._carry_out(out, nursery)
         self._chronicle.after_round(replica, now)
+        if self._cut is not None and not self._untidy and not self._linking:
+            self.log.cut(self._cut)
+            self._cut = None
         if now >= self._seal_at:
             self._seal_at = float("inf")
             self.log.seal()
@@ -409,7 +413,7 @@ class Node:
                             await self._when_not_full(partial(log.rotate, standing))
                             self._gated = False
                         case Cut(slot):
-                            log.cut(slot)
+                            self._cut = slot
                         case Save():
                             self._save(output, nursery)
                         case StatusAsked(client, number):
@@ -537,7 +541,7 @@ class Node:
         self._tidy_soon(nursery)
 
     def _tidy_soon(self, nursery: trio.Nursery) -> None:
-        """Keep links and erase keys in a moment: clients wait for the epoch's first decision, and the disk is one."""
+        """Keep links, erase keys and cut the log in a moment: clients wait for the epoch's first decision."""
         if not self._untidy:
             self._untidy = True
             nursery.start_soon(self._tidy_later)
@@ -549,6 +553,7 @@ class Node:
     async def _tidy(self) -> None:
         self._untidy = False
         await self._keep_links()
+        self.hub.wake()  # now the log's old end may go
         await self._settle_vault()
 
     def _forget(self) -> None:
