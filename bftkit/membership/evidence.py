@@ -6,7 +6,8 @@ group, the epoch, and the opening that stands in front of everything that was si
 chain of hand-overs says (`chain`), so that a proof from an epoch that is long over is still one. Whoever made up the
 keys as well convinces nobody: the configuration must be the one in the chain.
 
-A second kind is not of a protocol: two hand-overs that end one epoch in two ways convict all that signed both.
+Two kinds are not of a protocol: two hand-overs that end one epoch in two ways convict all that signed both, and a
+dealing that does not fit its commitment, or two commitments, convict a dealer of the next coin key (`keymaking`).
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ from bftkit.core.ordering import Plugin, Setup
 from bftkit.core.wire import WireError
 from bftkit.membership.chain import (
     HANDOVER_PURPOSE,
+    HandOver,
     Place,
     TwoEndings,
     Verifier,
+    Verifiers,
     contradict,
     only_verifies,
     read_two_endings,
     signers_of_both,
 )
+from bftkit.membership.keymaking_messages import check_evidence
 
 FORMAT: Final = "bftkit evidence 1"
 _HEADER: Final = """\
@@ -152,6 +156,19 @@ def why_not_proved(evidence: Evidence, place: Place, plugin: Plugin, verifier: V
     except (WireError, ValueError) as error:
         return f"the proof cannot be read: {error}"
     return "the signatures in it do not show that, to one who has nothing but the members' keys"
+
+
+def proves_false_dealing(evidence: Evidence, link: HandOver, verifiers: Verifiers) -> bool:
+    """Whether it shows that its member dealt falsely when the coin key of the epoch that `link` opens was made.
+
+    What is said in that is signed with the keys of that epoch, under the name of the command that wants it. `link` is
+    one of a chain that was verified.
+    """
+    there, command = link.next, link.ending.command
+    if evidence.epoch not in (there.epoch - 1, there.epoch):
+        return False  # it is seen while the key is made, or soon after
+    verifier = verifiers(there, command)
+    return check_evidence(verifier, there.quorum, there.members, command, evidence.member, evidence.proof)
 
 
 def _why_not_two_endings(evidence: Evidence, place: Place, both: TwoEndings, verifier: Verifier) -> str | None:

@@ -19,9 +19,10 @@ from bftkit.core.digest import digest
 from bftkit.core.ordering import Setup
 from bftkit.core.plugin import load_protocol
 from bftkit.crypto.keys import Ed25519Keyring
-from bftkit.membership.chain import Place, read_two_endings, two_endings
+from bftkit.membership import keymaking_messages as keymaking
+from bftkit.membership.chain import HandOver, Place, read_two_endings, two_endings
 from bftkit.membership.commands import Change
-from bftkit.membership.evidence import Evidence, why_not_proved
+from bftkit.membership.evidence import Evidence, proves_false_dealing, why_not_proved
 from bftkit.membership.verifiers import founding_place, roster_verifier
 from bftkit.node.evidence import EvidenceStore, read_all
 from bftkit.node.folders import read_genesis, read_member
@@ -215,6 +216,35 @@ def test_two_endings_of_one_epoch_convict_all_who_signed_both() -> None:
     assert read_two_endings(b"nothing") is None
 
 
+# ------------------------------------------------------------------------------------------------- coin keys
+
+
+def test_a_dealer_that_made_two_commitments_is_convicted_by_who_knows_the_command() -> None:
+    group = Group()
+    link = group.go(wish("cks"))
+    there, command = link.next, link.ending.command
+    publics = {entry.id: entry.epoch_key for entry in there.roster.entries}
+    dealer = Ed25519Keyring(group.group, 1, command, "m1", group.people["m1"].epochs.signing_key(1), publics)
+    judge = keymaking.Judge.of(dealer, there.quorum, there.members, command)
+    promises = [dealer.sign(keymaking.COMMITMENT_PURPOSE, judge.about("m1", commitment)) for commitment in (A, B)]
+    proof = keymaking.EVIDENCE.encode(keymaking.TwoCommitments(A, promises[0], B, promises[1]))
+    verifiers = roster_verifier(group.group)
+
+    def proved(link: HandOver = link, **changes: Any) -> bool:
+        opening = group.places[0].opening
+        evidence = Evidence(group.group, 0, opening, "pbft", "m1", "dealt two sharings", proof)
+        return proves_false_dealing(attrs.evolve(evidence, **changes), link, verifiers)
+
+    assert proved()
+    assert proved(epoch=1), "it may be seen when the new epoch has begun"
+    assert not proved(epoch=2)
+    assert not proved(member="m2")
+    once = keymaking.EVIDENCE.encode(keymaking.TwoCommitments(A, promises[0], A, promises[0]))
+    assert not proved(proof=once)
+    other = Group()
+    assert not proved(other.go(wish("cks"), nonce=1)), "another command"
+
+
 # ------------------------------------------------------------------------------------------------- files
 
 
@@ -291,11 +321,11 @@ def test_the_commands_list_and_verify(tmp_path: Path, capsys: pytest.CaptureFixt
 
     code, told = run("evidence", "list", directory / "m0")
     assert (code, [one["member"] for one in told if one["event"] == "evidence"]) == (0, ["m1", "m2"])
-    code, told = run("evidence", "verify", directory / "m0", "--client", directory / "client")
+    code, told = run("evidence", "verify", directory / "m0", "--client", directory / "client", "--timeout", 0.2)
     assert (code, [one["proved"] for one in told if one["event"] == "evidence"]) == (1, [True, False])
     genuine = next((directory / "m0" / "evidence").glob("0-m1-*.toml"))
     code, told = run("evidence", "verify", genuine, "--client", directory / "client")
     assert (code, told[-1]) == (0, {"event": "result", "count": 1, "proved": 1})
     assert main(["init", str(tmp_path / "other"), "--members", "4", "--json"]) == 0
-    code, told = run("evidence", "verify", genuine, "--client", tmp_path / "other" / "client")
+    code, told = run("evidence", "verify", genuine, "--client", tmp_path / "other" / "client", "--timeout", 0.2)
     assert (code, told[-2]["reason"]) == (1, "it is about another group")
