@@ -106,6 +106,12 @@ def foresee(
     wished one (the same, if none is wished); `nonce` are 16 bytes that no other wish has. Raises `CommandError`, which
     has the numbers, for what the members would refuse, or what an operator must say more clearly.
     """
+    if wish.forced and here.f == here.c == 0 and not wish.accept_loss:
+        # SAFETY rule 24. The members refuse it as well; an operator is also told what to do.
+        raise CommandError(
+            "with f = c = 0 what one member alone has acknowledged may be lost by a forced change: bring that member "
+            "back, or say --accept-loss"
+        )
     seats = _seats(here, wish)
     f, c = _faults(here, wish, wished, len(seats))
     parameters, interval, window = _settings(here, wish, wished)

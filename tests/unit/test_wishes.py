@@ -242,7 +242,11 @@ def test_a_command_that_cancels_names_no_change() -> None:
         (("pbft", 4, 1, 0), {"protocol": "cks", "forced": True, "byzantine": 0}, "never changes f or c"),
         (("pbft", 4, 1, 0), {"protocol": "cks", "forced": True, "add": (card("m4"),)}, "never changes the members"),
         (("paxos", 3, 0, 1), {"protocol": "cks", "forced": True}, "cks"),
-        (("coordinator", 1, 0, 0), {"protocol": "paxos", "forced": True}, "only operators who accept that loss"),
+        (
+            ("coordinator", 1, 0, 0),
+            {"protocol": "paxos", "forced": True},
+            "bring that member back, or say --accept-loss",
+        ),
         (("pbft", 6, 1, 1), {"protocol": "pbft", "forced": True}, "needs 7 members, and there are 6"),
     ],
 )
