@@ -24,8 +24,9 @@ import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
+from bftkit.configuration.text import ConfigurationError
 from bftkit.crypto.keys import EpochKeys
 from bftkit.node.folders import MemberFolder, read_epoch_keys
 from bftkit.storage.files import DiskFull, StorageFailed
@@ -35,6 +36,8 @@ OLD: Final = ".old"
 NEXT: Final = ".next"
 """Where a member finds the epoch keys that an operators' command gives it (key rotation)."""
 SECRETS_FOLDER: Final = "secrets"
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+"""On file systems without second names, a crash at the worst moment leaves what it overwrites in free blocks."""
 
 SecretName = tuple[int, bytes]
 """The epoch that a secret is for, and its name."""
@@ -82,7 +85,7 @@ class FolderVault(Vault):
     """The vault of a member's folder."""
 
     def __init__(self, folder: MemberFolder) -> None:
-        """Raises `StorageFailed` if the secrets cannot be read."""
+        """Raises `StorageFailed` if the secrets cannot be read, `ConfigurationError` if keys could not be erased."""
         self._path = folder.epochs_path
         self._coin_path = folder.path / folder.settings.keys.coin
         self._secrets_path = folder.path / SECRETS_FOLDER
@@ -93,6 +96,12 @@ class FolderVault(Vault):
         self._content: tuple[bytes, int, bytes] | None = None
         """What the key file is to be: root, first epoch that is left, bytes. None: as it is."""
         self._coin = folder.coin.secret if folder.coin is not None else None
+        for place in (self._path.parent, folder.path) if folder.genesis.schedule is not None else ():
+            # Told at the start: at the first change it would be too late.
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise ConfigurationError(
+                    str(place), "this folder cannot be written, and old keys are to be erased", "let its member write"
+                )
         self._secrets = self._read_secrets()
         self._disk = threading.Lock()
 
@@ -157,10 +166,18 @@ class FolderVault(Vault):
     def _replace_keys(self, content: bytes) -> None:
         old, new = _beside(self._path, OLD), _beside(self._path, NEW)
         _write(new, content)
-        os.link(self._path, old)
-        os.replace(new, self._path)
-        _sync_folder(self._path.parent)
-        _wipe(old)
+        with self._path.open("r+b") as held:
+            try:
+                os.link(self._path, old)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+            os.replace(new, self._path)
+            _sync_folder(self._path.parent)
+            _overwrite(held)
+        if old.exists():
+            old.unlink()
+            _sync_folder(self._path.parent)
 
     def _wipe_leftovers(self) -> None:
         """What a crash in the middle of writing or erasing has left."""
@@ -289,15 +306,18 @@ def _erase(path: Path) -> None:
 def _wipe(path: Path) -> None:
     """Overwrite a file with zeros, and remove it. Nothing happens if it is not there."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        with path.open("r+b") as file:
+            _overwrite(file)
     except FileNotFoundError:
         return
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(bytes(os.fstat(descriptor).st_size))
-        file.flush()
-        os.fsync(descriptor)
     path.unlink()
     _sync_folder(path.parent)
+
+
+def _overwrite(file: BinaryIO) -> None:
+    file.write(bytes(os.fstat(file.fileno()).st_size))
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

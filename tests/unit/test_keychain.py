@@ -410,6 +410,41 @@ def test_a_crash_anywhere_leaves_good_keys_and_the_next_start_erases_the_rest(
         assert {"link", "replace", "fsync", "unlink"} <= set(called)
 
 
+def test_keys_are_erased_where_a_file_has_one_name_only(folder: MemberFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every file system has hard links."""
+
+    def link(old: object, new: object) -> None:
+        raise OSError(1, "not here")
+
+    monkeypatch.setattr(os, "link", link)
+    vault = FolderVault(folder)
+    with folder.epochs_path.open("rb") as before:
+        vault.forget(2, 2, None)
+        vault.settle()
+        assert set(before.read()) == {0}, "what lay there is overwritten"
+    assert read_epoch_keys(folder.epochs_path).first == 2
+    assert sorted(path.name for path in (folder.path / "keys").iterdir()) == ["epochs.key"]
+
+
+def test_what_was_a_key_file_is_overwritten(folder: MemberFolder) -> None:
+    vault = FolderVault(folder)
+    with folder.epochs_path.open("rb") as keys, (folder.path / "keys" / "coin.key").open("rb") as coin:
+        vault.forget(2, 2, None)
+        vault.settle()
+        assert set(keys.read()) == set(coin.read()) == {0}
+
+
+def test_keys_that_could_not_be_erased_are_told_at_the_start(
+    folder: MemberFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def access(path: Path, mode: int) -> bool:
+        return path.name != "keys"
+
+    monkeypatch.setattr(os, "access", access)
+    with pytest.raises(ConfigurationError, match="keys: this folder cannot be written, and old keys are to be erased"):
+        FolderVault(folder)
+
+
 def test_new_keys_that_a_command_names_take_the_place_of_the_old(folder: MemberFolder) -> None:
     """Key rotation: the new file lies beside the old one until the roster has its root."""
     renewed = epochs_of("m9")
