@@ -245,7 +245,7 @@ def test_a_command_that_cancels_names_no_change() -> None:
         (
             ("coordinator", 1, 0, 0),
             {"protocol": "paxos", "forced": True},
-            "bring that member back, or say --accept-loss",
+            "back, or say --accept-loss",
         ),
         (("pbft", 6, 1, 1), {"protocol": "pbft", "forced": True}, "needs 7 members, and there are 6"),
     ],
