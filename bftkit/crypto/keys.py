@@ -20,6 +20,7 @@ A client's signature binds purpose and group only, so that an undecided request 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final, Protocol
 
 import attrs
@@ -36,6 +37,10 @@ SIGNATURE_SIZE: Final = 64
 
 STATEMENT_WHOLE_MAX: Final = 128
 """Statements up to so many bytes are signed as they are, longer ones by their digest."""
+
+TREES_KEPT: Final = 32
+"""The trees over so many members' lists of keys are kept: every change of the configuration asks for the same ones,
+some of them while clients wait."""
 
 _DOMAIN: Final = b"bftkit/1/"
 _EPOCH_LEAF: Final = b"bftkit/1/epoch-key\0"
@@ -219,8 +224,13 @@ def epoch_key_proof(publics: Sequence[bytes], epoch: int) -> tuple[bytes, tuple[
 
     Raises `IndexError` if there is no key for the epoch.
     """
-    tree = merkle.Tree([_epoch_leaf(number, public) for number, public in enumerate(publics)])
+    tree = _epoch_tree(tuple(publics))
     return tree.root, tree.path(epoch)
+
+
+@lru_cache(maxsize=TREES_KEPT)
+def _epoch_tree(publics: tuple[bytes, ...]) -> merkle.Tree:
+    return merkle.Tree([_epoch_leaf(number, public) for number, public in enumerate(publics)])
 
 
 def verify_epoch_key(root: bytes, count: int, epoch: int, public: bytes, path: Sequence[bytes]) -> bool:
