@@ -102,19 +102,15 @@ async def connected(folder: Path, timeout: float) -> AsyncGenerator[tuple[AsyncC
     """A client of the group, and the group's verified history. Raises as `AsyncClient.history` does."""
     found = read_client(folder)
     async with connect(found) as client:
-        links = await client.history(timeout=min(timeout, 10.0))
+        changes = found.genesis.schedule is not None
+        links = await client.history(timeout=min(timeout, 10.0)) if changes else ()
         yield client, known_by(found, links)
 
 
 def known_by(found: ClientFolder, links: Sequence[HandOver]) -> Known:
-    """What follows from a verified history. Raises `CommandFailed` for a group that cannot change."""
+    """What follows from a verified history."""
     genesis = found.genesis
-    schedule = genesis.schedule
-    if schedule is None:
-        raise CommandFailed(
-            ExitCode.REFUSED,
-            f"{genesis.name} was founded without the list of its members' keys, so its configuration never changes",
-        )
+    schedule: Schedule = genesis.schedule if genesis.schedule is not None else {}
     here = Configuration.first(genesis)
     for link in links:
         schedule = extended(schedule, link.signed.command)
@@ -133,6 +129,7 @@ def places_of(found: ClientFolder, links: Sequence[HandOver]) -> tuple[Place, ..
 async def change_group(make: Callable[[Known], Wish], how: How) -> ExitCode:
     """Carry out a wish, from the history to the new epoch. `make` gets the group as it is now."""
     async with connected(how.client, how.timeout) as (client, known):
+        require_change(known)
         try:
             wish = make(known)
             present = load_protocol(known.here.protocol).record
@@ -143,6 +140,16 @@ async def change_group(make: Callable[[Known], Wish], how: How) -> ExitCode:
         except CommandError as error:
             raise CommandFailed(ExitCode.REFUSED, str(error)) from None
         return await carry_out(client, known, prospect, how)
+
+
+def require_change(known: Known) -> None:
+    """Whether this group can change at all. Raises `CommandFailed`."""
+    genesis = known.folder.genesis
+    if genesis.schedule is None:
+        raise CommandFailed(
+            ExitCode.REFUSED,
+            f"{genesis.name} was founded without the list of its members' keys, so its configuration never changes",
+        )
 
 
 async def carry_out(client: AsyncClient, known: Known, prospect: Prospect, how: How) -> ExitCode:
@@ -160,6 +167,7 @@ async def carry_out(client: AsyncClient, known: Known, prospect: Prospect, how: 
 
 def prospect_of(known: Known, command: Command) -> Prospect:
     """What a command would do that came in a file. Raises `CommandFailed` for one that the members would refuse."""
+    require_change(known)
     here = known.here
     if command.group != known.group:
         raise CommandFailed(ExitCode.REFUSED, f"the command is for another group, {command.group.hex()}")
@@ -314,7 +322,8 @@ async def send(client: AsyncClient, known: Known, signed: SignedCommand, timeout
     late: OutcomeUnknown | None = None
     with view:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_watch, client, view)
+            if output().interactive:
+                nursery.start_soon(_watch, client, view)
             try:
                 async for state in client.order(signed, timeout=timeout):
                     last = state

@@ -41,7 +41,7 @@ class FollowView:
     def __enter__(self) -> Self:
         if output().interactive:
             self._live = Live(
-                console=output().console, get_renderable=self._render, refresh_per_second=8, transient=True
+                console=output().console, get_renderable=self.render, refresh_per_second=8, transient=True
             )
             self._live.__enter__()
         return self
@@ -68,7 +68,8 @@ class FollowView:
         """What the members say of themselves."""
         self._statuses.update(statuses)
 
-    def _render(self) -> RenderableType:
+    def render(self) -> RenderableType:
+        """What stands on the terminal now."""
         table = Table(box=None, pad_edge=False)
         for title in ("member", "command", "epoch", "protocol", "applied", ""):
             table.add_column(title)

@@ -9,15 +9,18 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
+from rich.console import Console
 
 from bftkit.channel import frames
 from bftkit.channel.client import CommandState
 from bftkit.cli import change, main
 from bftkit.cli.change import median_of, pause_in_words, refusal_of
+from bftkit.cli.change_view import FollowView
+from bftkit.cli.output import Output, use_output
 from bftkit.client import NoAnswer, TooFewAgreed
 from bftkit.crypto.keys import verify_signature
 from bftkit.crypto.signed import Certificate
@@ -82,6 +85,10 @@ class Told:
     events: list[dict[str, Any]]
     out: str
     error: str
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return self.events[-1]
 
     def of(self, event: str) -> list[dict[str, Any]]:
         return [one for one in self.events if one["event"] == event]
@@ -454,7 +461,34 @@ def test_no_answer_is_exit_code_4(stage: Stage, monkeypatch: pytest.MonkeyPatch)
     assert stage.run("history").code == 4
 
 
+def test_a_group_founded_without_lists_of_keys_is_shown_and_never_changed(stage: Stage) -> None:
+    for file in (stage.directory / "client" / "genesis.toml", stage.directory / "genesis.toml"):
+        text = file.read_text()
+        file.write_text(text[: text.index("[epoch_keys]")])
+    assert stage.run("history").last["epochs"] == 1
+    assert stage.run("member", "list").code == 0
+    told = stage.run("switch", "paxos")
+    assert (told.code, stage.client.ordered) == (6, [])
+    assert "its configuration never changes" in told.error
+    assert stage.run("operator", "cancel").code == 6
+
+
 # ------------------------------------------------------------------------------------------------- small parts
+
+
+def test_the_live_view_says_who_is_how_far() -> None:
+    view = FollowView(("m0", "m1"))
+    view.on_statuses({"m0": {"epoch": 3, "protocol": "cks", "applied": 12345}})
+    use_output(Output(json=True, stdout=io.StringIO()))
+    view.on_state(state(frames.PREPARED, "slot 17", {"m0": (frames.PREPARED, "slot 17")}))
+    console = Console(file=io.StringIO(), width=100)
+    console.print(view.render())
+    shown = cast("io.StringIO", console.file).getvalue()
+    assert "● taken in   ● prepared   ○ committed   ○ done" in shown
+    assert [line.split() for line in shown.splitlines() if line.startswith("m")][1:] == [
+        ["m0", "prepared", "3", "cks", "12,345", "slot", "17"],
+        ["m1", "no", "answer", "-", "-", "0"],
+    ]
 
 
 def state(state_: int, text: str, answers: Mapping[str, tuple[int, str]]) -> CommandState:
