@@ -392,7 +392,9 @@ class Chain:
             for link in (*(succession.links[at] for at in sorted(succession.links)), *succession.ahead):
                 self._compare(host.me, link)
         end = self.end_of(epoch)
-        if end is not None and replica.applied > end and succession.crossing is None:
+        state = replica.state.reconfiguring
+        fetched = state is not None and state.configuration.epoch > epoch  # it is on its way to that one
+        if end is not None and replica.applied > end and succession.crossing is None and not fetched:
             self._world.recorder.fail(
                 "agreement",
                 f"{host.me} executed slot {replica.applied} in epoch {epoch}, which ended at slot {end} "

@@ -15,6 +15,18 @@ from __future__ import annotations
 
 from bftkit.sim.adversaries.certificates import ForgedCertificates, OmitPrepared
 from bftkit.sim.adversaries.digests import BadChunks, ForgedCheckpoints, WrongDigests
+from bftkit.sim.adversaries.endings import (
+    BadDeals,
+    BedrockSilence,
+    FalseHolding,
+    FewReports,
+    ForgedReports,
+    ReadyForNothing,
+    ThinReports,
+    TwoEndings,
+    TwoOffers,
+    TwoReports,
+)
 from bftkit.sim.adversaries.equivocation import Collude, Equivocate, Liar, LiarCounters, WrongReplies
 from bftkit.sim.adversaries.honest import Honest, Maker, Postponed, Rewriting, Said, Together
 from bftkit.sim.adversaries.mutation import Mutate
@@ -34,18 +46,23 @@ from bftkit.sim.adversaries.votes import BadVotes, Echo, FalseClaims, ForgeReque
 __all__ = [
     "ADVERSARIES",
     "BadChunks",
+    "BadDeals",
     "BadNewLeader",
     "BadVotes",
+    "BedrockSilence",
     "Collude",
     "Echo",
     "Equivocate",
     "FalseClaims",
+    "FalseHolding",
     "FarFuture",
     "FarViews",
+    "FewReports",
     "Flood",
     "ForgeRequests",
     "ForgedCertificates",
     "ForgedCheckpoints",
+    "ForgedReports",
     "ForgetfulChange",
     "Framer",
     "Garbage",
@@ -59,6 +76,7 @@ __all__ = [
     "OmitPrepared",
     "Postponed",
     "ReadsBlocker",
+    "ReadyForNothing",
     "RepeatedVotes",
     "Replay",
     "Rewriting",
@@ -66,7 +84,11 @@ __all__ = [
     "Silent",
     "SlowLeader",
     "StaleReads",
+    "ThinReports",
     "Together",
+    "TwoEndings",
+    "TwoOffers",
+    "TwoReports",
     "UnfairLeader",
     "UnknownAdversary",
     "Withhold",

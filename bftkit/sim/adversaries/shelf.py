@@ -11,6 +11,18 @@ from typing import Any, Final, cast
 
 from bftkit.sim.adversaries.certificates import ForgedCertificates, OmitPrepared
 from bftkit.sim.adversaries.digests import BadChunks, ForgedCheckpoints, WrongDigests
+from bftkit.sim.adversaries.endings import (
+    BadDeals,
+    BedrockSilence,
+    FalseHolding,
+    FewReports,
+    ForgedReports,
+    ReadyForNothing,
+    ThinReports,
+    TwoEndings,
+    TwoOffers,
+    TwoReports,
+)
 from bftkit.sim.adversaries.equivocation import Collude, Equivocate, Liar, WrongReplies
 from bftkit.sim.adversaries.honest import Honest, Maker, Together
 from bftkit.sim.adversaries.mutation import Mutate
@@ -22,18 +34,23 @@ from bftkit.sim.adversaries.votes import BadVotes, Echo, FalseClaims, ForgeReque
 
 ADVERSARIES: Final[dict[str, type[Honest]]] = {
     "bad-chunks": BadChunks,
+    "bad-deals": BadDeals,
     "bad-new-leader": BadNewLeader,
     "bad-votes": BadVotes,
+    "bedrock-silence": BedrockSilence,
     "collude": Collude,
     "echo": Echo,
     "equivocate": Equivocate,
     "false-claims": FalseClaims,
+    "false-holding": FalseHolding,
     "far-future": FarFuture,
     "far-views": FarViews,
+    "few-reports": FewReports,
     "flood": Flood,
     "forge-requests": ForgeRequests,
     "forged-certificates": ForgedCertificates,
     "forged-checkpoints": ForgedCheckpoints,
+    "forged-reports": ForgedReports,
     "forgetful-change": ForgetfulChange,
     "framer": Framer,
     "garbage": Garbage,
@@ -44,11 +61,16 @@ ADVERSARIES: Final[dict[str, type[Honest]]] = {
     "mutate": Mutate,
     "omit-prepared": OmitPrepared,
     "reads-blocker": ReadsBlocker,
+    "ready-for-nothing": ReadyForNothing,
     "repeated-votes": RepeatedVotes,
     "replay": Replay,
     "silent": Silent,
     "slow-leader": SlowLeader,
     "stale-reads": StaleReads,
+    "thin-reports": ThinReports,
+    "two-endings": TwoEndings,
+    "two-offers": TwoOffers,
+    "two-reports": TwoReports,
     "unfair-leader": UnfairLeader,
     "withhold": Withhold,
     "wrong-digests": WrongDigests,
