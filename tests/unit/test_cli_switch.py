@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -29,6 +30,8 @@ from bftkit.membership.command_files import command_from_text
 from bftkit.membership.commands import CANCEL, FORCED, Command, SignedCommand
 from bftkit.membership.epochs import Configuration, extended, following
 from bftkit.node.folders import read_client, read_genesis
+
+FOUNDING = ("--protocol", "coordinator", "--members", "3", "--json")
 
 
 @attrs.define
@@ -121,17 +124,21 @@ class Stage:
         return signed.check(genesis.group_id, 0, genesis.operators, genesis.operator_threshold, verify_signature)
 
 
+@pytest.fixture(scope="module")
+def founded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A group's folders, to be copied: to make so many keys takes a while."""
+    directory = tmp_path_factory.mktemp("founded") / "shop"
+    assert main(["init", str(directory), *FOUNDING]) == 0
+    return directory
+
+
 @pytest.fixture
-def stage(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Stage:
-    return make_stage(tmp_path, capsys, monkeypatch)
+def stage(founded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Stage:
+    shutil.copytree(founded, tmp_path / "shop")
+    return make_stage(tmp_path / "shop", capsys, monkeypatch)
 
 
-def make_stage(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *options: str
-) -> Stage:
-    directory = tmp_path / "shop"
-    assert main(["init", str(directory), "--protocol", "coordinator", "--members", "3", *options, "--json"]) == 0
-    capsys.readouterr()
+def make_stage(directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Stage:
     client = FakeClient(Configuration.first(read_client(directory / "client").genesis))
 
     @asynccontextmanager
@@ -379,10 +386,10 @@ def test_two_of_two_operators_sign_one_after_the_other(
     for key in keys:
         assert main(["keygen", str(key), "--kind", "operator"]) == 0
     publics = capsys.readouterr().out.split()
-    stage = make_stage(
-        tmp_path, capsys, monkeypatch, "--operator-key", publics[0], "--operator-key", publics[1],
-        "--operator-threshold", "2",
-    )  # fmt: skip
+    two = ("--operator-key", publics[0], "--operator-key", publics[1], "--operator-threshold", "2")
+    assert main(["init", str(tmp_path / "shop"), *FOUNDING, *two]) == 0
+    capsys.readouterr()
+    stage = make_stage(tmp_path / "shop", capsys, monkeypatch)
     told = stage.run("switch", "paxos", "--operator-key", keys[0])
     assert (told.code, stage.client.ordered) == (6, [])
     assert "1 operators signed, and 2 must" in told.error
