@@ -29,7 +29,7 @@ from bftkit.configuration.keyfiles import KeyPair
 from bftkit.core.plugin import load_protocol
 from bftkit.crypto.keys import SigningKey
 from bftkit.membership.card import MemberCard
-from bftkit.membership.commands import PLANNED, Change, Command, sign_command
+from bftkit.membership.commands import FORCED, PLANNED, Change, Command, sign_command
 from bftkit.membership.epochs import Configuration
 from bftkit.membership.founding import default_faults
 from bftkit.node.folders import CARD_FILE, read_epoch_keys
@@ -291,14 +291,16 @@ class Cut:
         raise StorageFailed("the power is gone")
 
 
-async def _one_cut(watched: str, at: int, *, everybody: bool, kind: str = "") -> str | None:
-    """A change from coordinator to paxos with a cut; what was about to happen, None if all was over before."""
-    async with local_group(KeyValueStore, members=3, protocol="coordinator", checkpoint_interval=2) as group:
+async def _one_cut(
+    watched: str, at: int, *, everybody: bool, kind: str = "", protocol: str = "coordinator", how: int = PLANNED
+) -> str | None:
+    """A change to paxos with a cut; what was about to happen, None if all was over before."""
+    async with local_group(KeyValueStore, members=3, protocol=protocol, checkpoint_interval=2) as group:
         client = await group.client()
         for number in range(3):
             await client.submit(mark(number), timeout=TIMEOUT)
         await group.in_step(TIMEOUT)
-        signed = group.command(group.change("paxos"))
+        signed = group.command(group.change("paxos"), kind=how)
         cut = Cut(group, watched, at, everybody, kind)
         cut.install()
         async with trio.open_nursery() as nursery:
@@ -335,9 +337,19 @@ async def _one_cut(watched: str, at: int, *, everybody: bool, kind: str = "") ->
         return cut.operation
 
 
-@pytest.mark.parametrize(("watched", "everybody", "step"), [("m0", True, 2), ("m1", False, 4)])
-async def test_the_power_is_cut_before_operations_on_the_disk(watched: str, everybody: bool, step: int) -> None:
-    """The coordinator among all, and a follower alone."""
+CUTS = [
+    ("m0", True, 3, "coordinator", PLANNED),
+    ("m1", False, 6, "coordinator", PLANNED),
+    ("m1", True, 6, "paxos", FORCED),
+    ("m0", False, 7, "coordinator", FORCED),
+]
+
+
+@pytest.mark.parametrize(("watched", "everybody", "step", "protocol", "how"), CUTS)
+async def test_the_power_is_cut_before_operations_on_the_disk(
+    watched: str, everybody: bool, step: int, protocol: str, how: int
+) -> None:
+    """The coordinator among all, a follower alone; all in the middle of a forced change, and the one that is left."""
     operations: list[str] = []
     numbers = itertools.count(1, step)
     over = False
@@ -345,14 +357,15 @@ async def test_the_power_is_cut_before_operations_on_the_disk(watched: str, ever
     async def runs() -> None:
         nonlocal over
         while not over:
-            operation = await _one_cut(watched, next(numbers), everybody=everybody)
+            operation = await _one_cut(watched, next(numbers), everybody=everybody, protocol=protocol, how=how)
             over = over or operation is None
             operations.extend([operation] if operation is not None else [])
 
     async with trio.open_nursery() as nursery:
         for _ in range(AT_ONCE):
             nursery.start_soon(runs)
-    assert {"append", "sync"} <= set(operations)
+    assert "append" in operations
+    assert len(operations) * step >= 12, "there is more to a change than that"
 
 
 @pytest.mark.parametrize("kind", ["vault: erase keys", "snapshots: keep link", "snapshots: save", "create", "replace"])
