@@ -192,6 +192,33 @@ def test_a_synchronous_caller_has_a_group_too() -> None:
         group.in_step(TIMEOUT)
 
 
+def test_a_group_changes_for_a_synchronous_caller() -> None:
+    with local_group_sync(Counter, members=3, protocol="paxos", checkpoint_interval=8) as group:
+        client = group.client()
+        assert client.submit(b"2", timeout=TIMEOUT) == b"2"
+        group.add_spare("m3")
+        configuration = group.switch("pbft", members=("m0", "m1", "m2", "m3"))
+        assert (configuration.protocol, configuration.f, len(configuration.members)) == ("pbft", 1, 4)
+        assert client.submit(b"2", timeout=TIMEOUT) == b"4"
+        group.in_step(TIMEOUT)
+
+
+async def test_only_spares_with_names_of_their_own_are_added() -> None:
+    async with local_group(Counter) as group:
+        with pytest.raises(ValueError, match="there is a member m1 already"):
+            await group.add_spare("m1")
+        with pytest.raises(KeyError):
+            group.change(members=("m0", "m9"))
+
+
+async def test_a_change_that_does_not_come_is_told_with_the_members_whereabouts() -> None:
+    async with local_group(Counter, members=3, protocol="paxos") as group:
+        for member in ("m1", "m2"):
+            await group.crash(member)
+        with pytest.raises(TimeoutError, match=r"after 0\.3 s not all members are in epoch 1: m0 in epoch 0 at slot 0"):
+            await group.carry_out(group.command(group.change("coordinator")), 0.3)
+
+
 def test_a_synchronous_caller_gets_failures_as_they_are() -> None:
     with pytest.raises(ServiceError), local_group_sync(5):
         pytest.fail("it runs")
