@@ -19,6 +19,7 @@ from rich.console import Console
 from bftkit.channel import frames
 from bftkit.channel.client import CommandState
 from bftkit.cli import change, main
+from bftkit.cli.app import create_app
 from bftkit.cli.change import median_of, pause_in_words, refusal_of
 from bftkit.cli.change_view import FollowView
 from bftkit.cli.output import Output, use_output
@@ -522,3 +523,28 @@ def test_the_pause_in_words() -> None:
     assert pause_in_words(3.5, 2.0, 4) == "Service was paused for 3.5 ms (median of 4 members)."
     assert "ready again after 2 ms" in pause_in_words(None, 2.0, 4)
     assert "No member has said" in pause_in_words(None, None, 0)
+
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "changing.md"
+TYPED = [line[9:] for line in GUIDE.read_text("utf-8").splitlines() if line.startswith("$ bftkit ")]
+
+
+@pytest.mark.parametrize("line", TYPED)
+def test_what_the_guide_says_to_type_is_understood(line: str) -> None:
+    """As far as that can be seen without a group: commands, options and arguments exist and fit."""
+    words = line.split()
+    command, bound, _ = create_app().parse_args(words, exit_on_error=False, print_error=False)
+    assert callable(command)
+    assert bound.args or bound.kwargs or words[0] in ("history",)
+
+
+def test_the_guide_shows_every_command_that_changes_a_group() -> None:
+    shown = {
+        " ".join(line.split()[:2]) if line.split()[0] in ("member", "operator") else line.split()[0] for line in TYPED
+    }
+    assert shown >= {
+        "switch",
+        "history",
+        *(f"member {name}" for name in ("add", "remove", "replace", "rotate", "list")),
+    }
+    assert shown >= {f"operator {name}" for name in ("add", "list", "show", "sign", "send")}
