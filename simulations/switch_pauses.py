@@ -1,6 +1,6 @@
 """How long service pauses when a real group changes its protocol under load.
 
-    python simulations/switch_pauses.py [--planned 100] [--forced 20] [--clients 8]
+    python simulations/switch_pauses.py [--planned 100] [--forced 20] [--clients 32]
 
 Four processes on loopback, with real disks and default settings, serve clients that ask for one thing after the other.
 
@@ -346,7 +346,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--planned", type=int, default=100)
     parser.add_argument("--forced", type=int, default=20)
-    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--between", type=float, default=1.0, help="seconds of load before each change")
     parser.add_argument("--durability", choices=("fsync", "async", "memory"), default="fsync")
     parser.add_argument("--most-ratio", type=float, default=5.0, help="what the median pause may be")

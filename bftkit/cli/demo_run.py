@@ -309,6 +309,8 @@ class Demo:
             f"  bftkit put -c {folder}/client greeting hello\n"
             f"  bftkit get -c {folder}/client greeting\n"
             f"  bftkit status -c {folder}/client\n"
+            f"  bftkit switch paxos -c {folder}/client\n"
+            f"  bftkit history -c {folder}/client\n"
             f"  kill -9 {self.group.pid(self.group.members[0])}      # {self.group.members[0]}\n"
             f"  bftkit node run {folder}/{self.group.members[0]}\n"
             f"Ctrl-C ends it and removes everything."
