@@ -281,14 +281,16 @@ class Wedge:
     def _begin(self, records: list[bytes], out: ReplicaOut) -> None:
         replica = self._replica
         court = self.court
-        self.bedrock = bed.Bedrock.create(court.setup, BEDROCK_ID, court.is_valid, bed.VALUE_BYTES_MAX)
-        if records:
-            self._step(partial(self.bedrock.on_restore, records), out)
-        if self._is_over:
-            return
-        self._step(self.bedrock.on_start, out)
-        if self._is_over:
-            return
+        if court.setup.coins is not None or court.setup.quorum.f == 0:
+            self.bedrock = bed.Bedrock.create(court.setup, BEDROCK_ID, court.is_valid, bed.VALUE_BYTES_MAX)
+            if records:
+                self._step(partial(self.bedrock.on_restore, records), out)
+            if self._is_over:
+                return
+            self._step(self.bedrock.on_start, out)
+            if self._is_over:
+                return
+        # A member without a share of the coin key reports, and hears of the ending from the others.
         report = self._report()
         if report is not None:
             data = REPORT_CODEC.encode(report)

@@ -109,7 +109,7 @@ def founding(
     operator_threshold: int = 1,
 ) -> Configuration:
     """The configuration of epoch 0."""
-    coin = first_coin(names, quorum.available)[0] if record.coins or quorum.faulty else None
+    coin = first_coin(names, quorum.available)[0] if record.coins or quorum.f else None
     return Configuration(
         0,
         record.name,
