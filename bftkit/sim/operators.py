@@ -122,7 +122,7 @@ def changed(
     protocol and number of members do; else they are as much as these bear.
     """
     change = here.change()
-    wanted = {} if generations is None else generations
+    wanted: Mapping[MemberId, int] = {} if generations is None else generations
     known = {known.id: known for known in here.seats()}
     names = here.members if members is None else tuple(members)
     seats = tuple(

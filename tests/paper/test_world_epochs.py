@@ -1,0 +1,205 @@
+"""A group goes from epoch to epoch in a simulated world: SAFETY rules 21 to 26, planned and by force."""
+
+from __future__ import annotations
+
+import pytest
+
+from bftkit.channel.frames import DONE, PREPARED, REFUSED
+from bftkit.membership.commands import CANCEL
+from bftkit.sim.changes import FORCED_STEPS, PLANNED_STEPS, CrashAtStep, order
+from bftkit.sim.world import Network, World
+
+PROTOCOLS = ("coordinator", "paxos", "pbft", "cks")
+
+
+def at_work(protocol: str, members: int = 4, seed: int = 1, spares: int = 0, **more: object) -> World:
+    """A group with some operations behind it and some to come."""
+    world = World(seed, protocol, members, reconfigurable=True, spares=spares, **more)  # type: ignore[arg-type]
+    world.load(40)
+    world.run(300)
+    world.load(80)
+    return world
+
+
+def to_the_end(world: World, epochs: int = 1) -> None:
+    """The changes are made, under load, and all that must hold holds."""
+    world.run_until(lambda: world.chain.now.epoch >= epochs, 8000, "the next epoch")
+    world.load(20)
+    world.finish()
+    assert world.chain.now.epoch == epochs
+
+
+@pytest.mark.parametrize("after", PROTOCOLS)
+@pytest.mark.parametrize("before", PROTOCOLS)
+def test_rule_23_a_planned_switch_between_any_two_protocols(before: str, after: str) -> None:
+    world = at_work(before)
+    name = world.switch(after)
+    to_the_end(world)
+    era = world.chain.now
+    assert era.settings.plugin.record.name == after
+    assert era.start % era.settings.checkpoint_interval == 0
+    assert world.replica("m0").orders.state_of(name)[0] == DONE
+
+
+@pytest.mark.parametrize("before", PROTOCOLS)
+def test_rule_21_a_forced_switch_away_from_any_protocol(before: str) -> None:
+    world = at_work(before, members=4)
+    order(world, "pbft" if before != "pbft" else "cks", world.members, forced=True)
+    to_the_end(world)
+
+
+def test_switches_one_after_the_other_come_back_to_the_first() -> None:
+    world = at_work("paxos", members=4)
+    for epoch, protocol in enumerate(("pbft", "cks", "paxos"), 1):
+        world.switch(protocol)
+        world.run_until(lambda epoch=epoch: world.chain.now.epoch >= epoch, 8000, "the next epoch")  # type: ignore[misc]
+        world.load(20)
+    to_the_end(world, 3)
+
+
+def test_rule_26_from_three_to_four_to_seven_members_and_back_with_other_protocols() -> None:
+    world = at_work("coordinator", members=3, spares=4)
+    rosters = (("paxos", 4), ("pbft", 4), ("pbft", 7), ("cks", 4), ("paxos", 3))
+    for epoch, (protocol, count) in enumerate(rosters, 1):
+        world.switch(protocol, members=tuple(f"m{index}" for index in range(count)))
+        world.run_until(lambda epoch=epoch: world.chain.now.epoch >= epoch, 8000, "the next epoch")  # type: ignore[misc]
+        assert len(world.members) == count
+        world.load(20)
+    to_the_end(world, len(rosters))
+
+
+def test_rule_26_a_member_that_joins_is_brought_up_to_date_and_one_that_leaves_stops() -> None:
+    world = at_work("pbft", spares=1)
+    world.switch(members=("m0", "m1", "m2", "m4"))
+    to_the_end(world)
+    assert world.replica("m4").applied == world.replica("m0").applied
+    assert world.hosts["m3"].halted is not None
+    assert "no part of the group since epoch 1" in world.hosts["m3"].halted
+
+
+def test_faults_38_a_removed_member_is_nobody() -> None:
+    world = at_work("pbft", spares=1)
+    world.crash("m3")
+    world.switch(members=("m0", "m1", "m2", "m4"))
+    world.run_until(lambda: world.chain.now.epoch == 1, 8000, "the next epoch")
+    world.switch("cks")
+    world.run_until(lambda: world.chain.now.epoch == 2, 8000, "the epoch after")
+    world.restart("m3")
+    world.load(40)
+    world.run(2000)
+    assert world.injected[38]
+    assert world.replica("m3").settings.epoch == 0
+    to_the_end(world, 2)
+
+
+def test_faults_35_of_two_commands_one_wins_everywhere() -> None:
+    world = at_work("pbft")
+    one, other = world.switch("cks", to=("m0", "m1")), world.switch("paxos", to=("m2", "m3"))
+    world.run_until(lambda: world.replica("m0").settings.epoch == 1, 8000, "the next epoch")
+    done = [name for name in (one, other) if world.replica("m0").orders.state_of(name)[0] == DONE]
+    assert len(done) == 1
+    assert world.injected[35]
+    to_the_end(world)
+
+
+def test_a_cancelled_change_is_not_made_and_another_one_is() -> None:
+    world = at_work("pbft", spares=1)
+    # The one that joins is away, so that the change stays prepared.
+    world.crash("m4")
+    name = world.switch(members=("m0", "m1", "m2", "m4"), c=0, f=0)
+    world.run_until(lambda: world.replica("m0").orders.state_of(name)[0] == PREPARED, 4000, "it is prepared")
+    world.run(1000)
+    assert world.chain.now.epoch == 0
+    world.order(CANCEL, None)
+    world.run_until(lambda: world.replica("m0").orders.state_of(name)[0] == REFUSED, 4000, "an outcome")
+    assert "cancelled" in world.replica("m0").orders.state_of(name)[1]
+    world.switch("paxos")
+    to_the_end(world)
+
+
+def test_faults_39_a_member_with_new_keys_is_believed_and_its_old_ones_are_not() -> None:
+    world = at_work("pbft")
+    before = world.chain.now
+    world.switch(rotate=("m1",))
+    to_the_end(world)
+    after = world.chain.now
+    assert before.place is not None
+    assert after.place is not None
+    old, new = before.place.configuration.roster.entry("m1"), after.place.configuration.roster.entry("m1")
+    assert old.epoch_root != new.epoch_root
+    keychain = world.keychain("m1")
+    keychain.generations = [0]
+    assert keychain.why_not(after.place.configuration) is not None
+
+
+def test_rule_16_a_member_that_lost_its_disk_speaks_again_with_new_keys_only() -> None:
+    world = at_work("pbft")
+    world.crash("m1")
+    world.wipe("m1")
+    world.restart("m1")
+    world.run(500)
+    assert world.replica("m1").silent
+    world.switch()
+    world.run_until(lambda: world.chain.now.epoch == 1, 8000, "the next epoch")
+    world.run(2000)
+    assert world.replica("m1").silent
+    world.switch(rotate=("m1",))
+    to_the_end(world, 2)
+    assert not world.replica("m1").silent
+
+
+def test_a_client_that_was_cut_off_for_three_epochs_comes_back() -> None:
+    world = at_work("paxos", members=3)
+    cut = world.partition(("c0",), world.members)
+    for epoch in (1, 2, 3):
+        world.switch()
+        world.run_until(lambda epoch=epoch: world.chain.now.epoch == epoch, 8000, "the next epoch")  # type: ignore[misc]
+    cut.end()
+    to_the_end(world, 3)
+    assert world.actors["c0"].machine.settings.epoch == 3
+
+
+@pytest.mark.parametrize("step", PLANNED_STEPS)
+@pytest.mark.parametrize("member", ["m0", "m3"])
+def test_faults_34_a_member_dies_at_each_step_of_a_planned_switch(member: str, step: str) -> None:
+    world = at_work("paxos", interval=4, window=16)
+    CrashAtStep(at=0, who=member, step=step, ticks=300).inject(world)
+    world.switch("pbft")
+    to_the_end(world)
+    assert world.injected[34] == 1
+
+
+@pytest.mark.parametrize("step", FORCED_STEPS)
+def test_faults_34_a_member_dies_at_each_step_of_a_forced_switch(step: str) -> None:
+    world = at_work("pbft", interval=4, window=16)
+    CrashAtStep(at=0, who="m1", step=step, ticks=300).inject(world)
+    order(world, "cks", world.members, forced=True)
+    to_the_end(world)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_switch_where_a_fifth_of_all_packets_is_lost(seed: int) -> None:
+    world = at_work("pbft", seed=seed, network=Network(loss=0.2, duplication=0.1))
+    world.switch("paxos")
+    to_the_end(world)
+
+
+def test_all_lose_power_before_each_disk_operation_of_a_switch() -> None:
+    """Operation by operation, until the switch is over before the cut comes."""
+    cuts = 0
+    for operation in range(1, 400, 3):
+        world = World(5, "paxos", 3, reconfigurable=True, clients=1, interval=4, window=16)
+        world.load(12)
+        world.run(200)
+        world.cut_power_before("m1", operation)
+        world.switch("paxos", window=8)
+        world.load(8)
+        world.run(700)
+        over = world.hosts["m1"].up
+        world.forget_planned_cut("m1")
+        cuts += not over
+        world.finish()
+        assert world.chain.now.epoch == 1
+        if over:
+            break
+    assert cuts > 5
