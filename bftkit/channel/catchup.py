@@ -164,6 +164,8 @@ class CatchUp:
         replica = self._replica
         if message.epoch != replica.settings.epoch and replica.succession is not None:
             return  # one of us is in the next epoch meanwhile
+        if sender not in replica.indices:
+            return  # who joins or was removed is told what is decided, and tells nobody (SAFETY rule 26)
         if message.epoch != replica.settings.epoch or len(message.digests) > CLAIMS_AT_ONCE:
             raise WireError("claims of another epoch, or too many")
         applied = replica.applied
