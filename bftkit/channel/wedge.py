@@ -318,8 +318,12 @@ class Wedge:
 
     @property
     def _is_over(self) -> bool:
-        """Whether this member has come to the next epoch meanwhile, which has another wedge."""
-        return self._replica.wedge is not self
+        """Whether this member has come to the next epoch meanwhile, which has another wedge; or is on its way there.
+
+        A valid hand-over ends the wedge (SAFETY rule 21), and the state that it leads to may be that of an epoch after.
+        """
+        succession = self._replica.succession_part
+        return self._replica.wedge is not self or succession.crossing is not None or bool(succession.ahead)
 
     def _tell(self, out: ReplicaOut) -> None:
         """The command, and this member's report as long as it may count, to everybody."""
@@ -483,6 +487,8 @@ class Wedge:
         """Execute the continuation."""
         replica, continuation = self._replica, self.continuation
         assert continuation is not None
+        if self._is_over:
+            return
         if replica.applied > continuation.end and replica.succession_part.last is None:
             replica.halt(f"the agreed continuation ends at slot {continuation.end}, and this member executed more", out)
             return
@@ -502,7 +508,7 @@ class Wedge:
         """Is the continuation executed?"""
         replica, continuation = self._replica, self.continuation
         succession = replica.succession_part
-        if continuation is None:
+        if continuation is None or self._is_over:
             return
         succession.sign(out)
         succession.try_cross(out)
@@ -528,12 +534,13 @@ class Wedge:
         replica = self._replica
         if self.command is None or replica.beat % REPEAT_BEATS:
             return
-        self._tell(out)
-        if self.continuation is None:
-            self.on_batch(out)
-        else:
-            self._go_on(out)
-        if self.bedrock is not None and not self._is_over:
+        if not self._is_over:
+            self._tell(out)
+            if self.continuation is None:
+                self.on_batch(out)
+            else:
+                self._go_on(out)
+        if self.bedrock is not None and replica.wedge is self:
             self._step(partial(self.bedrock.on_input, bed.Again()), out)
 
     def standing(self) -> tuple[bytes, ...]:
