@@ -139,7 +139,10 @@ class FolderVault(Vault):
 
     def forget(self, epoch: int, coin_since: int, root: bytes | None) -> None:
         if root is not None and root != self._epochs.root:
-            renewed = self.keys(root)
+            try:
+                renewed = self.keys(root)
+            except ConfigurationError:
+                renewed = None  # the member could not take part with them, and has said so
             if renewed is not None:
                 self._epochs, self._next = renewed, None
         erase_before(self._epochs, epoch)
@@ -154,14 +157,22 @@ class FolderVault(Vault):
             content = self._content
             if content is not None and content[:2] != self._on_disk:
                 self._replace_keys(content[2])
-                if content[0] != self._on_disk[0]:
-                    _erase(_beside(self._path, NEXT))
                 self._on_disk = content[:2]
+            if self._next_is_in_use():
+                _erase(_beside(self._path, NEXT))
             if self._coin is None:
                 _erase(self._coin_path)
             for path in self._secret_files():
                 if _secret_name(path) not in self._secrets:
                     _erase(path)
+
+    def _next_is_in_use(self) -> bool:
+        """Whether the keys that were to be the next ones have become the present ones."""
+        path = _beside(self._path, NEXT)
+        try:
+            return path.exists() and read_epoch_keys(path).root == self._epochs.root
+        except ConfigurationError:
+            return False
 
     def _replace_keys(self, content: bytes) -> None:
         old, new = _beside(self._path, OLD), _beside(self._path, NEW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable
@@ -350,7 +351,7 @@ class Crash(BaseException):
     """The process is gone."""
 
 
-LAST = 60
+LAST = 40
 """More than there are system calls in one `settle`."""
 CALLS = ("link", "replace", "fsync", "open", "unlink")
 
@@ -408,6 +409,31 @@ def test_a_crash_anywhere_leaves_good_keys_and_the_next_start_erases_the_rest(
     if number == LAST:
         assert not crashed, "more numbers are needed to try all calls"
         assert {"link", "replace", "fsync", "unlink"} <= set(called)
+
+
+@pytest.mark.parametrize("number", range(1, LAST + 1))
+def test_a_crash_anywhere_while_new_keys_take_their_place_leaves_one_of_the_two(
+    folder: MemberFolder, crash_at: Callable[[int | None], list[str]], number: int
+) -> None:
+    renewed = epochs_of("m9")
+    write(folder.epochs_path.with_name("epochs.key.next"), renewed.to_bytes())
+    vault = FolderVault(folder)
+    called = crash_at(number)
+    with contextlib.suppress(Crash):
+        vault.forget(2, 2, renewed.root)
+        vault.settle()
+    crash_at(0)
+    _, opened = opened_again(folder)
+    keys = opened.keys(renewed.root)
+    assert keys is not None
+    assert keys.signing_key(2).public == renewed.public(2)
+    opened.forget(2, 2, renewed.root)
+    opened.settle()
+    left = everything(folder.path)
+    assert not any(seed(epoch, member) in left for member, epoch in (("m0", 0), ("m0", 7), ("m9", 0), ("m9", 1)))
+    assert sorted(path.name for path in (folder.path / "keys").iterdir()) == ["epochs.key"]
+    if number == LAST:
+        assert len(called) < LAST, "more numbers are needed to try all calls"
 
 
 def test_keys_are_erased_where_a_file_has_one_name_only(folder: MemberFolder, monkeypatch: pytest.MonkeyPatch) -> None:
