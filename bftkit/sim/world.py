@@ -455,7 +455,9 @@ class World(Controls):
             return True
         if state.pending is not None:
             return state.pending.committed or self._can_be_ready(state.pending.next, without)
-        waiting = [] if self._operator is None else [one for one in self._operator.orders.values() if not one.given_up]
+        operator = self._operator
+        # Who refused a command and was started again knows nothing of it, and is not told once more.
+        waiting = [] if operator is None else [one for one in operator.orders.values() if not operator.is_over(one)]
         return any(
             one.signed.command.epoch == self.chain.now.epoch
             and replica.orders.state_of(one.signed.name)[0] not in (DONE, REFUSED)
