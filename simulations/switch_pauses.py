@@ -319,21 +319,21 @@ def lines_of(run: Run) -> list[dict[str, Any]]:
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
     """The same, to be read."""
 
-    def cells(values: Mapping[str, float]) -> str:
-        return " / ".join(f"{values[name]:g}" for name in ("p50", "p90", "max")) if values else "-"
+    def cells(values: Mapping[str, float], digits: int = 0) -> str:
+        return " / ".join(f"{values[name]:.{digits}f}" for name in ("p50", "p90", "max")) if values else "-"
 
     told = ["| protocol | median batch latency ms | operations |", "|---|---|---|"]
     for line in (line for line in lines if line["event"] == "latency"):
-        told.append(f"| {line['protocol']} | {line['median_ms']:g} | {line['operations']:,} |")
+        told.append(f"| {line['protocol']} | {line['median_ms']:.0f} | {line['operations']:,} |")
     told += ["", "| planned | changes | ready ms p50 / p90 / max | pause ms | pause / slower batch |"]
     told.append("|---|---|---|---|---|")
     for line in (line for line in lines if line["event"] == "planned"):
         told.append(
             f"| {line['from']} → {line['to']} | {line['changes']} | {cells(line['ready_ms'])} | "
-            f"{cells(line['pause_ms'])} | {cells(line['ratio'])} |"
+            f"{cells(line['pause_ms'])} | {cells(line['ratio'], 1)} |"
         )
     result = lines[-1]
-    told.append(f"| all | {result['planned']} | | {cells(result['pause_ms'])} | {cells(result['ratio'])} |")
+    told.append(f"| all | {result['planned']} | | {cells(result['pause_ms'])} | {cells(result['ratio'], 1)} |")
     told += ["", "| forced | changes | order to first decision ms p50 / p90 / max |", "|---|---|---|"]
     for line in (line for line in lines if line["event"] == "forced"):
         told.append(f"| {line['from']} → {line['to']}, {line['how']} | {line['changes']} | {cells(line['taken_ms'])} |")
