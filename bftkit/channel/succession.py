@@ -54,7 +54,7 @@ from bftkit.membership.chain import (
     signers_of_both,
     two_endings,
 )
-from bftkit.membership.commands import SignedCommand
+from bftkit.membership.commands import FORCED, SignedCommand
 from bftkit.membership.epochs import Configuration, Schedule, extended
 from bftkit.membership.roster import RosterEntry
 
@@ -135,6 +135,8 @@ class Succession:
         """The epoch's last slot, if it is known."""
         if self.last is not None:
             return self.last.slot
+        if self.ahead:
+            return self.ahead[0].ending.slot  # and the state that is here may be of a later epoch already
         replica = self._replica
         state, forced = replica.state.reconfiguring, replica.wedge.continuation
         planned = state.boundary if state is not None and state.boundary else None
@@ -538,16 +540,35 @@ class Succession:
                     self._on_contradiction(known, link, out)
                     return
                 continue
+            if epoch != self.ahead_place.configuration.epoch:
+                continue  # an answer that was overtaken; nothing here says whether it is genuine
             try:
-                self.ahead_place = follow(settings.group, self.ahead_place, link, keychain.verifier, settings.verify)
+                place = follow(settings.group, self.ahead_place, link, keychain.verifier, settings.verify)
             except ChainError as error:
                 raise WireError(str(error)) from None
+            self._check_sharings(link)
+            self.ahead_place = place
             self.ahead.append(link)
             out.deliver(Linked(epoch, data))
             news = True
         if news:
             self.tell_neighbours(out)
         self._approach(out)
+
+    def _check_sharings(self, link: HandOver) -> None:
+        """A quorum signed the coin key and not the sharings that make it: who shows the link may have put in others.
+
+        Raises `WireError`.
+        """
+        state, there = self._replica.state.reconfiguring, link.next
+        assert state is not None
+        made = there.coin is not None and link.signed.command.kind != FORCED
+        try:
+            coin = state.judges.coin_of(there, link.signed.name, link.selection) if made else None
+        except ValueError as error:
+            raise WireError(f"the sharings in a hand-over make no coin key: {error}") from None
+        if coin != (there.coin if made else None) or (link.selection and not made):
+            raise WireError("the sharings in a hand-over make another coin key than its members signed")
 
     def _known(self, epoch: int) -> HandOver | None:
         if epoch in self.links:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from bftkit.channel.frames import DecidedClaims, pack_control
+import attrs
+
+from bftkit.channel.frames import ANSWER_CODEC, ChainLinks, DecidedClaims, Read, ReadRefusal, pack_ask, pack_control
+from bftkit.channel.interface import FromClient, Restored, Save, ToClient
 from bftkit.channel.replica import Replica
-from bftkit.core.machine import MemberId, Out
+from bftkit.core.digest import NO_DIGEST
+from bftkit.core.machine import Blame, Deliver, MemberId, Out
+from bftkit.membership.chain import HandOver
 from bftkit.sim.links import Network
 from bftkit.sim.world import World
 
@@ -27,6 +32,19 @@ def cross(world: World, epoch: int = 1, *members: MemberId) -> None:
     """Run until these members, or all, are in this epoch."""
     wanted = members or tuple(world.members)
     world.run_until(lambda: all(world.replica(name).settings.epoch >= epoch for name in wanted), LIMIT, "the epoch")
+
+
+def late(world: World, member: MemberId = "m3") -> tuple[Replica, HandOver]:
+    """A member that was down while the group went to epoch 1, up again this moment; and the hand-over."""
+    world.crash(member)
+    world.switch()
+    cross(world, 1, *(name for name in world.members if name != member))
+    link = world.replica("m0").succession_part.links[0]
+    world.restart(member)
+    replica = world.replica(member)
+    assert replica.settings.epoch == 0
+    assert not replica.succession_part.ahead
+    return replica, link
 
 
 def hears(replica: Replica, sender: MemberId, *frames: bytes) -> Out[Any, Any]:
@@ -53,3 +71,96 @@ def test_who_is_no_member_in_the_epoch_claims_no_decisions() -> None:
     assert not replica.catchup.learned
     hears(replica, "m2", forged)  # two members' claims do count: it was no other check that stopped them
     assert replica.catchup.learned
+
+
+# ------------------------------------------------------------------------------------------------ links
+
+
+def test_sharings_that_do_not_make_the_signed_coin_key_are_no_part_of_a_hand_over() -> None:
+    """They are not signed: a liar could keep a member out for ever, or crash it, by what it puts in their place."""
+    replica, link = late(group())
+    assert link.selection
+    for wrong in (b"", b"no sharings at all", link.selection[:-1]):
+        out = hears(replica, "m1", pack_control(ChainLinks((attrs.evolve(link, selection=wrong).encode(),))))
+        assert [effect.member for effect in out.effects if isinstance(effect, Blame)] == ["m1"]
+        assert not replica.succession_part.ahead
+    hears(replica, "m1", pack_control(ChainLinks((link.encode(),))))
+    assert replica.succession_part.ahead == [link]
+
+
+def test_links_that_do_not_follow_are_nobodys_fault() -> None:
+    """An answer that was overtaken by another one, after a restart without the older links."""
+    world = group()
+    world.switch()
+    cross(world)
+    link = world.replica("m0").succession_part.links[0]
+    replica = world.replica("m1")
+    del replica.succession_part.links[0]
+    out = hears(replica, "m0", pack_control(ChainLinks((link.encode(),))))
+    assert not [effect for effect in out.effects if isinstance(effect, Blame)]
+
+
+def test_void_slots_are_not_executed_on_a_state_of_a_later_epoch() -> None:
+    """SAFETY rule 23: the old protocol may have decided slots above the end, and the fetched state is beyond it."""
+    replica, link = late(group())
+    end = link.ending.slot
+    hears(replica, "m1", pack_control(ChainLinks((link.encode(),))))
+    replica.history = dict.fromkeys(range(1, end + 5), NO_DIGEST)
+    hears(replica, "m1", pack_control(ChainLinks((link.encode(),))))
+    assert replica.applied == end
+
+
+# ------------------------------------------------------------------------------------------------ reads
+
+
+def test_a_member_at_the_end_of_its_epoch_confirms_no_reads() -> None:
+    """SAFETY rule 13: of what it signs follows an epoch that may have executed more, with other members."""
+    world = group(seed=2)
+    world.switch()
+    replica = world.replica("m1")
+    world.run_until(lambda: replica.succession_part.at_end, LIMIT, "the end")
+    assert replica.settings.epoch == 0
+    out: Out[Any, Any] = Out()
+    replica.on_input(FromClient(b"c" * 32, pack_ask(Read(7, b"anything"))), out)
+    answers = [
+        ANSWER_CODEC.decode(effect.output.frame[1:])
+        for effect in out.effects
+        if isinstance(effect, Deliver) and isinstance(effect.output, ToClient)
+    ]
+    assert [type(answer) for answer in answers] == [ReadRefusal]
+
+
+# ------------------------------------------------------------------------------------------------ coin keys
+
+
+def test_a_forced_change_keeps_the_share_though_a_planned_one_had_made_another() -> None:
+    """A planned change was committed and its key made, and then its boundary was never reached."""
+    world = group()
+    shares = {name: world.replica(name).settings.coin_share for name in world.members}
+    assert all(shares.values())
+    for name in world.members:
+        world.replica(name).preparing.coin_keys.shares[1] = b"of the key that was made in vain"
+    world.switch(forced=True)
+    cross(world)
+    assert world.replica("m0").succession_part.links[0].kind == "forced"
+    assert {name: world.replica(name).settings.coin_share for name in world.members} == shares
+    world.finish()
+
+
+# ------------------------------------------------------------------------------------------------ old disks
+
+
+def test_a_saved_state_of_an_epoch_that_the_log_has_not_reached_is_fetched_again() -> None:
+    """The crash came between the saving of a fetched state and the first record of its epoch."""
+    world = group()
+    _, link = late(world)
+    donor = world.replica("m0")
+    world.load(40, keys=2, poison=0.0)
+    world.run_until(lambda: donor.checkpoints.stable > link.ending.slot, LIMIT, "a checkpoint of epoch 1")
+    stable = donor.checkpoints.kept[-1]
+    chunks = [stable.view.chunk(index) for index in range(stable.view.count)]
+    settings = world.hosts["m3"].settings
+    again = Replica(settings, world.make_application("m3"))
+    again.on_restore(Restored((), (stable.slot, Save(stable).manifest(), chunks), links=[link.encode()]), Out())
+    assert again.settings.epoch == 0
+    assert again.applied == 0
