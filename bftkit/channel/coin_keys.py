@@ -78,6 +78,8 @@ class CoinKeys:
     def select(self, configuration: Configuration, command: Digest, selection: bytes, out: ReplicaOut) -> None:
         """The total order chose these sharings. They were checked."""
         making = self._making(configuration, command, out)
+        if making.machine.selection is not None:
+            return  # the same sharings; somebody else may show other signatures under them
         chosen = km.Selected(km.Selection.decode(selection))
         self._step(making, partial(_input, chosen), out)
 
@@ -178,18 +180,29 @@ class CoinKeys:
         """Whether this member holds what it needs of the coin key of the epoch that this opens; else it is fetched."""
         replica = self._replica
         there = link.next
-        if there.coin is None or replica.me not in there.members or there.epoch in self.shares:
+        if there.coin is None or replica.me not in there.members:
             return True
         if link.signed.command.kind == FORCED:
-            share = replica.settings.coin_share
-            if share is None:
-                return True  # it has none of the present key either, and takes part without
-            if (there.epoch, SHARE_NAME) not in self._unkept:
-                self._keep(there.epoch, SHARE_NAME, share, out)
-            return False
+            return self._has_same_share(there, out)
+        if there.epoch in self.shares:
+            return True
         if link.selection and (there.epoch, SHARE_NAME) not in self._unkept:
             self.select(there, link.signed.name, link.selection, out)
         return there.epoch in self.shares
+
+    def _has_same_share(self, there: Configuration, out: ReplicaOut) -> bool:
+        """A forced change keeps the key. A planned one that was committed before may have made another one in vain."""
+        replica = self._replica
+        self.makings = {name: making for name, making in self.makings.items() if making.epoch != there.epoch}
+        here, share = replica.succession_part.configuration, replica.settings.coin_share
+        if share is None or here.coin != there.coin:
+            self.shares.pop(there.epoch, None)
+            return True  # it has none of the present key either, and takes part without
+        if self.shares.get(there.epoch) == share:
+            return True
+        if self._unkept.get((there.epoch, SHARE_NAME)) != share:
+            self._keep(there.epoch, SHARE_NAME, share, out)
+        return False
 
     def enter(self, epoch: int) -> None:
         """In a new epoch: what belongs to epochs before is over."""
