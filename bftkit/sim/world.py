@@ -149,6 +149,8 @@ class World(Controls):
         """Called with everything that goes into a member's replica."""
         self.rounds_watched: list[Callable[[Host], None]] = []
         """Called after each round of a member, before anything of it is carried out."""
+        self.wiped: set[MemberId] = set()
+        """Members that lost their disks."""
         self._views: dict[int, int] = {}
         self._removed: set[MemberId] = set()
         self._told: set[Digest] = set()
@@ -601,8 +603,14 @@ class World(Controls):
         self.members, self.quorum = era.members, era.quorum
         self._removed.update(member for member in before.members if member not in era.members)
         self._removed.difference_update(era.members)
-        if self._views.get(before.epoch, 0) > self._views_at_order:
+        link = era.link
+        forced = link is not None and link.signed.command.kind == FORCED
+        if forced or self._views.get(before.epoch, 0) > self._views_at_order:
             self.inject(_IN_A_VIEW_CHANGE)
+        if link is not None and self._operator is not None:
+            rivals = [one.signed for one in self._operator.orders.values() if one.signed.name != link.signed.name]
+            if any(one.command.epoch == before.epoch and (forced or one.command.kind == FORCED) for one in rivals):
+                self.inject(_AT_ONCE)
         roots = [
             {entry.id: entry.epoch_root for entry in known.place.configuration.roster.entries}
             for known in (before, era)
@@ -680,6 +688,7 @@ class World(Controls):
     def wipe(self, member: MemberId) -> None:
         """See `Controls.wipe`. From now on the member has nothing to say that counts."""
         self.guards.wiped(member)
+        self.wiped.add(member)
         super().wipe(member)
 
     def fail(self, text: str, cause: BaseException | None = None, *, oracle: str = "exception") -> NoReturn:
