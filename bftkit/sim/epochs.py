@@ -214,6 +214,8 @@ class WorldKeychain:
         """Which sets of keys the member holds."""
         self.first = 0
         """The keys of epochs before are erased."""
+        self.root = b""
+        """The root of the keys in the member's key file, once it has entered an epoch."""
 
     def key_for(self, configuration: Configuration) -> SigningKey | None:
         """The member's key of the epoch, if it is in the roster with one of its own and has not erased it."""
@@ -361,6 +363,7 @@ class Chain:
         self._world = world
         self.eras = [Era(founding)]
         self._looked: dict[MemberId, tuple[int, int]] = {}
+        self._begun: set[int] = set()
         self.listeners: list[Callable[[Era], None]] = []
         """Called with every epoch that begins."""
 
@@ -399,6 +402,33 @@ class Chain:
                 "agreement",
                 f"{host.me} executed slot {replica.applied} in epoch {epoch}, which ended at slot {end} "
                 "(SAFETY rule 23)",
+            )
+
+        if 0 < epoch < len(self.eras) and epoch not in self._begun and replica.applied > self.eras[epoch].start:
+            self._begun.add(epoch)
+            self._check_held(host.me, self.eras[epoch])
+
+    def _check_held(self, member: MemberId, era: Era) -> None:
+        """The first slot of an epoch is executed: so a quorum of its members holds durably what it began with."""
+        world = self._world
+        exempt = world.recorder.exempt & set(era.members)
+        if len(exempt) > era.quorum.f:
+            return
+        holders = [
+            name
+            for name in era.members
+            if name not in exempt
+            and (
+                name in world.wiped
+                or any(slot >= era.start for slot, _ in world.hosts[name].disk.snapshots.checkpoints())
+            )
+        ]
+        needed = era.quorum.certificate - len(exempt)
+        if len(holders) < needed:
+            world.recorder.fail(
+                "durability",
+                f"{member} executed the first slot of epoch {era.epoch}, and {', '.join(holders) or 'nobody'} holds "
+                f"durably what it began with: {needed} must (SAFETY rule 26)",
             )
 
     def _compare(self, member: MemberId, link: HandOver) -> None:

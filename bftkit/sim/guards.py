@@ -46,6 +46,9 @@ _NUMBERS: Final = ("view", "ballot", "round", "slot")
 _CHECKPOINT_VOTE: Final = next(
     bytes((tag,)) for tag, message in frames.CONTROL_CODEC.messages.items() if message is frames.CheckpointVote
 )
+_WEDGED: Final = next(
+    bytes((tag,)) for tag, message in frames.CONTROL_CODEC.messages.items() if message is frames.Wedged
+)
 _PLAIN: Final = frozenset({"U8", "U16", "U32", "U64", "Bool", "Digest32", "Signature64", "Key32", "Member"})
 """Kinds of fields (`bftkit.core.wire`) that hold no other message."""
 _CLOCK: Final = bytes((CLOCK,))
@@ -122,6 +125,9 @@ class Speech:
     *No false alarm:* what a correct member sent is either in its log or was sent in the same life. Statements of others
     that it passes on (a `NewView`, a proof) travel as bytes in which nothing is looked for.
 
+    *Who left the protocol is done with it* (rule 21; oracle ``durability``). A member that has said so of an epoch
+    sends no message of its protocol afterwards, however often it restarts.
+
     *Who forgot is silent* (SAFETY rule 16; oracle ``durability``: what a member promised must outlive its disk, or the
     member must be known to have lost it). Once its disk was taken away, a member sends no message of the protocol, no
     checkpoint vote and no clock report for as long as the epoch lasts, whether it knows or has forgotten even that. It
@@ -135,6 +141,8 @@ class Speech:
         self._recorder = world.recorder
         self._chain = world.chain
         self._bound: dict[tuple[object, ...], Digest] = {}
+        self._wedged: dict[MemberId, int] = {}
+        """Members that said that they have left the protocol of an epoch."""
         self._forgot: dict[MemberId, int] = {}
         """Members whose disks went, and in which epoch of theirs."""
         self._shapes: dict[type, _Shape] = {}
@@ -167,10 +175,19 @@ class Speech:
                 return
             if self._must_be_silent(member, epoch):
                 self._broke_silence(member, "a message of the protocol")
+            if self._wedged.get(member) == epoch:
+                self._recorder.fail(
+                    "durability",
+                    f"{member} has left the protocol of epoch {epoch}, and sends a message of it (SAFETY rule 21)",
+                )
             self._walk(member, message, epoch)
         elif kind == frames.CONTROL:
             if frame[1:2] == _CHECKPOINT_VOTE:
                 self._voted(member, frame)
+            elif frame[1:2] == _WEDGED:
+                left = frames.CONTROL_CODEC.decode(frame[1:])
+                assert isinstance(left, frames.Wedged)
+                self._wedged[member] = left.epoch
         elif kind == frames.BUNDLE and frame[1:2] == _CLOCK and self._must_be_silent(member, self._chain.now.epoch):
             self._broke_silence(member, "a clock report")
 

@@ -15,6 +15,7 @@ from typing import Final
 from bftkit.core.ordering import ProtocolRecord
 from bftkit.core.plugin import load_protocol
 from bftkit.sim import faults as fault
+from bftkit.sim.changes import PLANNED_STEPS, CrashAtStep, Join, Leave, Replace, RotateKeys, Switch
 from bftkit.sim.faults import FOLLOWER, LEADER, Fault
 from bftkit.sim.links import Network
 from bftkit.sim.plan import Group, Load, Plan
@@ -25,6 +26,8 @@ OPERATIONS_MIN: Final = 300
 NETWORK: Final = (1, 2, 3, 4, 5, 6)
 DISKS: Final = (12, 13, 15, 16, 18, 19)
 CLIENTS: Final = (32, 46)
+CHANGING: Final = 0.4
+"""In so many of all seeds, operators change the group."""
 BYZANTINE: Final = (11, 14, 17, 20, 21, 22, 23, 24, 25, 27, 29, 31, 33, 45)
 
 LIES: Final = (
@@ -116,6 +119,9 @@ def plan(setting: Setting) -> Plan:
     for _ in range(random.randint(2, 7)):
         at = min(ticks, moment + random.randint(0, 600)) if random.random() < 0.5 else random.randint(0, ticks)
         faults += _trouble(random, setting, group, at)
+    changing = Random(f"{setting.scenario} {setting.seed} changes")
+    changes = _changes(changing, setting, group, ticks) if changing.random() < CHANGING else []
+    faults += changes
     if random.random() < 0.3:
         faults.append(fault.ClientDies(at=random.randint(0, ticks), name="c0"))
     if random.random() < 0.4:
@@ -126,6 +132,7 @@ def plan(setting: Setting) -> Plan:
     timeouts = {"view_timeout": random.choice((150, 300, 1000))} if "view_timeout" in setting.record.parameters else {}
     return setting.plan(
         group=group,
+        spares=1 if changes else 0,
         network=network,
         load=Load(
             clients=clients,
@@ -144,6 +151,35 @@ def plan(setting: Setting) -> Plan:
         calm=network.loss > 0.1 or random.random() < 0.85,  # where a third is lost for ever, time is not promised
         faults=tuple(sorted(faults, key=lambda one: one.at)),
     )
+
+
+def _changes(random: Random, setting: Setting, group: Group, ticks: int) -> list[Fault]:
+    """What operators order meanwhile. Only protocols come in that survive what the plan's own one does."""
+    survives = set(setting.record.survives)
+    others = [name for name in setting.others(group) if survives <= set(load_protocol(name).record.survives)]
+    if not others:
+        return []
+    spare, who = f"m{group.members}", random.choice(group.names)
+    changes: list[Fault] = []
+    at = random.randint(0, ticks)
+    for _ in range(random.choice((1, 1, 1, 2, 2, 3))):
+        protocol = random.choice(others)
+        offered: tuple[tuple[int, Fault], ...] = (
+            (6, Switch(at=at, protocol=protocol)),
+            (4, Switch(at=at, protocol=protocol, forced=True)),
+            (2, RotateKeys(at=at, who=who, protocol=protocol)),
+            (2, Join(at=at, who=spare, protocol=protocol)),
+            (1, Leave(at=at, who=random.choice((who, spare)))),
+            (1, Replace(at=at, who=who, by=spare)),
+        )
+        changes += random.choices([change for _, change in offered], [weight for weight, _ in offered])
+        if random.random() < 0.4:
+            step = random.choice(PLANNED_STEPS)
+            lasting = random.randint(1, 1000)
+            changes.append(CrashAtStep(at=at, who=random.choice(group.names), step=step, ticks=lasting))
+        # Half of them come while the one before is under way.
+        at = min(ticks, at + random.randint(0, 60)) if random.random() < 0.5 else random.randint(0, ticks)
+    return changes
 
 
 def _group(setting: Setting) -> Group:
