@@ -274,6 +274,9 @@ class Restored:
     """Slot, manifest and chunks of the newest saved checkpoint."""
     amnesic: bool = False
     """The disk is empty, corrupt or was not synced: stay silent for the rest of the epoch (SAFETY rule 16)."""
+    forgotten: bytes = b""
+    """If so: the root of the keys that it signed with last, as its key file says, since its log may not know the epoch
+    that it was in. Under these keys it stays silent for ever."""
     links: Sequence[bytes] = ()
     """The hand-overs that are known here, from epoch 0 on."""
     secrets: Mapping[tuple[int, bytes], bytes] = attrs.field(factory=dict[tuple[int, bytes], bytes], repr=False)

@@ -68,7 +68,7 @@ from bftkit.channel.preparing import Preparing
 from bftkit.channel.proposing import Proposer
 from bftkit.channel.reconfiguring import Judges, Reconfiguring
 from bftkit.channel.sessions import SessionTable
-from bftkit.channel.settling import OWN_RECORD, Settling
+from bftkit.channel.settling import OWN_RECORD, Settling, read_own_record
 from bftkit.channel.spectator import Spectator
 from bftkit.channel.state import ReplicatedState, error_text
 from bftkit.channel.succession import Succession
@@ -108,7 +108,7 @@ from bftkit.core.ordering import (
     Setup,
     Waiting,
 )
-from bftkit.core.wire import WireError, unpack_plain
+from bftkit.core.wire import WireError
 from bftkit.crypto.signed import Certificate
 from bftkit.membership.chain import Ending, HandOver, Place
 from bftkit.membership.epochs import Configuration, extended
@@ -217,6 +217,8 @@ class Replica:
         """What is decided, from the older kept checkpoint on."""
         self.silent = False
         """Whether this member has forgotten what it promised (SAFETY rule 16)."""
+        self.forgotten = b""
+        """The root of the keys under which it has forgotten that, if it is known."""
         self.stopped: str | None = None
         self.clock_ms = 0
         self.beat = 0
@@ -300,6 +302,7 @@ class Replica:
     def on_restore(self, restored: Restored, out: ReplicaOut) -> None:
         """After a restart, before `on_start`. Raises `WireError` if what the disk holds makes no sense."""
         self.silent = restored.amnesic
+        self.forgotten = restored.forgotten
         if self.succession is not None:
             self._restore_epoch(restored, out)
         if restored.checkpoint is not None:
@@ -319,8 +322,9 @@ class Replica:
             elif kind == _DECIDED_RECORD:
                 decided[int.from_bytes(body[:8], "big")] = body[8:]
             elif kind == OWN_RECORD:
-                self.settling.voted, amnesic = unpack_plain(body)
+                self.settling.voted, amnesic, forgotten = read_own_record(body)
                 self.silent = self.silent or amnesic
+                self.forgotten = self.forgotten or forgotten
             elif kind == MARKED_RECORD:
                 pass
             elif kind == ENTERED_RECORD or (kind == EPOCH_RECORD and digest(body) != entered and not marked):
@@ -437,7 +441,7 @@ class Replica:
             {entry.id: entry.epoch_root for entry in roster.entries}.get(self.me)
             for roster in (here.roster, there.roster)
         )
-        return before is None or before == after
+        return before is None or after in (before, self.forgotten)
 
     def _new_epoch(self, settings: ReplicaSettings, link: HandOver) -> None:
         """Everything that belongs to one epoch only is made anew."""
@@ -468,6 +472,8 @@ class Replica:
             self.halt(f"this member cannot take part in epoch {place.configuration.epoch}: {error}", out)
             return False
         self.silent = silent
+        if not silent:
+            self.forgotten = b""
         self._enter_state(link)
         self.preparing.enter()
         self.clients.enter()

@@ -15,7 +15,7 @@ from bftkit.channel.checkpoints import Stable
 from bftkit.channel.frames import CheckpointVote, pack_control
 from bftkit.channel.interface import Cut, ReplicaOut, Rotate, Save
 from bftkit.core.machine import Digest, MemberId, Slot
-from bftkit.core.wire import WireError, pack_plain
+from bftkit.core.wire import WireError, pack_plain, unpack_plain
 from bftkit.crypto.signed import Certificate
 
 if TYPE_CHECKING:
@@ -25,9 +25,18 @@ OWN_RECORD: Final = b"\x04"
 """The kind of a log record of the replica itself."""
 
 
-def own_record(voted: Slot, *, silent: bool) -> bytes:
-    """The standing record of a replica itself: its newest checkpoint vote, and whether it must stay silent."""
-    return OWN_RECORD + pack_plain([voted, silent])
+def own_record(voted: Slot, *, silent: bool, forgotten: bytes = b"") -> bytes:
+    """The standing record of a replica itself: its newest checkpoint vote, and whether it must stay silent.
+
+    `forgotten` is the root of the keys under which it may have promised what it does not know; b"" if that is unknown.
+    """
+    return OWN_RECORD + pack_plain([voted, silent, forgotten] if forgotten else [voted, silent])
+
+
+def read_own_record(body: bytes) -> tuple[Slot, bool, bytes]:
+    """What `own_record` was made of, without its kind. Raises `WireError`."""
+    voted, silent, *rest = unpack_plain(body)
+    return voted, silent, rest[0] if rest else b""
 
 
 class Settling:
@@ -63,7 +72,7 @@ class Settling:
     def own_record(self) -> bytes:
         """See the function of the same name."""
         replica = self._replica
-        return own_record(self.voted, silent=replica.silent)
+        return own_record(self.voted, silent=replica.silent, forgotten=replica.forgotten)
 
     def on_vote(self, sender: MemberId, vote: CheckpointVote, out: ReplicaOut) -> None:
         """Another member's checkpoint vote."""

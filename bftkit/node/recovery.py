@@ -39,7 +39,8 @@ def open_storage(folder: MemberFolder) -> tuple[RecordLog, SnapshotStore, Restor
     """The member's disk, and what it remembers. Raises `StorageFailed`, `LogMismatch`, `StorageBusy`, `DiskFull`."""
     durability = Durability(folder.settings.durability)
     if durability is Durability.MEMORY:
-        return MemoryLog(), MemorySnapshots(), Restored(amnesic=_started_before(folder))
+        before = _started_before(folder)
+        return MemoryLog(), MemorySnapshots(), Restored(amnesic=before, forgotten=folder.epochs.root if before else b"")
     directory = DiskDirectory(folder.log)
     directory.lock()
     group, identity = folder.genesis.group_id, folder.identity.public
@@ -51,7 +52,7 @@ def open_storage(folder: MemberFolder) -> tuple[RecordLog, SnapshotStore, Restor
         logger.error("%s: this member has forgotten what it promised, and stays silent in this epoch", error)
         set_aside(directory)
         # The remark is in the new log from its first byte on, or a crash right now would make us look new.
-        remark = own_record(0, silent=True)
+        remark = own_record(0, silent=True, forgotten=folder.epochs.root)
         salt = secrets.token_bytes(SALT_SIZE)
         Log.create(directory, group=group, identity=identity, salt=salt, standing=[remark])
         log, recovered = Log.open(directory, group=group, identity=identity, durability=durability)
@@ -61,7 +62,9 @@ def open_storage(folder: MemberFolder) -> tuple[RecordLog, SnapshotStore, Restor
     snapshots = _open_snapshots(folder)
     records = [entry.payload for entry in recovered.records]
     slots = [entry.slot for entry in recovered.records]
-    return log, snapshots, Restored(records, newest_checkpoint(snapshots), amnesic, snapshots.links(), slots=slots)
+    forgotten = folder.epochs.root if amnesic else b""
+    checkpoint, links = newest_checkpoint(snapshots), snapshots.links()
+    return log, snapshots, Restored(records, checkpoint, amnesic, forgotten, links, slots=slots)
 
 
 def newest_link(records: Sequence[bytes]) -> HandOver | None:

@@ -34,6 +34,7 @@ from bftkit.core.machine import (
 from bftkit.sim.adversaries import Honest
 from bftkit.sim.costs import Meter
 from bftkit.sim.disk import Disk
+from bftkit.sim.epochs import WorldKeychain
 from bftkit.sim.interpreter import HUB, Due, Event, FromMember, Inlet, Interpreter, key_bytes
 from bftkit.sim.journal import DISK, DUE, HEARD, OTHER, ROUND
 from bftkit.sim.links import WallClock
@@ -151,7 +152,7 @@ class Host(Interpreter):
                 world.inject(_FLIPPED)
                 directory.flips = 0
             set_aside(directory)
-            remark = own_record(0, silent=True)
+            remark = own_record(0, silent=True, forgotten=self._root())
             group, identity = settings.group, self._identity
             Log.create(directory, group=group, identity=identity, salt=self._salt, standing=[remark])
             self._log, recovered = self._open_log()
@@ -175,7 +176,13 @@ class Host(Interpreter):
                 break
         links = [self.disk.links[epoch] for epoch in sorted(self.disk.links)]
         slots = [entry.slot for entry in recovered.records]
-        return Restored(records, checkpoint, amnesic, links, dict(self.disk.secrets), slots)
+        forgotten = self._root() if amnesic else b""
+        return Restored(records, checkpoint, amnesic, forgotten, links, dict(self.disk.secrets), slots)
+
+    def _root(self) -> bytes:
+        """The root of the keys that the member signed with last, as its key file says."""
+        keychain = self.settings.keychain
+        return keychain.root if isinstance(keychain, WorldKeychain) else b""
 
     def _open_log(self) -> tuple[Log, Any]:
         return Log.open(

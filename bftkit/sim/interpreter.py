@@ -355,7 +355,10 @@ class Interpreter:
             self._after_us(self._file_us(), partial(self._keep, output))
         else:
             epoch = output.place.configuration.epoch
-            self.world.keychain(self.me).first = epoch  # the keys of all epochs before are erased
+            keychain = self.world.keychain(self.me)
+            keychain.first = epoch  # the keys of all epochs before are erased
+            entry = output.place.configuration.roster.by_id.get(self.me)
+            keychain.root = entry.epoch_root if entry is not None else keychain.root
             for known in [known for known in disk.secrets if known[0] < epoch]:
                 del disk.secrets[known]
 

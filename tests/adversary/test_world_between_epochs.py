@@ -164,3 +164,23 @@ def test_a_saved_state_of_an_epoch_that_the_log_has_not_reached_is_fetched_again
     again.on_restore(Restored((), (stable.slot, Save(stable).manifest(), chunks), links=[link.encode()]), Out())
     assert again.settings.epoch == 0
     assert again.applied == 0
+
+
+def test_new_keys_end_no_silence_if_it_was_them_that_promised() -> None:
+    """SAFETY rule 16: whose disk is empty begins in epoch 0, and its keys of that epoch are not those it signed with."""
+    world = group()
+    world.switch(rotate=["m3"])
+    cross(world)
+    world.run(200)
+    world.crash("m3")
+    world.wipe("m3")
+    world.restart("m3")
+    cross(world, 1, "m3")
+    assert world.replica("m3").silent
+    world.crash("m3")
+    world.restart("m3")
+    assert world.replica("m3").silent
+    world.switch(rotate=["m3"])
+    cross(world, 2, "m3")
+    assert not world.replica("m3").silent
+    world.finish()
