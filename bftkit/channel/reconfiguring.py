@@ -114,7 +114,7 @@ class Reconfiguring:
     # ------------------------------------------------------------------------------------------ executing
 
     def on_command(self, payload: bytes, slot: Slot) -> None:
-        """An ordered command. What is wrong with it is remembered; a command that cannot be read is nothing."""
+        """An ordered command. What is wrong with it is remembered; one that is not the operators' is nothing."""
         try:
             signed = SignedCommand.decode(payload)
         except WireError:
@@ -125,6 +125,9 @@ class Reconfiguring:
             return  # the same command once more
         try:
             command = signed.check(self.group, here.epoch, here.operators, here.operator_threshold, self.judges.verify)
+        except CommandError:
+            return  # a liar with many of these could make everybody forget what operators cancelled
+        try:
             if command.kind == CANCEL:
                 self._cancel(name, slot)
                 return
