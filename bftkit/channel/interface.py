@@ -258,6 +258,8 @@ class ReplicaSettings:
     """This member's share of the epoch's coin key, if it has one: a forced change takes it along."""
     place: Place | None = None
     """The epoch's place in the chain of hand-overs; None: this group's configuration never changes."""
+    may_sign: bool = True
+    """Whether this member has its key of this epoch: else it can only follow."""
     schedule: Schedule = attrs.field(factory=dict[MemberId, tuple[bytes, ...]], repr=False)
     """All members' public keys of all epochs."""
     keychain: Keychain | None = attrs.field(default=None, repr=False)

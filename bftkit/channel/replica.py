@@ -238,8 +238,8 @@ class Replica:
         self.others = tuple(member for member in settings.members if member != settings.me)
         self.indices = {member: index for index, member in enumerate(settings.members)}
         self.quorum = settings.quorum
-        self.observing = settings.me not in self.indices
-        """Whether this is no member in the present epoch: it follows, and says nothing."""
+        self.observing = settings.me not in self.indices or not settings.may_sign
+        """Whether this is no member in the present epoch, or another machine is: it follows, and says nothing."""
         self._tag = "p" if settings.epoch == 0 else f"p{settings.epoch}"
         """What the protocol's timers and draws begin with: those of an epoch before mean nothing."""
         self.failed: str | None = None
@@ -437,11 +437,14 @@ class Replica:
         """
         if not self.silent:
             return False
+        mine = there.roster.by_id.get(self.me)
+        if mine is not None and mine.epoch_root == self.forgotten:
+            return True  # its log may not know the epoch that it was in
         before, after = (
             {entry.id: entry.epoch_root for entry in roster.entries}.get(self.me)
             for roster in (here.roster, there.roster)
         )
-        return before is None or after in (before, self.forgotten)
+        return before is None or before == after
 
     def _new_epoch(self, settings: ReplicaSettings, link: HandOver) -> None:
         """Everything that belongs to one epoch only is made anew."""

@@ -61,6 +61,7 @@ class MemberKeychain(Keychain):
             coins=coins[0] if coins is not None else None,
             coin_share=coins[1] if coins is not None else None,
             place=place,
+            may_sign=key is not None,
         )
 
     def why_not(self, configuration: Configuration) -> str | None:

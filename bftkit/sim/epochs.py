@@ -265,6 +265,7 @@ class WorldKeychain:
             checkpoint_interval=configuration.checkpoint_interval,
             window=configuration.window,
             place=place,
+            may_sign=key is not None,
         )
 
     def why_not(self, configuration: Configuration) -> str | None:

@@ -12,6 +12,8 @@ from bftkit.channel.replica import Replica
 from bftkit.core.digest import NO_DIGEST
 from bftkit.core.machine import Blame, Deliver, MemberId, Out
 from bftkit.membership.chain import HandOver
+from bftkit.membership.commands import CANCEL, PLANNED, Command, sign_command
+from bftkit.sim.epochs import operator_key
 from bftkit.sim.links import Network
 from bftkit.sim.world import World
 
@@ -167,7 +169,7 @@ def test_a_saved_state_of_an_epoch_that_the_log_has_not_reached_is_fetched_again
 
 
 def test_new_keys_end_no_silence_if_it_was_them_that_promised() -> None:
-    """SAFETY rule 16: whose disk is empty begins in epoch 0, and its keys of that epoch are not those it signed with."""
+    """SAFETY rule 16: an empty disk begins in epoch 0, and the keys of that epoch are not those that promised."""
     world = group()
     world.switch(rotate=["m3"])
     cross(world)
@@ -184,3 +186,52 @@ def test_new_keys_end_no_silence_if_it_was_them_that_promised() -> None:
     cross(world, 2, "m3")
     assert not world.replica("m3").silent
     world.finish()
+
+
+# ------------------------------------------------------------------------------------------------ commands
+
+
+def test_commands_that_no_operator_signed_push_no_cancelled_one_out_of_memory() -> None:
+    """FAULTS 43 and 44: else whoever leads could order what the operators took back."""
+    world = group()
+    state = world.replica("m0").state.reconfiguring
+    assert state is not None
+    here = state.configuration
+    wished = [Command(state.group, 0, PLANNED, 0, False, here.change(), bytes([n]) * 16) for n in range(80)]
+    first = sign_command(wished[0], operator_key(0))
+    state.on_command(first.encode(), 10)
+    taken_back = sign_command(Command(state.group, 0, CANCEL, 0, False, None, bytes(16)), operator_key(0))
+    state.on_command(taken_back.encode(), 11)
+    assert state.pending is None
+    for command in wished[1:]:
+        state.on_command(sign_command(command).encode(), 12)
+    state.on_command(first.encode(), 13)
+    assert state.pending is None
+
+
+# ------------------------------------------------------------------------------------------------ without keys
+
+
+def test_a_machine_whose_keys_are_not_those_of_the_roster_follows_in_silence() -> None:
+    """Another one takes its place under the same name: it signs nothing, and does not end with an exception."""
+    world = group()
+    keychain = world.keychain("m3")
+    world.switch(rotate=["m3"])
+    keychain.generations.pop()
+    world.run_until(lambda: world.replica("m3").settings.epoch == 1, LIMIT, "the epoch")
+    assert world.replica("m3").passive
+    assert world.replica("m3").stopped is None
+    world.finish(without=["m3"])
+
+
+def test_a_member_without_a_share_of_the_coin_key_leaves_by_force_with_the_others() -> None:
+    """It cannot take part in the agreement; it reports, and is shown the hand-over."""
+    world = group()
+    replica = world.replica("m3")
+    assert replica.setup is not None
+    replica.setup = attrs.evolve(replica.setup, coins=None)
+    replica.settings = attrs.evolve(replica.settings, coins=None, coin_share=None)
+    world.switch(forced=True)
+    cross(world, 1)
+    assert world.replica("m0").succession_part.links[0].kind == "forced"
+    assert replica.setup is None or replica.setup.coins is None
