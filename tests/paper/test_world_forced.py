@@ -240,17 +240,19 @@ def test_a_batch_that_only_one_member_holds_is_not_agreed_on_before_others_hold_
     world.partition(["m0"], ["m1", "m2"])  # clients reach the coordinator, which writes what it can tell nobody
     world.load(2, keys=2, poison=0.0)
     world.run(120)
+    assert max(slot for slot, _ in world.replica("m0").records) > world.replica("m1").applied
     world.heal()
-    world.hosts["m0"].adversary = None
-    lost: list[int] = []
+    # m2's report comes too late for a set of reports without m0's, and m0 dies before it gives its batches away.
+    world.slow("m2", 3_000, lambda frame: kind_of(frame) == "Wedged")
+    handle = world.slow("m0", 100_000, lambda frame: kind_of(frame) == "BatchBytes" or frame[0] == 1)
+    lost: list[str] = []
 
-    def no_batches(sender: str, receiver: str, frame: bytes) -> None:
+    def watch(sender: str, receiver: str, frame: bytes) -> None:
         if sender == "m0" and kind_of(frame) == "Wedged" and not lost:
-            lost.append(world.now)
+            lost.append(sender)
             world.after(8, lambda: world.crash("m0"))
 
-    world.observers.append(no_batches)
-    handle = world.slow("m0", 100_000, lambda frame: kind_of(frame) == "BatchBytes" or frame[0] == 1)
+    world.observers.append(watch)
     force(world, "paxos")
     arrive(world)
     handle.end()
@@ -284,17 +286,25 @@ def test_promises_outlive_the_place_in_the_log_where_the_epoch_began() -> None:
     arrive(world)
     world.load(40, keys=2, poison=0.0, pipeline=1)
     quiet(world)
-    world.load(6, keys=2)
-    world.run(15)
-    kept = {member: [record for _, record in world.replica(member).records] for member in world.members}
-    assert all(kept.values())
-    world.power_cut()
+    while world.replica("m1").applied % 2 == 0:
+        world.load(1, keys=1, poison=0.0)
+        quiet(world)
+        world.run(600)
+    held = {member: _above_stable(world, member) for member in world.members}
+    assert any(held.values())
+    world.crash(*world.members, power=False)
     world.restart(*world.members)
-    for member in world.members:
-        found = [record for _, record in world.replica(member).records]
-        newest = world.replica(member).checkpoints.stable
-        assert found or newest >= world.replica(member).applied
+    assert {member: held[member] <= _above_stable(world, member) for member in world.members} == dict.fromkeys(
+        world.members, True
+    )
+    world.load(6, keys=2)
     world.finish()
+
+
+def _above_stable(world: World, member: str) -> set[bytes]:
+    """What the protocol wrote of slots that no checkpoint covers."""
+    replica = world.replica(member)
+    return {record for slot, record in replica.records if slot > replica.checkpoints.stable}
 
 
 # ------------------------------------------------------------------------------------------------ two at once
