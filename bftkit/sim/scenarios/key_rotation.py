@@ -16,7 +16,7 @@ def plan(setting: Setting) -> Plan:
     faults: list[Fault] = [RotateKeys(at=300 + 700 * index, who=name) for index, name in enumerate(names[:3])]
     forgetful = names[1]
     if setting.survives("amnesia") and (forgetful != "m0" or setting.survives("leader-crash")):
-        faults.append(Wipe(at=600, who=forgetful, ticks=200))
+        faults.append(Wipe(at=310, who=forgetful, ticks=100))
     return setting.plan(group=group, faults=tuple(faults))
 
 
