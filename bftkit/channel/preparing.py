@@ -30,13 +30,20 @@ if TYPE_CHECKING:
 
 
 class _TrialKeys:
-    """Stands for keys and coins where a machine is made to see whether it can be, and is never run."""
-
-    def __init__(self, threshold: int) -> None:
-        self.threshold = threshold
+    """Stands for keys where a machine is made to see whether it can be, and is never run."""
 
     def sign(self, purpose: str, statement: bytes) -> bytes:
         raise AssertionError("nothing is signed in a trial")
+
+    def verify(self, member: MemberId, purpose: str, statement: bytes, signature: bytes) -> bool:
+        raise AssertionError("nothing is verified in a trial")
+
+
+class _TrialCoins:
+    """The same for coins."""
+
+    def __init__(self, threshold: int) -> None:
+        self.threshold = threshold
 
     def share(self, name: bytes) -> bytes:
         raise AssertionError("no coin is tossed in a trial")
@@ -44,8 +51,8 @@ class _TrialKeys:
     def combine(self, name: bytes, shares: Mapping[MemberId, bytes]) -> bytes:
         raise AssertionError("no coin is tossed in a trial")
 
-    def verify(self, *arguments: object) -> bool:
-        return False
+    def verify(self, member: MemberId, name: bytes, share: bytes) -> bool:
+        raise AssertionError("no coin is tossed in a trial")
 
 
 def trial(plugin: Plugin, configuration: Configuration) -> str | None:
@@ -54,10 +61,10 @@ def trial(plugin: Plugin, configuration: Configuration) -> str | None:
     Parameters and a window of the wrong size show here, before members wait for an epoch in which nothing runs.
     """
     quorum, members = configuration.quorum, configuration.members
-    keys = _TrialKeys(quorum.available)
     window, parameters = configuration.window, configuration.parameters
     try:
-        plugin.create(Setup(members[0], members, quorum, keys, 0, window, parameters, keys))
+        coins = _TrialCoins(quorum.available)
+        plugin.create(Setup(members[0], members, quorum, _TrialKeys(), 0, window, parameters, coins))
     except Exception as error:  # whatever a plug-in raises (SAFETY rule 29)
         return f"{configuration.protocol} would not begin: {error_text(error).decode()}"
     return None
@@ -75,13 +82,24 @@ class Preparing:
         """Why this member could not take part in what is prepared, if so."""
         self._early: dict[MemberId, ReadyFor] = {}
         self._proposed = False
+        self._ends = False
+        """Whether the protocol was told of the epoch's end."""
 
     def on_executed(self, out: ReplicaOut) -> None:
-        """Slots were executed: is something prepared, committed or cancelled?"""
-        state = self._replica.state.reconfiguring
-        if state is None or state.pending is self._pending:
+        """Slots were executed: is something prepared, committed or cancelled, or the epoch's end near?"""
+        replica, state = self._replica, self._replica.state.reconfiguring
+        if state is None:
             return
-        before, pending = self._pending, state.pending
+        if state.pending is not self._pending:
+            self._on_pending(state.pending, out)
+        # An end that operators put far away is not filled up to: the protocol works on until it is near.
+        near = replica.applied + replica.settings.checkpoint_interval
+        if not self._ends and 0 < state.boundary <= near:
+            self._ends = True
+            replica.end_at(state.boundary, out)
+
+    def _on_pending(self, pending: Pending | None, out: ReplicaOut) -> None:
+        before = self._pending
         self._pending = pending
         if before is None or pending is None or pending.signed.name != before.signed.name:
             self.ready = {}
@@ -94,7 +112,6 @@ class Preparing:
         if pending.committed:
             if pending.selection and self._replica.me in pending.next.members:
                 self.coin_keys.select(pending.next, pending.signed.name, pending.selection, out)
-            self._replica.end_at(pending.boundary, out)
         else:
             self._begin(pending, out)
 
@@ -231,5 +248,5 @@ class Preparing:
         self.coin_keys.enter(self._replica.settings.epoch)
         self._pending = None
         self.ready, self._early = {}, {}
-        self._proposed = False
+        self._proposed = self._ends = False
         self.why_not = None

@@ -235,3 +235,17 @@ def test_a_member_without_a_share_of_the_coin_key_leaves_by_force_with_the_other
     cross(world, 1)
     assert world.replica("m0").succession_part.links[0].kind == "forced"
     assert replica.setup is None or replica.setup.coins is None
+
+
+def test_an_end_that_is_far_away_is_not_filled_up_to_at_once() -> None:
+    """Else a leader would say as many empty batches as the operators put before it, and nobody could leave by force."""
+    world = group()
+    replica = world.replica("m0")
+    world.switch(at=(1 << 62) - 1)
+    world.run_until(lambda: replica.state.reconfiguring is not None and replica.state.reconfiguring.boundary > 0, LIMIT)
+    world.run(500)
+    assert replica.applied < 100
+    world.switch(forced=True)
+    cross(world)
+    assert replica.succession_part.links[0].kind == "forced"
+    world.finish()
