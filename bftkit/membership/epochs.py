@@ -31,6 +31,9 @@ from bftkit.membership.roster import Roster, RosterEntry, check_key
 Schedule: TypeAlias = Mapping[MemberId, tuple[bytes, ...]]
 """Every member's public keys, from epoch 0 on."""
 
+SLOTS_MAX: Final = 1 << 62
+"""No group gets there; what is counted from such a slot on is written in 64 bits."""
+
 
 @attrs.frozen
 class Configuration:
@@ -210,6 +213,8 @@ def check_change(configuration: Configuration, command: Command) -> Change:
     change = command.change
     if change is None:
         raise CommandError("the command changes nothing")
+    if command.at >= SLOTS_MAX:
+        raise CommandError(f"slot {command.at} is never reached")
     _check_numbers(change)
     try:
         _check_operators(change)
@@ -262,7 +267,7 @@ def _check_forced(configuration: Configuration, change: Change, *, accept_loss: 
     if (change.operators, change.operator_threshold) != (configuration.operators, configuration.operator_threshold):
         raise CommandError("a forced change never changes the operators")
     if change.coin != (configuration.coin is not None):
-        # Whoever follows the chain compares: members that let this pass would end the epoch with a link nobody believes.
+        # Whoever follows the chain compares: who let this pass would end the epoch with a link that nobody believes.
         raise CommandError(
             "a forced change keeps the coin key that there is: the command must say "
             f"coin = {str(configuration.coin is not None).lower()}"
