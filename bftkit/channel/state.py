@@ -207,7 +207,7 @@ class ReplicatedState:
         self.sessions.clear()
         for chunk in chunks[1 : 1 + count]:
             self.sessions.load(chunk)
-        following = 1 + count
+        following: int = 1 + count
         if self.reconfiguring is not None:
             ours = self.reconfiguring.count(chunks[following])
             self.reconfiguring.load(tuple(chunks[following : following + ours]))

@@ -641,7 +641,8 @@ class Succession:
             return
         if self.crossing is not None:
             self.try_enter(out)
-            if self.crossing is not None and self.ahead and self.ahead[-1].ending.epoch > self.crossing.ending.epoch:
+            crossing: HandOver | None = self.crossing
+            if crossing is not None and self.ahead and self.ahead[-1].ending.epoch > crossing.ending.epoch:
                 # The group is further by now, and nobody keeps what would let this member in there.
                 self.crossing = None
                 newest = self.ahead[-1]
