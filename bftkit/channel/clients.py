@@ -32,6 +32,7 @@ from bftkit.channel.state import RESULT_BYTES_MAX, error_text, opening_reply
 from bftkit.core.digest import digest
 from bftkit.core.machine import MemberId, Slot
 from bftkit.core.wire import WireError
+from bftkit.membership.commands import SignedCommand
 
 if TYPE_CHECKING:
     from bftkit.channel.replica import Replica
@@ -135,6 +136,8 @@ class ClientDesk:
             raise WireError("this group's configuration never changes")
         (payload,) = bundle.payloads()
         if bundle.kind == COMMAND:
+            if SignedCommand.decode(payload).name != bundle.client:
+                raise WireError("a command under another name")  # it could stand in a client's place in the pool
             fresh = replica.orders.on_command(payload, out)
         else:
             fresh = member is not None and replica.preparing.judge_commit(bundle.client, payload)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 import attrs
 
-from bftkit.channel.bundles import Bundle
+from bftkit.channel.bundles import COMMIT, Bundle
 from bftkit.core.machine import Slot
 
 Key = tuple[bytes, int, int]
@@ -64,6 +64,13 @@ class Pool:
 
     def __contains__(self, key: Key) -> bool:
         return key in self.entries
+
+    def holds(self, bundle: Bundle) -> bool:
+        """Whether exactly this bundle waits; of commits, one of the same command is as good."""
+        entry = self.entries.get((bundle.client, bundle.session, bundle.first))
+        if entry is None:
+            return False
+        return entry.bundle.raw == bundle.raw or bundle.kind == entry.bundle.kind == COMMIT
 
     def fits(self, bundle: Bundle) -> bool:
         """Whether there is room for it."""

@@ -830,6 +830,8 @@ class Replica:
         entries = self.state.execute(slot, stored.name, stored.time_ms, stored.bundles)
         answer = not (replay or self.passive)
         for bundle, reply in entries:
+            if bundle.kind in (COMMAND, COMMIT) and not self.pool.holds(bundle):
+                continue  # a liar may have ordered one under the name of a client that waits
             self.pool.remove((bundle.client, bundle.session, bundle.first), self.beat, self.applied)
             if answer and reply is not None:
                 self.clients.reply(bundle, reply, out)

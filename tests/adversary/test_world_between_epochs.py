@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from bftkit.channel.bundles import COMMAND, make_proved_bundle
 from bftkit.channel.frames import ANSWER_CODEC, ChainLinks, DecidedClaims, Read, ReadRefusal, pack_ask, pack_control
 from bftkit.channel.interface import FromClient, Restored, Save, ToClient
 from bftkit.channel.replica import Replica
@@ -249,3 +250,17 @@ def test_an_end_that_is_far_away_is_not_filled_up_to_at_once() -> None:
     cross(world)
     assert replica.succession_part.links[0].kind == "forced"
     world.finish()
+
+
+def test_a_command_under_the_name_of_a_client_takes_nobodys_place() -> None:
+    """Its own bundles would not be taken in, or be taken out, as long as the command waits under its name."""
+    world = group()
+    replica = world.replica("m0")
+    command = Command(replica.settings.group, 0, PLANNED, 0, False, world.configuration.change(), bytes(16))
+    signed = sign_command(command, operator_key(0))
+    victim = b"v" * 32
+    out = hears(replica, "m1", b"\x02" + make_proved_bundle(COMMAND, victim, signed.encode()))
+    assert [effect.member for effect in out.effects if isinstance(effect, Blame)] == ["m1"]
+    assert (victim, 0, 0) not in replica.pool
+    hears(replica, "m1", b"\x02" + make_proved_bundle(COMMAND, signed.name, signed.encode()))
+    assert (signed.name, 0, 0) in replica.pool
