@@ -640,9 +640,9 @@ class Succession:
         if replica.beat % REPEAT_BEATS:
             return
         if self.crossing is not None:
+            crossing, here = self.crossing.ending.epoch, self.place
             self.try_enter(out)
-            crossing: HandOver | None = self.crossing
-            if crossing is not None and self.ahead and self.ahead[-1].ending.epoch > crossing.ending.epoch:
+            if self.place is here and self.ahead and self.ahead[-1].ending.epoch > crossing:
                 # The group is further by now, and nobody keeps what would let this member in there.
                 self.crossing = None
                 newest = self.ahead[-1]

@@ -150,6 +150,7 @@ def test_a_group_for_listed_clients_serves_nobody_else(
     assert command("get", "k", "-c", listed, "--timeout", 30).code == 1, "nothing was stored"
     assert command("put", "k", "v", "-c", listed, "--timeout", 30).code == 0
     # The stranger knocks at every door in the end, however long each takes.
+    refused: dict[str, int] = {}
     with SyncClient(open_core(group.genesis, group.client.key.seed)) as one:
         for _ in range(60):
             refused = {member: status["network"]["refused"] for member, status in one.status(timeout=30).items()}
