@@ -120,7 +120,7 @@ class CksMachine(Forkable):
     @property
     def room(self) -> int:
         """Rounds in which this member may still offer a batch."""
-        return 0 if self.boundary is not None else sum(1 for _ in self._offerable())
+        return sum(1 for _ in self._offerable())
 
     @property
     def leader(self) -> MemberId | None:
@@ -166,7 +166,7 @@ class CksMachine(Forkable):
         match value:
             case Propose(batch):
                 number = next(self._offerable(), None)
-                if number is None or self.boundary is not None:
+                if number is None:
                     raise ValueError("there is no room for a proposal: ask `room` first")
                 self._offer(number, batch.digest, out)
             case Available(digest):
@@ -214,7 +214,10 @@ class CksMachine(Forkable):
         self._go_on(out)
 
     def on_stop(self, slot: Slot, out: Out) -> None:
-        """Fill up to the boundary with empty batches, window or not; above it nothing counts (SAFETY rule 23)."""
+        """Fill up to the boundary with what there is, window or not; above it nothing counts (SAFETY rule 23).
+
+        Rounds take long: clients are served in those that are left.
+        """
         self.boundary = slot
         end = self.slots.of(slot)
         for number in sorted(number for number in self.rounds if number > end):
@@ -426,12 +429,10 @@ class CksMachine(Forkable):
     def _go_on(self, out: Out) -> None:
         """What follows from any event: deliver, take part in what others began, ask for what was passed over."""
         self._deliver(out)
-        if self.boundary is not None:
-            for number in list(self._offerable()):
-                self._offer(number, NO_DIGEST, out)
-        elif self.begun > self.highest:  # else others have begun nothing in which this member did not offer
+        # Up to the epoch's end all rounds are wanted, else those that others have begun and this member did not.
+        if self.boundary is not None or self.begun > self.highest:
             for number in self._offerable():
-                if number > self.begun:
+                if self.boundary is None and number > self.begun:
                     break
                 state = self.round(number)
                 if not state.asked:

@@ -450,14 +450,16 @@ def test_messages_that_come_too_early_are_asked_for_in_time() -> None:
 # ------------------------------------------------------------------------------------------------- the epoch's end
 
 
-def test_after_a_stop_empty_batches_fill_up_to_the_boundary() -> None:
-    """SAFETY rule 23: without being asked, and whatever the window says; nothing above it."""
+def test_after_a_stop_rounds_fill_up_to_the_boundary() -> None:
+    """SAFETY rule 23: without being asked, and whatever the window says; nothing above it. They serve clients."""
     play = Play(window=4, parameters={"pipeline": 64})
     play.give(Propose(Batch(A, 10)))
     assert play.machine.room == 0, "the window ends in round 2"
-    effects = play.do("on_stop", 8)
+    assert outputs(play.do("on_stop", 8)) == [BatchWanted(), BatchWanted()]
+    assert play.machine.room == 2
+    effects = [*play.give(Propose(Batch(B, 10))), *play.give(Propose(Batch(NO_DIGEST, 0)))]
     assert [(part.round, cb.CODEC.decode(part.body)) for part in said(effects)] == [
-        (2, cb.Send(NO_DIGEST)),
+        (2, cb.Send(B)),
         (3, cb.Send(NO_DIGEST)),
     ]
     assert play.machine.room == 0
