@@ -373,7 +373,8 @@ class Succession:
         replica = self._replica
         opened_by = self.opened_by
         self.active = opened_by is None or replica.applied > opened_by.ending.slot
-        if not replica.passive and not self.active:
+        here = opened_by is None or replica.applied >= opened_by.ending.slot  # or the disk has lost that state
+        if here and not replica.passive and not self.active:
             signature = replica.settings.keyring.sign(HOLDING_PURPOSE, self.place.opening)
             self.holders[replica.me] = signature
             self.everyone(pack_control(Holding(self.configuration.epoch, signature, answer=False)), out)
@@ -654,6 +655,8 @@ class Succession:
         held = self.holders.get(replica.me)
         if held is not None and not self.active:
             out.broadcast(pack_control(Holding(self.configuration.epoch, held, answer=True)))
+        elif held is None and not self.active and not replica.passive:
+            self.begin(out)  # the state that was lost may be here again
         if self.ahead:
             self._approach(out)
 

@@ -306,6 +306,8 @@ class Wedge:
         assert setup is not None
         kept = replica.checkpoints.kept
         stable = kept[-1] if kept else None
+        if stable is None and setup.start:
+            return None  # its checkpoints are lost, and so is what it would report above them
         if stable is not None and not replica.proves_here(stable):
             return None  # its end is signed already, and this member is about to cross
         records = [record for _, record in replica.records]
@@ -442,6 +444,8 @@ class Wedge:
         call(inner)
         epoch = replica.settings.epoch
         for effect in inner.effects:
+            if replica.wedge is not self:
+                return  # it led into the next epoch, whose log must not have records of this one
             match effect:
                 case Broadcast(message):
                     out.broadcast(pack_control(BedrockMessage(epoch, bed.CODEC.encode(message))))

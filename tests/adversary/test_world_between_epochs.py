@@ -9,7 +9,7 @@ import attrs
 from bftkit.channel.bundles import COMMAND, make_proved_bundle
 from bftkit.channel.frames import ANSWER_CODEC, ChainLinks, DecidedClaims, Read, ReadRefusal, pack_ask, pack_control
 from bftkit.channel.interface import FromClient, Restored, Save, ToClient
-from bftkit.channel.replica import Replica
+from bftkit.channel.replica import EPOCH_RECORD, Replica
 from bftkit.core.digest import NO_DIGEST
 from bftkit.core.machine import Blame, Deliver, MemberId, Out
 from bftkit.membership.chain import HandOver
@@ -264,3 +264,22 @@ def test_a_command_under_the_name_of_a_client_takes_nobodys_place() -> None:
     assert (victim, 0, 0) not in replica.pool
     hears(replica, "m1", b"\x02" + make_proved_bundle(COMMAND, signed.name, signed.encode()))
     assert (signed.name, 0, 0) in replica.pool
+
+
+def test_a_member_whose_saved_states_are_lost_says_neither_that_it_holds_nor_what_it_did() -> None:
+    """SAFETY rules 21 and 26: what it would say is not so, and others would blame it for the report."""
+    world = group()
+    world.switch()
+    cross(world)
+    link = world.replica("m0").succession_part.links[0]
+    again = Replica(world.hosts["m3"].settings, world.make_application("m3"))
+    out: Out[Any, Any] = Out()
+    again.on_restore(Restored([EPOCH_RECORD + link.encode()], links=[link.encode()]), out)
+    again.on_start(out)
+    assert again.settings.epoch == 1
+    assert again.applied == 0
+    assert not again.succession_part.holders
+    world.replica("m3").checkpoints.kept = []
+    world.switch(forced=True)
+    cross(world, 2, "m0", "m1", "m2")
+    assert not world.blames
