@@ -1,7 +1,7 @@
 """Forced switches in simulated worlds: away from each protocol, under load, with whatever can go wrong meanwhile.
 
 SAFETY rules 21 to 25 and 29. Every run ends with `World.finish`: one order of all operations, no state that differs,
-nothing lost that was acknowledged, one ending of each epoch. `simulations/forced_ends.py` enumerates more of the same.
+nothing lost that was acknowledged, one ending of each epoch.
 """
 
 from __future__ import annotations
