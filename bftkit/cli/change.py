@@ -34,7 +34,7 @@ from bftkit.core.plugin import load_protocol
 from bftkit.crypto.keys import verify_signature
 from bftkit.membership.chain import HandOver, Place
 from bftkit.membership.command_files import command_to_text
-from bftkit.membership.commands import Command, CommandError, SignedCommand, sign_command
+from bftkit.membership.commands import FORCED, Command, CommandError, SignedCommand, sign_command
 from bftkit.membership.epochs import Configuration, Schedule, extended
 from bftkit.membership.verifiers import founding_place
 from bftkit.membership.wishes import Prospect, Wish, explain, foresee
@@ -334,7 +334,9 @@ async def send(client: AsyncClient, known: Known, signed: SignedCommand, timeout
                 late = error
             nursery.cancel_scope.cancel()
     if late is not None:
-        raise late if last is None or last.state == frames.UNKNOWN_COMMAND else _still_under_way(last, timeout)
+        if last is None or last.state == frames.UNKNOWN_COMMAND:
+            raise late
+        raise still_under_way(last, signed.command.kind, timeout)
     assert last is not None, "a client that has nothing to say any more raises"
     if last.state == frames.REFUSED:
         raise CommandFailed(ExitCode.REFUSED, refusal_of(last))
@@ -358,13 +360,18 @@ def _tell_state(state: CommandState) -> None:
     )
 
 
-def _still_under_way(state: CommandState, timeout: float) -> CommandFailed:
+def still_under_way(state: CommandState, kind: int, timeout: float) -> CommandFailed:
     """What is known when the operator's patience is over."""
     where = STATES[state.state] + (f" ({state.text})" if state.text else "")
+    way_out = "bftkit operator cancel takes back what is not committed"
+    if kind == FORCED:
+        way_out = "a forced change is not taken back, and goes on as soon as enough members are up"
+    elif state.state == frames.COMMITTED:
+        way_out = "what is committed cannot be cancelled, only bftkit switch --force ends the epoch before"
     return CommandFailed(
         ExitCode.TOO_FEW_AGREED,
-        f"not carried out within {timeout:g} s: {where}. It stays under way: bftkit history says whether it was done, "
-        "bftkit operator cancel takes back what is not committed",
+        f"not carried out within {timeout:g} s: {where}. It stays under way: bftkit history says whether it was done; "
+        f"{way_out}",
     )
 
 

@@ -35,6 +35,7 @@ class FollowView:
         self._members = members
         self._state: CommandState | None = None
         self._step = ""
+        self._furthest = frames.UNKNOWN_COMMAND
         self._statuses: dict[MemberId, dict[str, Any]] = {}
         self._live: Live | None = None
 
@@ -57,8 +58,9 @@ class FollowView:
         """What is known of the command changed."""
         self._state = state
         line, step = step_in_words(state), step_in_words(attrs.evolve(state, by=()))
-        if step != self._step:
-            self._step = step
+        # Members that are a step behind are no news: what one of f + 1 correct members said goes on being true.
+        if step != self._step and state.state >= self._furthest:
+            self._step, self._furthest = step, state.state
             if self._live is not None:
                 self._live.console.print(line, markup=False)
             else:

@@ -385,7 +385,10 @@ def _join(
         addresses=list(places),
         card=str(directory / CARD_FILE),
     )
-    out.plain(card.to_text().strip())
+    if out.interactive:
+        out.plain(f"The card of {member}, whose identity is {identity.public.hex()}: {directory / CARD_FILE}")
+    else:
+        out.plain(card.to_text().strip())
     out.log(f"bftkit: start the member with: bftkit node run {directory}")
     out.log(f"bftkit: an operator takes it in with: bftkit member add --card {directory / CARD_FILE}")
 

@@ -95,6 +95,8 @@ async def show(file: FileArgument, /, *, client: FolderOption = DEFAULT_FOLDER, 
     """What a command in a file would do to the group as it is now, and who has signed it. Nothing is sent."""
     signed = read_command(file)
     async with connected(client, timeout) as (_, known):
+        if _tell_done(signed, known):
+            return
         tell(known, prospect_of(known, signed.command), dry_run=False)
     _tell_signatures(signed, known)
 
@@ -126,6 +128,8 @@ async def send_(file: FileArgument, /, *, how: How = NOW) -> ExitCode:
     """Send a command that enough operators have signed, and follow it. Sending it twice does no harm."""
     signed = read_command(file)
     async with connected(how.client, how.timeout) as (client, known):
+        if _tell_done(signed, known):
+            return ExitCode.OK
         tell(known, prospect_of(known, signed.command), dry_run=how.dry_run)
         _tell_signatures(signed, known)
         if how.dry_run:
@@ -160,6 +164,16 @@ def _known_key(text: str, known: Known) -> bytes:
     """An operator's key, of which the first digits are enough."""
     fits = [key for key in known.here.operators if len(text) >= 8 and key.hex().startswith(text.lower())]
     return fits[0] if len(fits) == 1 else public_key(text)
+
+
+def _tell_done(signed: SignedCommand, known: Known) -> bool:
+    """Whether the verified history has this command, carried out; then that is said, and there is nothing to do."""
+    epoch = next((link.next.epoch for link in known.links if link.ending.command == signed.name), None)
+    if epoch is None:
+        return False
+    output().event("result", command=signed.name, epoch=epoch)
+    output().plain(f"It was carried out already: epoch {epoch} began by it. Nothing was sent.")
+    return True
 
 
 def _tell_signatures(signed: SignedCommand, known: Known) -> None:

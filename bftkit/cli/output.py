@@ -8,6 +8,7 @@ An error is also told as JSON, since a program that reads lines should not have 
 from __future__ import annotations
 
 import json as json_module
+import os
 import sys
 from collections.abc import Mapping
 from functools import cached_property
@@ -50,7 +51,9 @@ class Output:
         assert not self.json, "with --json, standard output is for JSON lines alone"
         from rich.console import Console
 
-        return Console(file=self._stdout, highlight=False)
+        # In a file or a pipe nothing is as narrow as a terminal may be, and tables are not to be cut.
+        wide = None if self._stdout.isatty() or "COLUMNS" in os.environ else 120
+        return Console(file=self._stdout, highlight=False, width=wide)
 
     @cached_property
     def log_console(self) -> Console:

@@ -20,7 +20,7 @@ from bftkit.channel import frames
 from bftkit.channel.client import CommandState
 from bftkit.cli import change, main
 from bftkit.cli.app import create_app
-from bftkit.cli.change import median_of, pause_in_words, refusal_of
+from bftkit.cli.change import median_of, pause_in_words, refusal_of, still_under_way
 from bftkit.cli.change_view import FollowView
 from bftkit.cli.output import Output, use_output
 from bftkit.client import NoAnswer, TooFewAgreed
@@ -28,7 +28,7 @@ from bftkit.crypto.keys import verify_signature
 from bftkit.crypto.signed import Certificate
 from bftkit.membership.chain import Ending, HandOver
 from bftkit.membership.command_files import command_from_text
-from bftkit.membership.commands import CANCEL, FORCED, Command, SignedCommand
+from bftkit.membership.commands import CANCEL, FORCED, PLANNED, Command, SignedCommand
 from bftkit.membership.epochs import Configuration, extended, following
 from bftkit.node.folders import read_client, read_genesis
 
@@ -263,6 +263,20 @@ def test_what_is_known_when_the_operators_patience_is_over(stage: Stage, states:
     assert text in told.error
 
 
+@pytest.mark.parametrize(
+    ("state", "kind", "text"),
+    [
+        (frames.PREPARED, PLANNED, "cancel takes back what is not committed"),
+        (frames.COMMITTED, PLANNED, "what is committed cannot be cancelled"),
+        (frames.TAKEN, FORCED, "a forced change is not taken back"),
+    ],
+)
+def test_a_way_out_is_named_only_where_there_is_one(state: int, kind: int, text: str) -> None:
+    told = still_under_way(CommandState(b"n", state, "", ("m0",), {}), kind, 5)
+    assert text in str(told)
+    assert ("cancel takes back" in str(told)) == (state == frames.PREPARED)
+
+
 def test_a_key_that_is_no_operators_is_refused(stage: Stage) -> None:
     other = stage.directory.parent / "other.key"
     assert main(["keygen", str(other), "--kind", "operator"]) == 0
@@ -423,12 +437,24 @@ def test_a_command_file_that_was_changed_is_refused(stage: Stage) -> None:
 
 
 def test_a_command_for_an_epoch_that_is_over_is_not_sent(stage: Stage) -> None:
-    file = stage.directory.parent / "switch.toml"
+    file, other = stage.directory.parent / "switch.toml", stage.directory.parent / "other.toml"
     assert stage.run("switch", "paxos", "--out", file).code == 0
-    stage.client.links = (link_by(stage, command_from_text(file.read_text())),)
+    assert stage.run("switch", "paxos", "--out", other).code == 0
+    stage.client.links = (link_by(stage, command_from_text(other.read_text())),)
     told = stage.run("operator", "send", file)
     assert (told.code, stage.client.ordered) == (6, [])
     assert "the command is for epoch 0, and this is epoch 1" in told.error
+
+
+def test_a_command_that_was_carried_out_is_not_sent_again(stage: Stage) -> None:
+    file = stage.directory.parent / "switch.toml"
+    assert stage.run("switch", "paxos", "--out", file).code == 0
+    stage.client.links = (link_by(stage, command_from_text(file.read_text())),)
+    for what in ("send", "show"):
+        told = stage.run("operator", what, file)
+        assert (told.code, stage.client.ordered) == (0, [])
+        assert told.of("result")[0]["epoch"] == 1
+    assert stage.run("operator", "sign", file, "--operator-key", stage.key).code == 6
 
 
 def link_by(stage: Stage, signed: SignedCommand) -> HandOver:
