@@ -4,6 +4,7 @@
     python simulations/coverage.py --seeds 0..99 --jobs 2
     python simulations/coverage.py --protocols cks --seeds 0..4   # the rows of the others stay as they are
     python simulations/coverage.py --only slow-links,twins    # shows these, writes nothing
+    python simulations/coverage.py --only loss --write        # the other rows stay as they are
 
 Lines that concern the real network layer are measured by simulations of their own, which are run too. The scenario
 `mixed`, which draws everything at once, has campaigns of its own (``bftkit sweep mixed``).
@@ -201,12 +202,18 @@ def main() -> int:
     parser.add_argument("--seeds", default="0..19")
     parser.add_argument("--jobs", type=int, default=None)
     parser.add_argument("--protocols", default=",".join(PROTOCOLS), help="with commas between; default: all")
-    parser.add_argument("--only", default="", help="scenarios, with commas; the page is not written")
+    parser.add_argument("--only", default="", help="scenarios, with commas; without --write the page is not written")
+    parser.add_argument("--write", action="store_true", help="with --only: write the rows of these scenarios")
     options = parser.parse_args()
     only: list[str] = [name for name in options.only.split(",") if name]
     chosen: list[str] = [name for name in options.protocols.split(",") if name]
     others = [name for name in PROTOCOLS if name not in chosen]
-    rows, studies = kept(PAGE.read_text(encoding="utf-8") if others else "", others)
+    written = PAGE.read_text(encoding="utf-8")
+    if only and options.write:
+        rows, studies = kept(written, PROTOCOLS)
+        rows = [row for row in rows if row.scenario.name not in only or row.protocol in others]
+    else:
+        rows, studies = kept(written if others else "", others)
     for name in only or [name for name in scenario_names() if name not in APART]:
         scenario = load_scenario(name)
         for protocol in chosen:
@@ -214,8 +221,8 @@ def main() -> int:
                 rows.append(run_scenario(scenario, protocol, seeds_in(options.seeds), options.jobs))
                 print(f"{name:28} {protocol:12} {rows[-1].result}", flush=True)
     ok = all(row.ok for row in rows)
-    if not only:
-        for study in STUDIES if not others else ():
+    if not only or options.write:
+        for study in STUDIES if not others and not only else ():
             held, told = run_study(study)
             ok = ok and held
             studies[study.line] = (study, held, told)
