@@ -370,7 +370,9 @@ def _meanwhile(here: Configuration, command: Command, present: ProtocolRecord) -
         "must hold the state durably before anything is acknowledged."
     )
     if joining:
-        told.append(f"{', '.join(joining)} must run by then: bftkit node run; until then it follows as an observer.")
+        # The change is carried out as soon as enough are ready, and they need not be among these.
+        must = "must" if len(joining) > after.n - after.available else "should"
+        told.append(f"{', '.join(joining)} {must} run by then: bftkit node run; until then it follows as an observer.")
     if leaving:
         told.append(f"{', '.join(leaving)} must stay up until the next epoch has begun, and has no part in it.")
     first = f"from slot {command.at} on " if command.at else "after they are ready "

@@ -321,7 +321,7 @@ def test_a_member_is_added_by_its_card_together_with_another_protocol(stage: Sta
     assert change_ is not None
     assert (change_.protocol, change_.f, change_.c, change_.coin) == ("pbft", 1, 0, True)
     assert [seat.id for seat in change_.members] == ["m0", "m1", "m2", "m3"]
-    assert any("m3 must run by then" in text for text in told.of("plan")[0]["meanwhile"])
+    assert any("m3 should run by then" in text for text in told.of("plan")[0]["meanwhile"])
 
 
 def test_a_member_is_replaced_rotated_and_moved(stage: Stage) -> None:
