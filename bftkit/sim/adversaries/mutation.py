@@ -103,6 +103,14 @@ class Mutate(Honest):
         self._kinds = None if kinds is None else _names(kinds)
         self._lied: dict[str, None] = {}
         self._kept: dict[bytes, _Lie | None] = {}
+        self._protocol = self._mutator_of(settings)
+        self._control = Mutator(CONTROL_CODEC, settings.members, (), self._resign_control)
+        self._answers = Mutator(ANSWER_CODEC, settings.members)
+        self._batches: list[bytes] = []
+
+    @staticmethod
+    def _mutator_of(settings: ReplicaSettings) -> Mutator:
+        """Changes messages of the epoch's protocol."""
         plugin = settings.plugin
         setup = Setup(
             settings.me,
@@ -115,15 +123,17 @@ class Mutate(Honest):
             settings.coins,
         )
         resign = plugin.resign
-        self._protocol = Mutator(
+        return Mutator(
             plugin.codec,
             settings.members,
             plugin.inside,
             None if resign is None else lambda message: resign(setup, message),
         )
-        self._control = Mutator(CONTROL_CODEC, settings.members, (), self._resign_control)
-        self._answers = Mutator(ANSWER_CODEC, settings.members)
-        self._batches: list[bytes] = []
+
+    def on_epoch(self, settings: ReplicaSettings) -> None:
+        """Another epoch: its protocol's messages are changed from now on."""
+        super().on_epoch(settings)
+        self._protocol = self._mutator_of(settings)
 
     def status(self) -> dict[str, Any]:
         """How often it lied, and how at last."""
@@ -172,6 +182,8 @@ class Mutate(Honest):
             return None
         mutator = self._control if kind == frames.CONTROL else self._protocol
         epoch, message, carried = unpack_protocol(frame) if kind == frames.PROTOCOL else (0, frame[1:], [])
+        if kind == frames.PROTOCOL and epoch != self.settings.epoch:
+            return None  # said by the protocol of the epoch before, in the round in which this one began
         spoken = mutator.round_of(message)
         if not self._chosen(str(spoken), spoken.kind):
             return None
