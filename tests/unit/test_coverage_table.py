@@ -11,7 +11,7 @@ from simulations.coverage import catalogue, kept, page
 
 ROOT = Path(__file__).resolve().parents[2]
 LATER = {28, *range(40, 45)}
-"""Lines that no scenario injects: threshold coins have tests of their own, the administrators' interface comes later."""
+"""Lines that no scenario injects: coins have tests of their own, and the administrators' interface comes later."""
 NAMES = [name for name in scenario_names() if name != "mixed"]
 ALWAYS = {"pbft", "coordinator"}
 
