@@ -17,12 +17,25 @@ PROTOCOLS = ("pbft", "coordinator", "paxos", "cks")
 SEEDS_MAX = 2
 APART = ("mixed",)  # tests/adversary/test_world_mixed.py
 
+LONG = ("amnesia", "corrupt-chunks", "flooding-member", "lying-disk", "partition", "slow-leader", "unfair-leader")
+"""Scenarios that take many seconds under cks; there they are run with `BFTKIT_SEEDS` only."""
+CHANGES = ("forced-", "key-rotation", "planned-switches", "removed-member", "switch-")
+"""Scenarios that go through all protocols whichever one they begin with: two beginnings are enough here."""
+
+
+def is_brief(name: str, protocol: str) -> bool:
+    """Whether the suite has the time for it; simulations/coverage.py runs all."""
+    if protocol == "cks":
+        return name not in LONG
+    return not name.startswith(CHANGES) or protocol == "pbft"
+
+
 CASES = [
     (name, protocol)
     for name in scenario_names()
     if name not in APART
     for protocol in PROTOCOLS
-    if load_scenario(name).suits(protocol)
+    if load_scenario(name).suits(protocol) and (len(at_least(1)) > 1 or is_brief(name, protocol))
 ]
 
 

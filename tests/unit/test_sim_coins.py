@@ -131,7 +131,7 @@ def test_no_share_of_the_key_leaves_its_member(monkeypatch: pytest.MonkeyPatch) 
     everything = b"\0".join(seen)
     # Whatever was said is in there: the shares of coins, which everybody may know, are found.
     known: Any = world.notary._known  # pyright: ignore[reportPrivateUsage]
-    said: list[bytes] = [key[4] for key in known if len(key) == 5 and key[0] == "coin"]
+    said: list[bytes] = [key[5] for key in known if len(key) == 6 and key[0] == "coin"]
     assert said
     assert all(share in everything for share in said)
     assert not any(secret in everything or secret.hex().encode() in everything for secret in secrets)

@@ -1,30 +1,24 @@
 """A switch is ordered while the leader is away, and the next one as it goes: both come to an end all the same."""
 
-from bftkit.core.ordering import ProtocolRecord
 from bftkit.sim.changes import Switch
 from bftkit.sim.faults import LEADER, Crash
 from bftkit.sim.plan import Plan
 from bftkit.sim.scenarios import Setting
 
 NEEDS = ("leader-crash",)
-LED = ("pbft", "paxos")
-"""Protocols that replace a leader; under others it is a member like all."""
-
-
-def lines(record: ProtocolRecord) -> tuple[int, ...]:
-    """What a campaign over this scenario must really inject."""
-    return (36,) if record.name in LED else (12,)
+MESSAGES = ("NewView", "Promise")
+"""Of protocols that replace a leader; under others it is a member like all."""
+LINES = (36,)
 
 
 def plan(setting: Setting) -> Plan:
     random, group = setting.random, setting.smallest()
     others = setting.others(group)
-    own = setting.protocol if setting.protocol in LED else random.choice(others)
     return setting.plan(
         group=group,
         faults=(
             Crash(at=300, who=LEADER, ticks=2500),
-            Switch(at=300 + random.randint(1, 500), protocol=own),
+            Switch(at=300 + random.randint(1, 500), protocol=setting.protocol),
             Switch(at=2600, protocol=random.choice(others)),
             Crash(at=2600 + random.randint(0, 60), who=LEADER, ticks=1500),
         ),
