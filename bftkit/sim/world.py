@@ -441,6 +441,8 @@ class World(Controls):
 
     def _is_settled(self, without: Sequence[MemberId]) -> bool:
         """Whether all members are in the same state, and nothing that operators ordered is under way."""
+        if not all(self.hosts[member].up for member in self._live(without)):
+            return False  # one of them died at a late step of a change, and comes back
         live = [self.replica(member) for member in self._live(without)]
         if len({(replica.settings.epoch, replica.applied) for replica in live}) > 1:
             return False
