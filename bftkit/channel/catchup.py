@@ -162,12 +162,14 @@ class CatchUp:
 
     def _on_claims(self, sender: MemberId, message: DecidedClaims) -> None:
         replica = self._replica
-        if message.epoch != replica.settings.epoch and replica.succession is not None:
-            return  # one of us is in the next epoch meanwhile
         if sender not in replica.indices:
             return  # who joins or was removed is told what is decided, and tells nobody (SAFETY rule 26)
-        if message.epoch != replica.settings.epoch or len(message.digests) > CLAIMS_AT_ONCE:
-            raise WireError("claims of another epoch, or too many")
+        if message.epoch != replica.settings.epoch:
+            if replica.succession is None:
+                raise WireError("claims of another epoch")
+            return  # one of us is in the next epoch meanwhile
+        if len(message.digests) > CLAIMS_AT_ONCE:
+            raise WireError("too many claims")
         applied = replica.applied
         highest = applied + 2 * CLAIMS_AT_ONCE  # bounded, whatever is claimed (FAULTS 29)
         for slot, name in enumerate(message.digests, message.first):

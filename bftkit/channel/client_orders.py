@@ -139,6 +139,8 @@ class Orders:
         # A refusal at some doors is not the last word: one correct member that takes the command in passes it on. And
         # whoever has not reached the command's epoch refuses it for the time being.
         refused = state == frames.REFUSED and len(by) >= quorum.available and order.signed.command.epoch <= epoch
+        if state == frames.DONE and order.signed.command.epoch >= epoch:
+            return  # the chain will say so itself: whoever is told it is in the new epoch then
         final = state == frames.DONE or refused
         self._tell(order, CommandState(answer.command, state, text, by, answers, final), out)
 

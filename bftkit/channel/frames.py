@@ -36,7 +36,7 @@ from bftkit.core.wire import (
     WireError,
 )
 from bftkit.crypto.signed import Certificate
-from bftkit.membership.chain import Ending
+from bftkit.membership.chain import LINK_BYTES_MAX, Ending
 
 PROTOCOL: Final = 1
 BUNDLE: Final = 2
@@ -45,8 +45,6 @@ ASK: Final = 16
 REPLY: Final = 17
 ANSWER: Final = 18
 
-LINK_BYTES_MAX: Final = 12 << 20
-"""A hand-over is no longer (`bftkit.membership.chain` says the same)."""
 CHAIN_BYTES: Final = 4 << 20
 """So many bytes of hand-overs, or one, go into an answer; whoever needs more asks again."""
 

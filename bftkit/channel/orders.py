@@ -6,7 +6,7 @@ ordered like a request. A forced one is not: it makes the members leave the prot
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -15,7 +15,6 @@ from bftkit.channel.bundles import COMMAND, Bundle
 from bftkit.channel.interface import ReplicaOut
 from bftkit.configuration.text import ConfigurationError
 from bftkit.core.machine import Digest
-from bftkit.core.wire import WireError
 from bftkit.membership.chain import Place
 from bftkit.membership.commands import FORCED, CommandError, SignedCommand
 from bftkit.membership.epochs import Configuration, extended, following
@@ -23,7 +22,8 @@ from bftkit.membership.epochs import Configuration, extended, following
 if TYPE_CHECKING:
     from bftkit.channel.replica import Replica
 
-REFUSALS_MAX = 64
+REFUSALS_MAX: Final = 64
+"""So many refused commands are remembered, with the reasons."""
 
 
 class Orders:
@@ -121,6 +121,3 @@ class Orders:
         if name in self.refused:
             return frames.REFUSED, self.refused[name]
         return frames.UNKNOWN_COMMAND, "unknown here"
-
-
-__all__ = ["Orders", "WireError"]

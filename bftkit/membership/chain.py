@@ -29,6 +29,7 @@ from bftkit.membership.epochs import Configuration
 
 HANDOVER_PURPOSE: Final = "hand-over"
 LINK_BYTES_MAX: Final = 12 << 20
+"""A hand-over is no longer."""
 _BODY: Final = struct.Struct(">QQ32s32s32s")
 
 

@@ -32,7 +32,6 @@ from bftkit.core.wire import (
     Signature64,
     Struct,
     Text,
-    WireError,
 )
 from bftkit.crypto.keys import SigningKey, framed_statement, purpose_prefix
 from bftkit.membership.genesis import Pairs
@@ -209,7 +208,6 @@ __all__ = [
     "OperatorSignature",
     "Seat",
     "SignedCommand",
-    "WireError",
     "sign_command",
     "statement",
 ]

@@ -21,10 +21,11 @@ from bftkit.core.ordering import OrderingMachine, Plugin, ProtocolRecord, Setup
 from bftkit.core.plugin import BrokenProtocol, UnknownProtocol, load_protocol
 from bftkit.crypto.keys import Ed25519Keyring, Ed25519Verifier, EpochKeys, Keyring, SigningKey
 from bftkit.crypto.threshold import Coins, public_point
-from bftkit.membership.chain import Place
+from bftkit.membership.chain import Place, Verifier
 from bftkit.membership.epochs import Configuration
 from bftkit.membership.genesis import check_protocol, check_tossed
 from bftkit.membership.roster import RosterEntry
+from bftkit.membership.verifiers import roster_verifier
 from bftkit.node.vault import Vault
 
 
@@ -73,10 +74,9 @@ class MemberKeychain(Keychain):
             return str(error)
         return self.why_no_key(configuration) or trial(plugin, configuration)
 
-    def verifier(self, configuration: Configuration, opening: Digest) -> Ed25519Verifier:
+    def verifier(self, configuration: Configuration, opening: Digest) -> Verifier:
         """See `Keychain`."""
-        publics = {entry.id: entry.epoch_key for entry in configuration.roster.entries}
-        return Ed25519Verifier(self._group, configuration.epoch, opening, publics)
+        return roster_verifier(self._group)(configuration, opening)
 
     def preparing(self, configuration: Configuration, name: Digest) -> Keyring:
         """See `Keychain`."""

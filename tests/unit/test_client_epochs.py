@@ -334,6 +334,7 @@ def test_plain_callers_order_changes_as_well() -> None:
 async def test_operators_bring_a_group_from_epoch_to_epoch_and_clients_follow() -> None:
     async with local_group(KeyValueStore, members=3, protocol="paxos", checkpoint_interval=4) as group:
         client, sleeper = await group.client(), group.client_core()
+        CORES.append(sleeper)
         await client.submit(put(b"key", b"0"))
         await group.add_spare("m3")
         changes: tuple[Callable[[], Change], ...] = (
@@ -368,7 +369,6 @@ async def test_operators_bring_a_group_from_epoch_to_epoch_and_clients_follow() 
             with pytest.raises(TooFewAgreed):
                 _ = [state async for state in late.order(group.command(group.change()), timeout=0.0)]
             nursery.cancel_scope.cancel()
-        sleeper.close()
 
 
 def test_a_proof_is_small() -> None:

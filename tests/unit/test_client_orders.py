@@ -65,7 +65,8 @@ def test_it_is_sent_again_and_asked_again() -> None:
 
 
 def test_what_is_told_is_what_f_plus_one_members_say() -> None:
-    client, signed = ordered(Group())
+    group = Group()
+    client, signed = ordered(group)
     say(client, signed, frames.DONE, "m3", text="a lie")
     assert told(client) == CommandState(
         signed.name, frames.UNKNOWN_COMMAND, "", (), {"m3": (frames.DONE, "a lie")}, final=False
@@ -85,7 +86,9 @@ def test_what_is_told_is_what_f_plus_one_members_say() -> None:
     say(client, signed, frames.PREPARED, "m1", text="slot 7")
     assert len(client.said) == count, "nothing is new"
     say(client, signed, frames.DONE, "m1", text="epoch 1")
-    assert told(client).final
+    assert len(client.said) == count, "whoever is told that it is done is in the new epoch"
+    client.links("m2", [group.go(asks(protocol="paxos"))])
+    assert (told(client).state, told(client).final, client.machine.settings.epoch) == (frames.DONE, True, 1)
     client.tick(ASK_TICKS)
     client.sent.clear()
     client.tick(ASK_TICKS)
