@@ -45,9 +45,11 @@ from bftkit.membership.founding import deal_coin, default_faults
 from bftkit.membership.genesis import NONCE_SIZE, Genesis
 from bftkit.membership.roster import Roster
 from bftkit.network.addresses import Address
+from bftkit.network.hub import LinkUp
 from bftkit.network.memory import MemoryHub, MemoryNetwork
 from bftkit.network.session import Identity
 from bftkit.node.assembly import admission, checked, genesis_settings, peers_of
+from bftkit.node.chronicle import Chronicle
 from bftkit.node.keychain import MemberKeychain
 from bftkit.node.node import Node
 from bftkit.node.recovery import newest_checkpoint
@@ -62,7 +64,6 @@ from bftkit.storage.snapshots import MemorySnapshots
 SERVICE_NAME: Final = "local:Service"
 """What the genesis says of the service; nobody loads it by this name."""
 
-LOOK_SECONDS: Final = 0.01
 IN_STEP_SECONDS: Final = 10.0
 SWITCH_SECONDS: Final = 30.0
 SAY_AGAIN_SECONDS: Final = 0.5
@@ -70,6 +71,18 @@ EPOCHS: Final = 64
 """Members have keys for so many epochs."""
 
 T = TypeVar("T")
+
+
+class _Rounds(Chronicle):
+    """Of a member in a test nothing is written down, but whoever waits for it goes on after each of its rounds."""
+
+    def __init__(self, waiting: trio.lowlevel.ParkingLot) -> None:
+        super().__init__(None)
+        self._waiting = waiting
+
+    def after_round(self, replica: Replica, now: float) -> None:
+        super().after_round(replica, now)
+        self._waiting.unpark_all()
 
 
 @attrs.define(eq=False)
@@ -127,6 +140,7 @@ class LocalGroup:
         self._service = service
         self._members = {member.id: member for member in members}
         self._nursery = nursery
+        self._waiting = trio.lowlevel.ParkingLot()
 
     @property
     def members(self) -> tuple[MemberId, ...]:
@@ -201,6 +215,7 @@ class LocalGroup:
     async def _live(self, member: _Member, *, task_status: trio.TaskStatus[None]) -> None:
         run, restored = self._assembled(member)
         member.run = run
+        self._waiting.unpark_all()
         try:
             with run.scope:
                 await run.node.run(restored, task_status=task_status)
@@ -211,6 +226,7 @@ class LocalGroup:
         finally:
             member.run = None
             run.ended.set()
+            self._waiting.unpark_all()
 
     def _assembled(self, member: _Member) -> tuple[_Run, Restored]:
         genesis, group = self.genesis, self.genesis.group_id
@@ -234,7 +250,8 @@ class LocalGroup:
         hub = MemoryHub(self.network, identity, group, accept=door)
         hub.listen(Address("memory", member.id))
         replica = Replica(settings, application)
-        node = Node(replica, hub, log, member.snapshots, peers={}, door=door, vault=vault)
+        rounds = _Rounds(self._waiting)
+        node = Node(replica, hub, log, member.snapshots, peers={}, door=door, vault=vault, chronicle=rounds)
         return _Run(node, application), checked(restored, keychain, genesis)
 
     # ------------------------------------------------------------------------------------------ changes
@@ -342,26 +359,55 @@ class LocalGroup:
         frame = bytes((BUNDLE,)) + make_proved_bundle(COMMAND, signed.name, signed.encode())
         change, epoch = signed.command.change, signed.command.epoch + 1
         wanted = {seat.id for seat in change.members} if change is not None else set[MemberId]()
-        hub = MemoryHub(self.network, Identity.from_seed(secrets.token_bytes(32)), self.genesis.group_id)
+
+        def there() -> list[MemberId]:
+            found = [member for member in self.running if self._has_entered(member, epoch)]
+            if found and wanted.intersection(self.running) <= set(found):
+                return found
+            self._raise_refusal(signed)
+            return []
+
         try:
-            for member in self.running:
-                hub.connect(member, self._members[member].vault.identity, (Address("memory", member),))
-            with trio.move_on_after(timeout):
-                said_at = 0.0
-                while True:
-                    if hub.clock() - said_at >= SAY_AGAIN_SECONDS:
-                        said_at = hub.clock()
-                        hub.broadcast(self.running, frame)
-                    hub.flush()
-                    hub.poll()
-                    there = [member for member in self.running if self._has_entered(member, epoch)]
-                    if there and wanted.intersection(self.running) <= set(there):
-                        return self._configuration_of(there[0])
-                    self._raise_refusal(signed)
-                    await trio.sleep(LOOK_SECONDS)
+            async with self._saying(frame):
+                return self._configuration_of((await self.until(there, timeout))[0])
+        except TimeoutError:
+            told = self._whereabouts(signed)
+            raise TimeoutError(f"after {timeout} s not all members are in epoch {epoch}: {told}") from None
+
+    @asynccontextmanager
+    async def _saying(self, frame: bytes) -> AsyncGenerator[None]:
+        """Meanwhile every running member is told this, at once and again from time to time."""
+        hub = MemoryHub(self.network, Identity.from_seed(secrets.token_bytes(32)), self.genesis.group_id)
+
+        async def say() -> None:
+            again = 0.0
+            while True:
+                now = hub.clock()
+                if now >= again:
+                    again = now + SAY_AGAIN_SECONDS
+                    for member in self.running:  # those that are there already keep their links
+                        hub.connect(member, self._members[member].vault.identity, (Address("memory", member),))
+                    hub.broadcast(self.running, frame)
+                hub.flush()
+                hub.poll()
+                for event in hub.events():
+                    if isinstance(event, LinkUp) and event.peer in self._members:
+                        hub.send(event.peer, frame)  # what was said before it was up may be lost
+                await hub.wait(min(again, hub.deadline()))
+
+        failure: Exception | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(say)
+                try:
+                    yield
+                except Exception as error:
+                    failure = error  # the members' refusal is raised as it is, and in no group
+                nursery.cancel_scope.cancel()
         finally:
             hub.close()
-        raise TimeoutError(f"after {timeout} s not all members are in epoch {epoch}: {self._whereabouts(signed)}")
+        if failure is not None:
+            raise failure
 
     def _has_entered(self, member: MemberId, epoch: int) -> bool:
         succession = self.node(member).replica.succession_part
@@ -389,7 +435,22 @@ class LocalGroup:
             )
         return "; ".join(told)
 
-    # ------------------------------------------------------------------------------------------ comparing
+    # ------------------------------------------------------------------------------------------ waiting, comparing
+
+    async def until(self, condition: Callable[[], T], timeout: float = IN_STEP_SECONDS) -> T:
+        """Wait until something holds of the members: what `condition` says then, which is anything that is true.
+
+        It is asked at once, and again after every round of a member; each has one several times in a second, also when
+        nothing comes. So ``await group.until(lambda: group.leader == "m1")`` misses nothing that lasts a round and
+        sleeps for no time of its own. Raises `TimeoutError` after so many seconds, and whatever `condition` raises.
+        """
+        with trio.move_on_after(timeout):
+            while True:
+                found = condition()
+                if found:
+                    return found
+                await self._waiting.park()
+        raise TimeoutError(f"after {timeout} s it does not hold")
 
     async def in_step(self, timeout: float = IN_STEP_SECONDS) -> bytes:
         """Waits until all running members have executed the same slots; the digest of the state they share.
@@ -397,28 +458,31 @@ class LocalGroup:
         Raises `TimeoutError` if they do not come together in so many seconds, `AssertionError` if their states
         differ after the same slot: then the service is not deterministic.
         """
-        with trio.move_on_after(timeout):
-            while True:
-                roots = self._roots()
-                if len({where for where, _ in roots.values()}) == 1:
-                    found = {root for _, root in roots.values()}
-                    if len(found) > 1:
-                        raise AssertionError(f"the members' states differ: {_listed(roots)}")
-                    return found.pop()
-                await trio.sleep(LOOK_SECONDS)
-        raise TimeoutError(f"after {timeout} s the members are not in step: {_listed(self._roots())}")
+        try:
+            await self.until(lambda: len(set(self._positions().values())) == 1, timeout)
+        except TimeoutError:
+            raise TimeoutError(f"after {timeout} s the members are not in step: {_listed(self._roots())}") from None
+        roots = self._roots()
+        found = {root for _, root in roots.values()}
+        if len(found) > 1:
+            raise AssertionError(f"the members' states differ: {_listed(roots)}")
+        return found.pop()
+
+    def _positions(self) -> dict[MemberId, tuple[int, int]]:
+        """Epoch and slot of those that take part."""
+        replicas = {member: self.node(member).replica for member in self.running}
+        return {
+            member: (replica.settings.epoch, replica.state.applied)
+            for member, replica in replicas.items()
+            if not replica.observing
+        }
 
     def _roots(self) -> dict[MemberId, tuple[tuple[int, int], bytes]]:
         """Epoch and slot, and the digest of the state, of those that take part."""
         roots: dict[MemberId, tuple[tuple[int, int], bytes]] = {}
-        for member in self.running:
-            replica = self.node(member).replica
-            if replica.observing:
-                continue
-            state = replica.state
-            view = state.view()
-            root = merkle_root([view.leaf(index) for index in range(view.count)])
-            roots[member] = ((replica.settings.epoch, state.applied), root)
+        for member, position in self._positions().items():
+            view = self.node(member).replica.state.view()
+            roots[member] = (position, merkle_root([view.leaf(index) for index in range(view.count)]))
         return roots
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -11,6 +12,7 @@ from bftkit.channel.application import Context
 from bftkit.client import OperationFailed, OutcomeUnknown
 from bftkit.client.local import LocalGroup, local_group, local_group_sync
 from bftkit.configuration.text import ConfigurationError
+from bftkit.node.node import TIDY_SECONDS
 from bftkit.service import ServiceError, StateMachine
 from bftkit.service.keyvalue import KeyValueStore, get, parse_value, put
 
@@ -143,6 +145,44 @@ async def test_members_that_cannot_come_together_are_told() -> None:
         with pytest.raises(TimeoutError, match="not in step: m0 at slot 1"):
             await group.in_step(0.0)
         group.node("m0").replica.state.applied -= 1
+
+
+async def test_whoever_waits_for_a_member_goes_on_with_its_round_and_sleeps_for_no_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Waiting is woken by members' rounds, by a restart and by a crash; nothing in a group asks every few ms."""
+    async with local_group(Counter, members=3, protocol="paxos", checkpoint_interval=8) as group:
+        client = await group.client()
+        slept: list[float] = []
+        sleep = trio.sleep
+
+        async def noted(seconds: float) -> None:
+            slept.append(seconds)
+            await sleep(seconds)
+
+        monkeypatch.setattr(trio, "sleep", noted)
+        assert await group.until(lambda: group.leader, TIMEOUT) in group.members
+        assert await client.submit(b"1", timeout=TIMEOUT) == b"1"
+        await group.in_step(TIMEOUT)
+        assert (await group.switch("coordinator", timeout=TIMEOUT)).epoch == 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(group.crash, "m2")
+            assert await group.until(lambda: group.running == ("m0", "m1"), TIMEOUT)
+            nursery.start_soon(group.restart, "m2")
+            assert await group.until(lambda: "m2" in group.running, TIMEOUT)
+        with pytest.raises(TimeoutError, match=r"after 0\.0 s it does not hold"):
+            await group.until(lambda: False, 0.0)
+        with pytest.raises(ZeroDivisionError):
+            await group.until(lambda: 1 / 0)
+        assert set(slept) <= {TIDY_SECONDS}, "members sleep so before they put their epochs in order"
+
+
+async def test_a_command_that_members_refuse_is_told_with_their_reason() -> None:
+    async with local_group(Counter, members=3, protocol="paxos") as group:
+        signed = group.command(group.change(checkpoint_interval=16))
+        forged = attrs.evolve(signed, signatures=(attrs.evolve(signed.signatures[0], signature=bytes(64)),))
+        with pytest.raises(ValueError, match="sign"):
+            await group.carry_out(forged, TIMEOUT)
 
 
 async def test_mistakes_are_told() -> None:
