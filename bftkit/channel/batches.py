@@ -8,8 +8,8 @@ bundle in it. Bundles that wait in this member's own pool were checked when they
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Final
 
 import attrs
 
@@ -18,14 +18,17 @@ from bftkit.channel.frames import BatchRequest, pack_control
 from bftkit.channel.pool import Pool
 from bftkit.core.digest import digest
 from bftkit.core.machine import Digest, MemberId, Slot
-from bftkit.core.wire import WireError
+from bftkit.core.wire import Blob, Codec, WireError
 
 if TYPE_CHECKING:
+    from bftkit.channel.interface import Limits
     from bftkit.channel.replica import ReplicaOut, ReplicaSettings
 
 NEXT_SLOTS: Final = 16
 BATCH_ROOM: Final = 64 << 10
 """A batch may exceed its bound by this: its header, the lengths in it, and one clock report a member."""
+SHOWN_BYTES_MAX: Final = 12 << 20
+"""A bad batch that is longer is not shown to others: the member that signed for it is blamed without a proof."""
 SERVED_AT_ONCE: Final = 16
 """So many batches are sent in answer to one request."""
 
@@ -56,6 +59,62 @@ class Wanted:
     """Wanted whether there is room or not: the group cannot go on without it."""
 
 
+@attrs.frozen
+class BadBatchShown:
+    """A proof that a member signed for a batch, and the batch, which no correct member would sign for."""
+
+    proof: Annotated[bytes, Blob(1 << 16)]
+    """By which `Plugin.signed_for` finds whose signature is under the batch's name."""
+    batch: Annotated[bytes, Blob(SHOWN_BYTES_MAX)]
+
+
+BAD_BATCHES: Final = Codec[BadBatchShown]("bad batch", {251: BadBatchShown}, bytes_max=SHOWN_BYTES_MAX + (1 << 17))
+"""The tag is one that no protocol's proofs begin with."""
+
+
+def read_bad_batch(proof: bytes) -> BadBatchShown | None:
+    """What `BatchStore.shown_with` made, unchecked; None for other bytes."""
+    try:
+        return BAD_BATCHES.decode(proof)
+    except WireError:
+        return None
+
+
+def judge_batch(
+    raw: bytes, settings: ReplicaSettings, is_known: Callable[[Bundle], bool] = lambda bundle: False
+) -> tuple[int, list[Bundle]]:
+    """Its time and bundles. Raises `WireError` for a batch that no correct member votes for (SAFETY rule 4).
+
+    It depends on these bytes, the genesis and the members' keys of the epoch, and on nothing else: every member, and
+    whoever is shown the bytes later, judges alike. `is_known`: of which bundles it is known already that they are good.
+    """
+    limits = settings.limits
+    if len(raw) > limits.batch_bytes + limits.bundle_bytes + BATCH_ROOM:
+        raise WireError(f"a batch of {len(raw)} bytes is too large")
+    time_ms, bundles = parse_batch(raw, bundle_bytes_max=limits.bundle_bytes)
+    for bundle in bundles:
+        if is_known(bundle):
+            continue
+        if not _is_allowed(bundle, settings) or not bundle.authentic(settings.group, settings.verify):
+            raise WireError("a batch with a bundle that is not authentic")
+    return time_ms, bundles
+
+
+def _is_allowed(bundle: Bundle, settings: ReplicaSettings) -> bool:
+    if bundle.kind == CLOCK:
+        return bundle.client in settings.member_keys
+    if bundle.kind in (COMMAND, COMMIT):
+        return True  # judged when it is executed
+    listed = settings.listed_clients
+    return (listed is None or bundle.client in listed) and not is_oversize(bundle, settings.limits)
+
+
+def is_oversize(bundle: Bundle, limits: Limits) -> bool:
+    """Whether an operation in it exceeds the group's limit."""
+    limit = limits.operation_bytes
+    return len(bundle.raw) > limit and any(len(operation) > limit for operation in bundle.payloads())
+
+
 class BatchStore:
     """All batches of one replica."""
 
@@ -67,6 +126,8 @@ class BatchStore:
         self._stored: dict[Digest, StoredBatch] = {}
         self._wanted: dict[Digest, Wanted] = {}
         self._offered: dict[Digest, bytes] = {}
+        self._refused: tuple[Digest, bytes] | None = None
+        """The newest batch that is bad: one is enough to show it to others, and a liar makes them without end."""
 
     def get(self, name: Digest) -> StoredBatch | None:
         """The batch, if its bytes are here."""
@@ -130,41 +191,28 @@ class BatchStore:
 
     def _take(self, name: Digest, raw: bytes, pool: Pool) -> StoredBatch:
         self._wanted.pop(name, None)
+        entries = pool.entries
+
+        def is_known(bundle: Bundle) -> bool:
+            known = entries.get((bundle.client, bundle.session, bundle.first))
+            return known is not None and known.bundle.raw == bundle.raw
+
         try:
-            time_ms, bundles = self._check(raw, pool)
+            time_ms, bundles = judge_batch(raw, self._settings, is_known)
             return self._put(StoredBatch(name, raw, time_ms, bundles, True))
         except WireError:
+            self._refused = (name, raw)
             return self._put(StoredBatch(name, b"", 0, (), False))  # only that it is bad need be known
 
-    def _check(self, raw: bytes, pool: Pool) -> tuple[int, list[Bundle]]:
-        limits = self._limits
-        if len(raw) > limits.batch_bytes + limits.bundle_bytes + BATCH_ROOM:
-            raise WireError(f"a batch of {len(raw)} bytes is too large")
-        time_ms, bundles = parse_batch(raw, bundle_bytes_max=limits.bundle_bytes)
-        group, verify = self._settings.group, self._settings.verify
-        entries = pool.entries
-        for bundle in bundles:
-            known = entries.get((bundle.client, bundle.session, bundle.first))
-            if known is not None and known.bundle.raw == bundle.raw:
-                continue
-            if not self._allowed(bundle) or not bundle.authentic(group, verify):
-                raise WireError("a batch with a bundle that is not authentic")
-        return time_ms, bundles
-
-    def _allowed(self, bundle: Bundle) -> bool:
-        if bundle.kind == CLOCK:
-            return bundle.client in self._settings.member_keys
-        if bundle.kind in (COMMAND, COMMIT):
-            return True  # judged when it is executed
-        listed = self._settings.listed_clients
-        return (listed is None or bundle.client in listed) and not self.oversize(bundle)
+    def shown_with(self, proof: bytes, name: Digest) -> bytes:
+        """A proof that somebody signed for this batch, with the batch, if it is the last one that was refused."""
+        if self._refused is None or self._refused[0] != name or len(self._refused[1]) > SHOWN_BYTES_MAX:
+            return proof
+        return BAD_BATCHES.encode(BadBatchShown(proof, self._refused[1]))
 
     def oversize(self, bundle: Bundle) -> bool:
         """Whether an operation in it exceeds the group's limit."""
-        limit = self._limits.operation_bytes
-        if len(bundle.raw) <= limit:
-            return False
-        return any(len(operation) > limit for operation in bundle.payloads())
+        return is_oversize(bundle, self._limits)
 
     # -------------------------------------------------------------------------------------- asking around
 

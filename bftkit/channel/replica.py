@@ -667,11 +667,17 @@ class Replica:
                 case CancelTimer(key):
                     out.cancel_timer((self._tag, *key))
                 case Blame(member, fault, proof):
-                    self.blame(member, fault, proof, out)
+                    self.blame(member, fault, self._completed(member, proof), out)
                 case Draw(key, choices):
                     out.draw((self._tag, *key), choices)
                 case DrawSecret(key):
                     out.draw_secret((self._tag, *key))
+
+    def _completed(self, member: MemberId, proof: bytes) -> bytes:
+        """The proof, with the bytes of the batch that it is about, if these must show that the batch is bad."""
+        signed_for = self.settings.plugin.signed_for
+        name = signed_for(self.setup, member, proof) if proof and signed_for and self.setup is not None else None
+        return proof if name is None else self.batches.shown_with(proof, name)
 
     def _carried(self, carry: tuple[Digest, ...]) -> list[bytes]:
         stored = (self.batches.get(name) for name in carry if name != NO_DIGEST)

@@ -7,19 +7,25 @@ who has nothing but a client's folder.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+import attrs
 from cyclopts import App, Parameter
 
+from bftkit.channel.batches import judge_batch
 from bftkit.cli.app import CommandFailed, ExitCode, output
 from bftkit.cli.change import places_of
 from bftkit.cli.client import DEFAULT_FOLDER, FolderOption, TimeoutOption
 from bftkit.client import OutcomeUnknown, connect
 from bftkit.core.plugin import load_protocol
+from bftkit.core.wire import WireError
 from bftkit.membership.chain import HandOver
+from bftkit.membership.epochs import Configuration
 from bftkit.membership.evidence import Evidence, proves_false_dealing, why_not_proved
 from bftkit.membership.verifiers import roster_verifier
+from bftkit.node.assembly import genesis_settings
 from bftkit.node.evidence import FOLDER, evidence_files, read_all, read_evidence
 from bftkit.node.folders import ClientFolder, read_client
 
@@ -106,7 +112,25 @@ def check(evidence: Evidence, folder: ClientFolder, links: tuple[HandOver, ...])
     if evidence.opening == place.opening and any(proves_false_dealing(evidence, link, verifiers) for link in near):
         return None
     verifier = verifiers(here, place.opening)
-    return why_not_proved(evidence, place, load_protocol(here.protocol), verifier)
+    return why_not_proved(evidence, place, load_protocol(here.protocol), verifier, _judge(folder, here))
+
+
+def _judge(folder: ClientFolder, here: Configuration) -> Callable[[bytes], bool]:
+    """Whether a batch is bad, by the rules of the group's members in that epoch."""
+    genesis = folder.genesis
+    rules = attrs.evolve(
+        genesis_settings(genesis, genesis.roster.ids[0], None, None),
+        member_keys={entry.epoch_key: entry.id for entry in here.roster.entries},
+    )
+
+    def is_bad(batch: bytes) -> bool:
+        try:
+            judge_batch(batch, rules)
+        except WireError:
+            return True
+        return False
+
+    return is_bad
 
 
 async def _links(folder: ClientFolder, found: list[Evidence], timeout: float) -> tuple[HandOver, ...]:

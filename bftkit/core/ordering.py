@@ -354,6 +354,10 @@ class Plugin:
     convicts: Callable[[Setup, MemberId, bytes], bool] | None = None
     """Whether a proof that came with a blame shows, to anybody with the members' keys, that this member broke the
     protocol; None: its blames come without proofs."""
+    signed_for: Callable[[Setup, MemberId, bytes], Digest | None] | None = None
+    """Of a proof that is only one half: for which batch it shows this member to have signed, where no correct member
+    signs for a batch that it has not found authentic. The other half is the batch itself, if it is bad; the channel
+    adds it. None for any other proof."""
     forge: Callable[[Setup, Any, Digest], Any | None] | None = None
     """For fault injection: the same proposal for another batch, as a leader that lies could sign it; else None."""
     resign: Callable[[Setup, Any], Any | None] | None = None

@@ -6,19 +6,23 @@ group, the epoch, and the opening that stands in front of everything that was si
 chain of hand-overs says (`chain`), so that a proof from an epoch that is long over is still one. Whoever made up the
 keys as well convinces nobody: the configuration must be the one in the chain.
 
-Two kinds are not of a protocol: two hand-overs that end one epoch in two ways convict all that signed both, and a
-dealing that does not fit its commitment, or two commitments, convict a dealer of the next coin key (`keymaking`).
+For a signature under a *bad batch*, one with a request that its client did not sign, a protocol shows one half, whose
+signature it is, and the channel adds the batch (`bftkit.channel.batches`). Two kinds are not of a protocol: two
+hand-overs that end one epoch in two ways convict all that signed both, and a dealing that does not fit its commitment,
+or two commitments, convict a dealer of the next coin key (`keymaking`).
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Callable
 from typing import Final
 
 import attrs
 
 from bftkit.blocks import agreement_messages, consistent_broadcast
+from bftkit.channel.batches import BadBatchShown, read_bad_batch
 from bftkit.configuration.text import ConfigurationError, hex_bytes, parse_toml, right, structure, to_toml
 from bftkit.core.digest import digest
 from bftkit.core.machine import Digest, MemberId
@@ -123,11 +127,19 @@ class _EvidenceTable:
     proof: str = attrs.field(metadata=right("the proof, in base64"))
 
 
-def why_not_proved(evidence: Evidence, place: Place, plugin: Plugin, verifier: Verifier) -> str | None:
+def why_not_proved(
+    evidence: Evidence,
+    place: Place,
+    plugin: Plugin,
+    verifier: Verifier,
+    is_bad: Callable[[bytes], bool] = lambda batch: False,
+) -> str | None:
     """Why this evidence convicts nobody; None if it proves that its member lied.
 
     `place` is that of its epoch in a chain that was verified, `verifier` checks that epoch's signatures, and `plugin`
-    is the epoch's protocol. Nothing that the evidence says of itself is believed.
+    is the epoch's protocol. `is_bad` judges a batch's bytes as the group's members do in that epoch
+    (`bftkit.channel.batches.judge_batch`); by default none is bad. Nothing that the evidence says of itself is
+    believed.
     """
     here = place.configuration
     if evidence.epoch != here.epoch or evidence.opening != place.opening:
@@ -137,6 +149,7 @@ def why_not_proved(evidence: Evidence, place: Place, plugin: Plugin, verifier: V
     both = read_two_endings(evidence.proof)
     if both is not None:
         return _why_not_two_endings(evidence, place, both, verifier)
+    shown = read_bad_batch(evidence.proof)
     setup = Setup(
         me=here.members[0],
         members=here.members,
@@ -146,6 +159,8 @@ def why_not_proved(evidence: Evidence, place: Place, plugin: Plugin, verifier: V
         parameters=dict(here.parameters),
     )
     try:
+        if shown is not None:
+            return _why_not_bad_batch(evidence, shown, setup, plugin, is_bad)
         if plugin.convicts is not None and plugin.convicts(setup, evidence.member, evidence.proof):
             return None
         # The agreement by which a group leaves a protocol is no plug-in's, and blames by the same proofs.
@@ -156,6 +171,17 @@ def why_not_proved(evidence: Evidence, place: Place, plugin: Plugin, verifier: V
     except (WireError, ValueError) as error:
         return f"the proof cannot be read: {error}"
     return "the signatures in it do not show that, to one who has nothing but the members' keys"
+
+
+def _why_not_bad_batch(
+    evidence: Evidence, shown: BadBatchShown, setup: Setup, plugin: Plugin, is_bad: Callable[[bytes], bool]
+) -> str | None:
+    name = plugin.signed_for(setup, evidence.member, shown.proof) if plugin.signed_for is not None else None
+    if name is None:
+        return f"it does not show that {evidence.member} signed for a batch"
+    if digest(shown.batch) != name:
+        return f"the batch in it is another one than {evidence.member} signed for"
+    return None if is_bad(shown.batch) else "the batch in it is a good one"
 
 
 def proves_false_dealing(evidence: Evidence, link: HandOver, verifiers: Verifiers) -> bool:

@@ -17,7 +17,7 @@ from typing import Final
 
 from bftkit.core.ordering import Plugin
 
-from .evidence import convicts
+from .evidence import convicts, signed_for
 from .forge import forge, resign
 from .history import carry, check_history, history
 from .machine import PbftMachine
@@ -32,6 +32,7 @@ PLUGIN: Final = Plugin(
     check_history=check_history,
     carry=carry,
     convicts=convicts,
+    signed_for=signed_for,
     forge=forge,
     resign=resign,
     inside=(BODIES, PROOFS),

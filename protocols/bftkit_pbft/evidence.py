@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bftkit.core.machine import MemberId
+from bftkit.core.machine import Digest, MemberId
 from bftkit.core.ordering import Setup
 from bftkit.core.wire import WireError
 
@@ -75,8 +75,21 @@ def accused(setup: Setup, proof: bytes) -> MemberId | None:
 
 
 def convicts(setup: Setup, member: MemberId, proof: bytes) -> bool:
-    """Whether these bytes alone show that the member lied; of a `BadBatch` they are only one half."""
+    """Whether these bytes alone show that the member lied; of a `BadBatch` they are only one half (`signed_for`)."""
     return not isinstance(_decode(proof), BadBatch) and accused(setup, proof) == member
+
+
+def signed_for(setup: Setup, member: MemberId, proof: bytes) -> Digest | None:
+    """The batch that the member signed for, if the proof is a `BadBatch` that shows it.
+
+    A correct leader signs no header for a batch with a request that is not authentic: not for one that it makes, and
+    not in a new view, where it repeats only what a quorum had prepared (SAFETY rule 4).
+    """
+    found = _decode(proof)
+    if not isinstance(found, BadBatch) or accused(setup, proof) != member:
+        return None
+    statement = read_vote_statement(found.header)
+    return None if statement is None else statement[2]
 
 
 def _decode(proof: bytes) -> Proof | None:

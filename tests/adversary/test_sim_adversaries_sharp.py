@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import pytest
 
+from bftkit.channel.batches import judge_batch, read_bad_batch
 from bftkit.channel.bundles import Bundle, make_batch
 from bftkit.core.digest import digest
+from bftkit.core.ordering import Setup
 from bftkit.core.quorum import Quorum
+from bftkit.core.wire import WireError
 from bftkit.sim.adversaries import Honest, load_adversary
 from bftkit.sim.checkers import Violation
 from bftkit.sim.faults import Crash, Lie
@@ -19,6 +22,7 @@ from bftkit.sim.plan import Load, Plan
 from bftkit.sim.running import run
 from bftkit.sim.world import World
 from bftkit_pbft import machine, view_change
+from bftkit_pbft.evidence import signed_for
 from bftkit_pbft.view_change import Opening
 
 
@@ -79,6 +83,20 @@ def test_the_lie_is_told_and_does_no_harm(name: str, line: int, fault: str, liar
     for member in world.correct:
         assert machine_of(world, member).view < 100, "nobody goes after one liar"
         assert machine_of(world, member).low < 10_000, "nobody believes one liar"
+
+
+def test_a_forged_request_convicts_its_leader_to_anybody() -> None:
+    """FAULTS 30: whoever refused the batch shows the leader's signature and the bytes that it is under."""
+    world, _ = lying(1, "m1", "forge-requests")
+    judge = world.replica("m0").settings
+    setup = Setup(judge.me, judge.members, judge.quorum, judge.keyring)
+    proofs = [proof for _, whom, fault, proof in world.blames if whom == "m1" and "not authentic" in fault]
+    shown = [found for found in map(read_bad_batch, proofs) if found is not None]
+    assert shown
+    for one in shown:
+        assert signed_for(setup, "m1", one.proof) == digest(one.batch)
+        with pytest.raises(WireError):
+            judge_batch(one.batch, judge)
 
 
 @pytest.mark.parametrize("way", ["other", "unsigned", "nothing", "gaps"])

@@ -13,19 +13,22 @@ import pytest
 
 from bftkit.blocks import agreement_messages, consistent_broadcast
 from bftkit.blocks.certificates import SignatureLists
+from bftkit.channel.batches import BAD_BATCHES, BadBatchShown
+from bftkit.channel.bundles import CLOCK, REQUESTS, make_batch, make_bundle
 from bftkit.cli import main
+from bftkit.cli.evidence import check
 from bftkit.configuration.text import ConfigurationError
 from bftkit.core.digest import digest
 from bftkit.core.ordering import Setup
 from bftkit.core.plugin import load_protocol
-from bftkit.crypto.keys import Ed25519Keyring
+from bftkit.crypto.keys import Ed25519Keyring, SigningKey
 from bftkit.membership import keymaking_messages as keymaking
 from bftkit.membership.chain import HandOver, Place, read_two_endings, two_endings
 from bftkit.membership.commands import Change
 from bftkit.membership.evidence import Evidence, proves_false_dealing, why_not_proved
 from bftkit.membership.verifiers import founding_place, roster_verifier
 from bftkit.node.evidence import EvidenceStore, read_all
-from bftkit.node.folders import read_genesis, read_member
+from bftkit.node.folders import read_client, read_genesis, read_member
 from bftkit_coordinator import messages as coordinator
 from bftkit_paxos import messages as paxos
 from bftkit_pbft import messages as pbft
@@ -182,14 +185,61 @@ def test_bytes_that_are_no_proof_convict_nobody(case: Case) -> None:
         assert case.why_not(proof=proof) is not None
 
 
-def test_a_bad_batch_needs_the_batch_as_well() -> None:
+def bad_batch(keyring: Callable[[str], Ed25519Keyring], group: bytes, signer: str = "m0") -> tuple[bytes, bytes]:
+    """A leader's signed header over a batch with a request that its client signed for another group; that batch."""
+    batch = make_batch(5, [make_bundle(SigningKey(bytes(32)), digest(group), REQUESTS, 1, 1, 1, [b"operation"])])
+    header = pbft.vote_statement(0, 3, digest(batch))
+    return pbft.PROOFS.encode(pbft.BadBatch(signer, header, keyring(signer).sign(pbft.VOTE, header))), batch
+
+
+def test_a_bad_batch_convicts_whoever_signed_for_it_once_the_batch_is_shown() -> None:
     group = Group()
-    header = pbft.vote_statement(0, 3, A)
-    proof = pbft.PROOFS.encode(pbft.BadBatch("m0", header, group.keyring("m0").sign(pbft.VOTE, header)))
+    half, batch = bad_batch(group.keyring, group.group)
     place = group.place
     verifier = roster_verifier(group.group)(place.configuration, place.opening)
-    evidence = Evidence(group.group, 0, place.opening, "pbft", "m0", "a bad batch", proof)
-    assert "do not show that" in str(why_not_proved(evidence, place, load_protocol("pbft"), verifier))
+
+    def why_not(proof: bytes, member: str = "m0", *, bad: bool = True) -> str | None:
+        evidence = Evidence(group.group, 0, place.opening, "pbft", member, "a bad batch", proof)
+        return why_not_proved(evidence, place, load_protocol("pbft"), verifier, lambda raw: bad and raw == batch)
+
+    whole = BAD_BATCHES.encode(BadBatchShown(half, batch))
+    assert why_not(whole) is None
+    assert "do not show that" in str(why_not(half)), "without the batch"
+    assert why_not(whole, bad=False) == "the batch in it is a good one"
+    assert why_not(whole, "m1") == "it does not show that m1 signed for a batch"
+    other = BAD_BATCHES.encode(BadBatchShown(half, batch + b"x"))
+    assert why_not(other) == "the batch in it is another one than m0 signed for"
+    unsigned = pbft.BadBatch("m0", pbft.vote_statement(0, 3, digest(batch)), bytes(64))
+    forged = BAD_BATCHES.encode(BadBatchShown(pbft.PROOFS.encode(unsigned), batch))
+    assert why_not(forged) == "it does not show that m0 signed for a batch"
+
+
+def test_the_command_judges_a_bad_batch_by_the_rules_of_the_members(tmp_path: Path) -> None:
+    directory = tmp_path / "shop"
+    assert main(["init", str(directory), "--members", "4", "--json"]) == 0
+    folder = read_client(directory / "client")
+    genesis, group = folder.genesis, folder.genesis.group_id
+    place = founding_place(genesis)
+
+    def keyring(member: str) -> Ed25519Keyring:
+        key = read_member(directory / member).epochs.signing_key(0)
+        return Ed25519Keyring(group, 0, group, member, key, {one.id: one.epoch_key for one in genesis.roster.entries})
+
+    def verdict(batch: bytes) -> str | None:
+        header = pbft.vote_statement(0, 3, digest(batch))
+        half = pbft.PROOFS.encode(pbft.BadBatch("m0", header, keyring("m0").sign(pbft.VOTE, header)))
+        proof = BAD_BATCHES.encode(BadBatchShown(half, batch))
+        return check(Evidence(group, 0, place.opening, "pbft", "m0", "a bad batch", proof), folder, ())
+
+    client, member = SigningKey(bytes(32)), read_member(directory / "m1").epochs.signing_key(0)
+    good = "the batch in it is a good one"
+    assert verdict(bad_batch(keyring, group)[1]) is None
+    assert verdict(make_batch(5, [make_bundle(client, group, REQUESTS, 1, 1, 1, [b"operation"])])) == good
+    assert verdict(make_batch(5, [make_bundle(member, group, CLOCK, 1, 5, 0, [])])) == good
+    assert verdict(make_batch(5, [make_bundle(client, group, CLOCK, 1, 5, 0, [])])) is None, "of no member"
+    assert verdict(make_batch(5, []) + b"x") is None, "no batch at all"
+    long = bytes(genesis.limits.operation_bytes_max + 1)
+    assert verdict(make_batch(5, [make_bundle(client, group, REQUESTS, 1, 1, 1, [long])])) is None, "too long"
 
 
 # ------------------------------------------------------------------------------------------------- two endings
