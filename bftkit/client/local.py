@@ -314,6 +314,8 @@ class LocalGroup:
             interval,
             max(2 * interval, here.window),
             (record.coins or f > 0) if coin is None else coin,
+            here.qos,
+            here.policy,
         )
 
     def command(self, change: Change, *, kind: int = PLANNED, at: int = 0) -> SignedCommand:

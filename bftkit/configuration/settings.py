@@ -14,10 +14,20 @@ from typing import Final
 
 import attrs
 
-from bftkit.configuration.text import ConfigurationError, Value, parse_toml, right, structure, to_toml
+from bftkit.configuration.qos import DURABILITIES
+from bftkit.configuration.text import (
+    ConfigurationError,
+    Value,
+    check_choice,
+    check_range,
+    parse_toml,
+    right,
+    structure,
+    to_toml,
+)
 from bftkit.core.machine import MemberId
 from bftkit.core.wire import is_name
-from bftkit.membership.genesis import DURABILITIES, Genesis, check_choice, check_range, check_service
+from bftkit.membership.genesis import Genesis, check_service
 from bftkit.membership.roster import canonical_address
 from bftkit.network.addresses import Address, AddressError, parse_address
 

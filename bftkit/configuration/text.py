@@ -169,6 +169,18 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def check_range(where: str, value: int, lowest: int, highest: int) -> None:
+    """Raises `ConfigurationError` unless the number is in the range, both ends included."""
+    if not lowest <= value <= highest:
+        raise ConfigurationError(where, f"{value} is out of range", f"give a number between {lowest} and {highest}")
+
+
+def check_choice(where: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises `ConfigurationError` unless the value is one of the choices."""
+    if value not in choices:
+        raise ConfigurationError(where, f"{value!r} is not known", f"give one of {', '.join(choices)}")
+
+
 def hex_bytes(where: str, text: str, size: int, what: str) -> bytes:
     """The bytes of a hexadecimal text of exactly `size` bytes. Raises `ConfigurationError`."""
     try:

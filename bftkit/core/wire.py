@@ -229,6 +229,32 @@ class Many:
 
 
 @attrs.frozen
+class Pairs:
+    """A field of the wire: names with unsigned numbers, as a list in ascending order of the names."""
+
+    size_max: int = 1 << 16
+    items_max: int = 256
+
+    def pack(self, value: Mapping[str, int]) -> object:
+        return [[name, value[name]] for name in sorted(value)]
+
+    def unpack(self, plain: Any) -> Mapping[str, int]:
+        pairs: dict[str, int] = {}
+        last = ""
+        rows = _items(plain)
+        if rows is None or len(rows) > self.items_max:
+            raise WireError("not a list of parameters")
+        for row in rows:
+            match row:
+                case (str(name), int(number)) if name > last and type(number) is int and 0 <= number < 1 << 64:
+                    pairs[name] = number
+                    last = name
+                case _:
+                    raise WireError("not a parameter in its place")
+        return pairs
+
+
+@attrs.frozen
 class Maybe:
     """The item, or nothing."""
 

@@ -24,8 +24,9 @@ from bftkit.core.machine import Digest, MemberId, Slot
 from bftkit.core.wire import Blob, Codec, Struct, WireError
 from bftkit.crypto.keys import Keyring
 from bftkit.crypto.signed import Certificate
-from bftkit.membership.commands import FORCED, KINDS, Command, CommandError, SignedCommand
-from bftkit.membership.epochs import Configuration
+from bftkit.membership.commands import Command, CommandError, SignedCommand
+from bftkit.membership.epochs import Configuration, stalls_after
+from bftkit.membership.steering import authorized
 
 HANDOVER_PURPOSE: Final = "hand-over"
 LINK_BYTES_MAX: Final = 12 << 20
@@ -120,7 +121,12 @@ class HandOver:
     @property
     def kind(self) -> str:
         """``planned`` or ``forced``."""
-        return KINDS[self.signed.command.kind]
+        return "forced" if self.signed.command.forced else "planned"
+
+    @property
+    def cause(self) -> str:
+        """Who decided it: ``operators`` or ``policy``."""
+        return "policy" if self.signed.command.by_policy else "operators"
 
     def encode(self) -> bytes:
         """The link as bytes."""
@@ -167,10 +173,10 @@ def follow(
     if ending.next != there.digest or ending.command != signed.name:
         raise ChainError(f"{where} shows another configuration or command than its members signed")
     try:
-        command = signed.check(group, here.epoch, here.operators, here.operator_threshold, verify)
+        command = authorized(group, here, signed, only_verifies(keyring), verify)
         check_caused(here, command, there)
     except CommandError as error:
-        raise ChainError(f"{where} is not what operators asked for: {error}") from None
+        raise ChainError(f"{where} is not what operators or their policy asked for: {error}") from None
     return Place(there, ending.opening)
 
 
@@ -185,7 +191,9 @@ def check_caused(here: Configuration, command: Command, there: Configuration) ->
     asked = attrs.evolve(change, members=tuple(attrs.evolve(seat, keys=b"") for seat in change.members))
     if there.change() != asked:
         raise CommandError("the next configuration is not the one that the command names")
-    if command.kind == FORCED and there.coin != here.coin:
+    if there.stalls != stalls_after(here, command):
+        raise CommandError(f"it counts {there.stalls} forced changes by members, not {stalls_after(here, command)}")
+    if command.forced and there.coin != here.coin:
         raise CommandError("a forced change keeps the coin key")
 
 

@@ -15,6 +15,8 @@ from typing import Annotated, Final
 
 import attrs
 
+from bftkit.configuration.policy import REASON_MAX, Policy
+from bftkit.configuration.qos import QoS
 from bftkit.core.digest import digest
 from bftkit.core.machine import Digest
 from bftkit.core.wire import (
@@ -28,13 +30,14 @@ from bftkit.core.wire import (
     Many,
     Maybe,
     Member,
+    Pairs,
     Raw,
     Signature64,
     Struct,
     Text,
 )
 from bftkit.crypto.keys import SigningKey, framed_statement, purpose_prefix
-from bftkit.membership.genesis import Pairs
+from bftkit.crypto.signed import Certificate
 from bftkit.membership.key_lists import KEYS_MAX
 from bftkit.membership.roster import ADDRESSES_MAX, MEMBERS_MAX
 
@@ -45,7 +48,18 @@ FORCED: Final = 2
 CANCEL: Final = 3
 """Takes back what was prepared and is not committed."""
 
-KINDS: Final[Mapping[int, str]] = {PLANNED: "planned", FORCED: "forced", CANCEL: "cancel"}
+POLICY: Final = 4
+"""Planned, and decided by the members' policy: no operator signs it, and nobody may order it."""
+STALLED: Final = 5
+"""Forced, by votes of members that the protocol has stopped, for the one mode that the policy names for that."""
+
+KINDS: Final[Mapping[int, str]] = {
+    PLANNED: "planned",
+    FORCED: "forced",
+    CANCEL: "cancel",
+    POLICY: "planned by policy",
+    STALLED: "forced by policy",
+}
 
 COMMAND_BYTES_MAX: Final = 1 << 20
 
@@ -82,6 +96,10 @@ class Change:
     window: U64
     coin: Bool
     """Whether the next epoch has a coin key: for protocols that toss coins, and wherever members may lie."""
+    qos: Annotated[QoS | None, Maybe(Struct(QoS))] = None
+    """What is needed of the group, if operators said it."""
+    policy: Annotated[Policy | None, Maybe(Struct(Policy))] = None
+    """By what the members change their protocol themselves; None: they never do."""
 
 
 @attrs.frozen
@@ -92,7 +110,7 @@ class Command:
     epoch: U64
     """The epoch that the command ends; in any other one it means nothing."""
     kind: U8
-    """`PLANNED`, `FORCED` or `CANCEL`."""
+    """One of `KINDS`."""
     at: U64
     """A planned change happens at the first checkpoint from this slot on."""
     accept_loss: Bool
@@ -100,12 +118,24 @@ class Command:
     change: Annotated[Change | None, Maybe(Struct(Change))]
     nonce: Annotated[bytes, Raw(16)]
     """Tells two wishes for the same thing apart."""
+    reason: Annotated[str, Text(4 * REASON_MAX)] = ""
+    """Why, for people; the chain of hand-overs keeps it."""
 
     def __attrs_post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"{self.kind} is no kind of command")
         if (self.change is None) != (self.kind == CANCEL):
             raise ValueError("a change belongs to every command but one that cancels")
+
+    @property
+    def forced(self) -> bool:
+        """Whether the protocol is left without its help."""
+        return self.kind in (FORCED, STALLED)
+
+    @property
+    def by_policy(self) -> bool:
+        """Whether the members' policy decided it, and no operator signed it."""
+        return self.kind in (POLICY, STALLED)
 
 
 @attrs.frozen
@@ -122,6 +152,8 @@ class SignedCommand:
 
     body: Annotated[bytes, Blob(COMMAND_BYTES_MAX)]
     signatures: Annotated[tuple[OperatorSignature, ...], Many(Struct(OperatorSignature), 64)]
+    stalled: Annotated[Certificate | None, Maybe(Struct(Certificate))] = None
+    """In place of operators' signatures, for `STALLED`: members that the protocol has stopped."""
 
     @cached_property
     def name(self) -> Digest:
@@ -158,12 +190,14 @@ class SignedCommand:
         threshold: int,
         verify: Callable[[bytes, bytes, bytes], bool],
     ) -> Command:
-        """The command, if enough operators of this epoch signed it for this epoch. Raises `CommandError`."""
+        """The command, if enough operators of this epoch signed it for this epoch. Raises `CommandError`.
+
+        What a policy decides is none of theirs: see `bftkit.membership.steering`.
+        """
         command = self.command
-        if command.group != group:
-            raise CommandError("the command is for another group")
-        if command.epoch != epoch:
-            raise CommandError(f"the command is for epoch {command.epoch}; this is epoch {epoch}")
+        self.check_epoch(group, epoch)
+        if command.by_policy or self.stalled is not None:
+            raise CommandError("only the group's own policy decides that; operators sign planned and forced changes")
         keys = [item.operator for item in self.signatures]
         if keys != sorted(set(keys)):
             raise CommandError("the signatures are not in order, or one is there twice")
@@ -176,6 +210,14 @@ class SignedCommand:
         if len(keys) < threshold:
             raise CommandError(f"{len(keys)} operators signed, and {threshold} must")
         return command
+
+    def check_epoch(self, group: bytes, epoch: int) -> None:
+        """Raises `CommandError` unless the command is for this group and epoch."""
+        command = self.command
+        if command.group != group:
+            raise CommandError("the command is for another group")
+        if command.epoch != epoch:
+            raise CommandError(f"the command is for epoch {command.epoch}; this is epoch {epoch}")
 
 
 def sign_command(command: Command, *keys: SigningKey) -> SignedCommand:
@@ -202,6 +244,8 @@ __all__ = [
     "KEYS_MAX",
     "KINDS",
     "PLANNED",
+    "POLICY",
+    "STALLED",
     "Change",
     "Command",
     "CommandError",

@@ -16,16 +16,19 @@ from typing import Annotated, Final, TypeAlias
 
 import attrs
 
+from bftkit.configuration.needs import check_policy, check_qos
+from bftkit.configuration.policy import Policy
+from bftkit.configuration.qos import QoS
 from bftkit.configuration.text import ConfigurationError
 from bftkit.core.digest import digest
 from bftkit.core.machine import Digest, MemberId
 from bftkit.core.quorum import Quorum, QuorumError
-from bftkit.core.wire import U64, Codec, Many, Maybe, Raw, Struct, Text, WireError
+from bftkit.core.wire import U64, Codec, Many, Maybe, Pairs, Raw, Struct, Text, WireError
 from bftkit.crypto.keys import epoch_key_proof
 from bftkit.crypto.threshold import CoinPublics
-from bftkit.membership.commands import FORCED, KEYS_MAX, Change, Command, CommandError, Seat
+from bftkit.membership.commands import KEYS_MAX, STALLED, Change, Command, CommandError, Seat
 from bftkit.membership.founding import check_coin
-from bftkit.membership.genesis import Genesis, Pairs
+from bftkit.membership.genesis import Genesis
 from bftkit.membership.roster import Roster, RosterEntry, check_key
 
 Schedule: TypeAlias = Mapping[MemberId, tuple[bytes, ...]]
@@ -52,6 +55,12 @@ class Configuration:
     coin: Annotated[CoinPublics | None, Maybe(Struct(CoinPublics))] = None
     """The public part of the epoch's coin key; None: there is none, so no protocol that tosses coins, and, with
     liars allowed for, no way to leave a protocol by force."""
+    qos: Annotated[QoS | None, Maybe(Struct(QoS))] = None
+    """What operators said they need, if they did."""
+    policy: Annotated[Policy | None, Maybe(Struct(Policy))] = None
+    """By what the members change their protocol themselves, if they do."""
+    stalls: U64 = 0
+    """So many times in a row, with no operators' command between, members left a protocol by votes that it stopped."""
 
     def __attrs_post_init__(self) -> None:
         if self.roster.epoch != self.epoch:
@@ -74,6 +83,8 @@ class Configuration:
             genesis.checkpoint_interval,
             genesis.window,
             genesis.coin,
+            genesis.qos,
+            genesis.policy,
         )
 
     @cached_property
@@ -123,6 +134,8 @@ class Configuration:
             self.checkpoint_interval,
             self.window,
             self.coin is not None,
+            self.qos,
+            self.policy,
         )
 
     @property
@@ -203,9 +216,19 @@ def following(configuration: Configuration, command: Command, schedule: Schedule
             change.operator_threshold,
             change.checkpoint_interval,
             change.window,
+            qos=change.qos,
+            policy=change.policy,
+            stalls=stalls_after(configuration, command),
         )
     except ConfigurationError as error:
         raise CommandError(str(error)) from None
+
+
+def stalls_after(configuration: Configuration, command: Command) -> int:
+    """`Configuration.stalls` of the epoch after this command: operators begin anew."""
+    if command.kind == STALLED:
+        return configuration.stalls + 1
+    return configuration.stalls if command.by_policy else 0
 
 
 def check_change(configuration: Configuration, command: Command) -> Change:
@@ -218,9 +241,13 @@ def check_change(configuration: Configuration, command: Command) -> Change:
     _check_numbers(change)
     try:
         _check_operators(change)
+        if change.qos is not None:
+            check_qos(change.qos)
+        if change.policy is not None:
+            check_policy(change.policy)
     except ConfigurationError as error:
         raise CommandError(str(error)) from None
-    if command.kind == FORCED:
+    if command.forced:
         _check_forced(configuration, change, accept_loss=command.accept_loss)
     return change
 
@@ -266,6 +293,8 @@ def _check_forced(configuration: Configuration, change: Change, *, accept_loss: 
         raise CommandError("a forced change never changes the members, f or c: the present ones must agree on it")
     if (change.operators, change.operator_threshold) != (configuration.operators, configuration.operator_threshold):
         raise CommandError("a forced change never changes the operators")
+    if (change.qos, change.policy) != (configuration.qos, configuration.policy):
+        raise CommandError("a forced change never changes the needs (QoS) or the policy")
     if change.coin != (configuration.coin is not None):
         # Whoever follows the chain compares: who let this pass would end the epoch with a link that nobody believes.
         raise CommandError(

@@ -19,16 +19,38 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Final, Literal, TypeGuard, cast
+from typing import Annotated, Final, Literal, cast
 
 import attrs
 
-from bftkit.configuration.text import ConfigurationError, Value, hex_bytes, parse_toml, right, structure, to_toml
+from bftkit.configuration.needs import (
+    PolicyTable,
+    QoSTable,
+    check_policy,
+    check_qos,
+    policy_from_table,
+    policy_table,
+    qos_from_table,
+    qos_table,
+)
+from bftkit.configuration.policy import Policy
+from bftkit.configuration.qos import DURABILITIES, QoS
+from bftkit.configuration.text import (
+    ConfigurationError,
+    Value,
+    check_choice,
+    check_range,
+    hex_bytes,
+    parse_toml,
+    right,
+    structure,
+    to_toml,
+)
 from bftkit.core.digest import digest
 from bftkit.core.machine import MemberId
 from bftkit.core.ordering import ProtocolRecord
 from bftkit.core.quorum import Quorum, QuorumError
-from bftkit.core.wire import U64, Codec, Many, Raw, Text, WireError, is_name
+from bftkit.core.wire import U64, Codec, Many, Maybe, Pairs, Raw, Struct, Text, WireError, is_name
 from bftkit.crypto.threshold import CoinPublics
 from bftkit.membership.founding import CoinTable, check_coin, coin_from_table, coin_table
 from bftkit.membership.key_lists import check_epoch_keys, keys_from_text, keys_text
@@ -39,9 +61,6 @@ from bftkit.membership.roster import (
     canonical_address,
     check_key,
 )
-
-DURABILITIES: Final = ("fsync", "async", "memory")
-"""When a record counts as durable: after fdatasync; once the kernel has it; at once (and a restart forgets all)."""
 
 CLIENT_POLICIES: Final = ("open", "listed")
 """Who may submit operations: whoever holds a key, or the listed keys alone."""
@@ -55,35 +74,6 @@ BATCH_BYTES_MAX: Final = 15 << 20
 
 _SERVICE: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _PARAMETER: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
-
-
-def _is_tuple(plain: object) -> TypeGuard[tuple[object, ...]]:
-    return type(plain) is tuple
-
-
-@attrs.frozen
-class Pairs:
-    """A field of the wire: names with unsigned numbers, as a list in ascending order of the names."""
-
-    size_max: int = 1 << 16
-    items_max: int = 256
-
-    def pack(self, value: Mapping[str, int]) -> object:
-        return [[name, value[name]] for name in sorted(value)]
-
-    def unpack(self, plain: Any) -> Mapping[str, int]:
-        pairs: dict[str, int] = {}
-        last = ""
-        if not _is_tuple(plain) or len(plain) > self.items_max:
-            raise WireError("not a list of parameters")
-        for row in plain:
-            match row:
-                case (str(name), int(number)) if name > last and type(number) is int and 0 <= number < 1 << 64:
-                    pairs[name] = number
-                    last = name
-                case _:
-                    raise WireError("not a parameter in its place")
-        return pairs
 
 
 def _two_checkpoints(genesis: Genesis) -> int:
@@ -176,11 +166,25 @@ class _WithCoin:
 
 
 @attrs.frozen
+class _WithWishes:
+    """The wire form of a genesis that says what is needed of the group, or how it changes by itself."""
+
+    founding: _Founding
+    coin: Annotated[CoinPublics | None, Maybe(Struct(CoinPublics))]
+    qos: Annotated[QoS | None, Maybe(Struct(QoS))]
+    policy: Annotated[Policy | None, Maybe(Struct(Policy))]
+
+
+@attrs.frozen
 class Genesis(_Founding):
     """All that a group agrees on before its first slot. See the top of this file."""
 
     coin: CoinPublics | None = None
     """What everybody may know of the coin key of epoch 0, for protocols that toss coins."""
+    qos: QoS | None = None
+    """What is needed of the group, if its founder said so."""
+    policy: Policy | None = None
+    """By what the members change their protocol themselves; None: they never do."""
     schedule: Mapping[MemberId, tuple[bytes, ...]] | None = attrs.field(default=None, eq=False, hash=False, repr=False)
     """The annex: every member's public keys, from epoch 0 on. Not to be changed."""
 
@@ -191,6 +195,10 @@ class Genesis(_Founding):
         _check_clients(self)
         if self.coin is not None:
             check_coin(self.coin, self.quorum)
+        if self.qos is not None:
+            check_qos(self.qos)
+        if self.policy is not None:
+            check_policy(self.policy)
         check_range("checkpoint_interval", self.checkpoint_interval, 1, 1 << 20)
         if not 2 * self.checkpoint_interval <= self.window <= 1 << 24:
             raise ConfigurationError(
@@ -210,6 +218,8 @@ class Genesis(_Founding):
     @cached_property
     def _encoded(self) -> bytes:
         founding = _Founding(*[getattr(self, field.name) for field in attrs.fields(_Founding)])
+        if self.qos is not None or self.policy is not None:
+            return _CODEC.encode(_WithWishes(founding, self.coin, self.qos, self.policy))
         return _CODEC.encode(founding if self.coin is None else _WithCoin(founding, self.coin))
 
     def encode(self) -> bytes:
@@ -220,9 +230,12 @@ class Genesis(_Founding):
     def decode(cls, data: bytes) -> Genesis:
         """The genesis that these bytes encode. Raises `WireError`."""
         found = _CODEC.decode(data)
-        founding, coin = (found.founding, found.coin) if isinstance(found, _WithCoin) else (found, None)
+        founding = found if isinstance(found, _Founding) else found.founding
+        coin = None if isinstance(found, _Founding) else found.coin
+        qos, policy = (found.qos, found.policy) if isinstance(found, _WithWishes) else (None, None)
+        fields = {field.name: getattr(founding, field.name) for field in attrs.fields(_Founding)}
         try:
-            return cls(**{field.name: getattr(founding, field.name) for field in attrs.fields(_Founding)}, coin=coin)
+            return cls(**fields, coin=coin, qos=qos, policy=policy)
         except ConfigurationError as error:
             raise WireError(f"Genesis: {error!s:.80}") from None
 
@@ -246,7 +259,7 @@ class Genesis(_Founding):
         return _from_table(structure(parse_toml(text), _GenesisTable))
 
 
-_CODEC: Final = Codec["_Founding | _WithCoin"]("genesis", {1: _Founding, 2: _WithCoin})
+_CODEC: Final = Codec["_Founding | _WithCoin | _WithWishes"]("genesis", {1: _Founding, 2: _WithCoin, 3: _WithWishes})
 
 
 # ------------------------------------------------------------------------------------------------- checks
@@ -307,24 +320,12 @@ def _check_schedule(roster: Roster, schedule: Mapping[MemberId, tuple[bytes, ...
         check_epoch_keys(where, entry.id, entry.epoch_root, entry.epoch_count, schedule[entry.id])
 
 
-def check_range(where: str, value: int, lowest: int, highest: int) -> None:
-    """Raises `ConfigurationError` unless the number is in the range, both ends included."""
-    if not lowest <= value <= highest:
-        raise ConfigurationError(where, f"{value} is out of range", f"give a number between {lowest} and {highest}")
-
-
 def check_service(where: str, name: str) -> None:
     """Raises `ConfigurationError` unless the text has the form of a service's name. Whether it exists is not asked."""
     if not _SERVICE.fullmatch(name):
         raise ConfigurationError(
             where, f"{name!r} does not name a service", 'give "package.module:Class", such as "shop.orders:Orders"'
         )
-
-
-def check_choice(where: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises `ConfigurationError` unless the value is one of the choices."""
-    if value not in choices:
-        raise ConfigurationError(where, f"{value!r} is not known", f"give one of {', '.join(choices)}")
 
 
 def _check_words(genesis: Genesis) -> None:
@@ -481,6 +482,8 @@ class _GenesisTable:
     coin: CoinTable | None = attrs.field(
         default=None, metadata=right("a table [coin] with scheme, threshold and points")
     )
+    qos: QoSTable | None = attrs.field(default=None, metadata=right("a table [qos] of what is needed"))
+    policy: PolicyTable | None = attrs.field(default=None, metadata=right("a table [policy] with name and modes"))
     epoch_keys: dict[str, str] | None = attrs.field(
         default=None, metadata=right("a table [epoch_keys] with a text in base64 for each member")
     )
@@ -503,6 +506,11 @@ def genesis_table(genesis: Genesis) -> dict[str, Value]:
     """The genesis as plain tables, as its text has them."""
     limits: dict[str, Value] = attrs.asdict(genesis.limits)
     coin: dict[str, Value] = {} if genesis.coin is None else {"coin": coin_table(genesis.coin)}
+    wishes: dict[str, Value] = {}
+    if genesis.qos is not None:
+        wishes["qos"] = qos_table(genesis.qos)
+    if genesis.policy is not None:
+        wishes["policy"] = policy_table(genesis.policy)
     schedule = genesis.schedule
     annex: dict[str, Value] = {}
     if schedule is not None:
@@ -522,6 +530,7 @@ def genesis_table(genesis: Genesis) -> dict[str, Value]:
         "clients": {"policy": genesis.client_policy, "keys": [key.hex() for key in genesis.clients]},
         "operators": {"threshold": genesis.operator_threshold, "keys": [key.hex() for key in genesis.operators]},
         **coin,
+        **wishes,
         "members": [entry_table(entry) for entry in genesis.roster.entries],
         **annex,
     }
@@ -572,6 +581,8 @@ def _from_table(table: _GenesisTable) -> Genesis:
         window=2 * interval if table.window is None else table.window,
         limits=Limits(**attrs.asdict(table.limits)),
         coin=None if table.coin is None else coin_from_table(table.coin),
+        qos=None if table.qos is None else qos_from_table(table.qos),
+        policy=None if table.policy is None else policy_from_table(table.policy),
         schedule=None
         if table.epoch_keys is None
         else {member: keys_from_text(f"epoch_keys.{member}", text) for member, text in table.epoch_keys.items()},

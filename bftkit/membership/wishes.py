@@ -17,14 +17,15 @@ from typing import Final
 
 import attrs
 
-from bftkit.configuration.text import ConfigurationError
+from bftkit.configuration.policy import Policy
+from bftkit.configuration.qos import QoS
+from bftkit.configuration.text import ConfigurationError, check_range
 from bftkit.core.machine import MemberId
 from bftkit.core.ordering import ProtocolRecord
 from bftkit.core.quorum import Quorum, QuorumError
 from bftkit.membership.commands import CANCEL, FORCED, KINDS, PLANNED, Change, Command, CommandError, Seat
 from bftkit.membership.epochs import Configuration, Schedule, extended, following
 from bftkit.membership.founding import default_faults
-from bftkit.membership.genesis import check_range
 from bftkit.membership.roster import canonical_address
 
 FEW_EPOCHS: Final = 16
@@ -53,10 +54,18 @@ class Wish:
     add_operators: tuple[bytes, ...] = ()
     remove_operators: tuple[bytes, ...] = ()
     operator_threshold: int | None = None
+    coin: bool = False
+    """Whether there is to be a coin key even if the protocol needs none: for what a policy may change to."""
     forced: bool = False
     at: int = 0
     """Not before the first checkpoint from this slot on."""
     accept_loss: bool = False
+    qos: QoS | None = None
+    """What is to be needed of the group from now on. That the configuration meets it is for the manager to see to."""
+    policy: Policy | None = None
+    """By what the members are to change their protocol themselves; ``Policy("manual")`` ends that."""
+    reason: str = ""
+    """Why, for people; the chain of hand-overs keeps it."""
 
 
 @attrs.frozen
@@ -82,7 +91,7 @@ class Prospect:
     @property
     def kind(self) -> str:
         """``planned`` or ``forced``."""
-        return KINDS[self.command.kind]
+        return "forced" if self.command.forced else KINDS[self.command.kind]
 
     @property
     def differences(self) -> tuple[tuple[str, str, str], ...]:
@@ -117,12 +126,14 @@ def foresee(
     parameters, interval, window = _settings(here, wish, wished)
     operators, threshold = _operators(here, wish)
     # By force the group goes on with the coin key that it has: there is no time to make one (SAFETY rule 22).
-    coin = here.coin is not None if wish.forced else f > 0 or wished.coins
+    qos, policy = wish.qos or here.qos, wish.policy or here.policy
+    # What a policy may change to later, it can have no new key for if it must change by force.
+    coin = here.coin is not None if wish.forced else f > 0 or wished.coins or wish.coin
     change = Change(
-        wished.name, parameters, f, c, seats, operators, threshold, interval, window, coin
+        wished.name, parameters, f, c, seats, operators, threshold, interval, window, coin, qos, policy
     )  # fmt: skip
     kind = FORCED if wish.forced else PLANNED
-    command = Command(group, here.epoch, kind, wish.at, wish.accept_loss, change, nonce)
+    command = Command(group, here.epoch, kind, wish.at, wish.accept_loss, change, nonce, wish.reason)
     return explain(here, schedule, command, present, wished)
 
 
@@ -325,7 +336,11 @@ def _rows(here: Configuration, change: Change) -> tuple[tuple[str, str, str], ..
         ("window", str(now.window), str(change.window)),
         ("operators", _operators_named(now), _operators_named(change)),
         ("coin key", "yes" if now.coin else "no", "yes" if change.coin else "no"),
+        ("policy", _policy_named(now), _policy_named(change)),
     ]
+    needs = [attrs.asdict(one.qos) if one.qos is not None else {} for one in (now, change)]
+    for name in needs[1]:
+        rows.append((f"needed: {name}", str(needs[0].get(name, "-")), str(needs[1][name])))
     return tuple(rows)
 
 
@@ -344,6 +359,12 @@ def _quorum(n: int, f: int, c: int) -> str:
         return "-"
 
 
+def _policy_named(change: Change) -> str:
+    if change.policy is None or not change.policy.modes:
+        return "manual"
+    return f"{change.policy.name}: {', '.join(mode.protocol for mode in change.policy.modes)}"
+
+
 def _operators_named(change: Change) -> str:
     keys = ", ".join(key.hex()[:8] for key in change.operators)
     return f"{change.operator_threshold} of {len(change.operators)}: {keys}"
@@ -356,7 +377,7 @@ def _meanwhile(here: Configuration, command: Command, present: ProtocolRecord) -
     told: list[str] = []
     joining = [seat.id for seat in change.members if seat.id not in here.members]
     leaving = [member for member in here.members if member not in {seat.id for seat in change.members}]
-    if command.kind == FORCED:
+    if command.forced:
         told.append(
             f"{n.available} of the {n.n} members must be up and report what they may have helped to decide; the "
             f"protocol {here.protocol} need not run any more"
@@ -401,7 +422,7 @@ def _warnings(here: Configuration, command: Command) -> tuple[str, ...]:
             f"The next epoch cannot be left by force: with f = {change.f} and c = {change.c} that needs "
             f"{3 * (change.f + change.c) + 1} members, and there are {n}."
         )
-    if command.kind == FORCED:
+    if command.forced:
         if not here.f:
             told.append("In an epoch with f = 0, members that lie about what was decided are not tolerated.")
         if command.accept_loss:
