@@ -167,6 +167,21 @@ class Checkpoints:
             raise WireError("the checkpoint's certificate is not signed by a quorum")
         return slot, root
 
+    def proves_here(self, stable: Stable) -> bool:
+        """Whether members of this epoch can check the certificate: it is of this epoch, or of what opened it.
+
+        The state that the epoch ends with is shown by the hand-over, and not before.
+        """
+        opened_by, body = self.opened_by, stable.certificate.body
+        if Ending.is_one(body):
+            return Ending.decode(body) == opened_by
+        return opened_by is None or stable.slot > opened_by.slot
+
+    def newest_proof(self) -> Certificate | None:
+        """The certificate of the newest state that this member holds, of those that this epoch's members can check."""
+        provable = [stable.certificate for stable in self.kept if self.proves_here(stable)]
+        return provable[-1] if provable else None
+
     def certify(self, slot: Slot, certificate: Certificate) -> None:
         """The kept stable checkpoint at this slot is proved by this from now on."""
         self.kept = [attrs.evolve(kept, certificate=certificate) if kept.slot == slot else kept for kept in self.kept]

@@ -231,7 +231,7 @@ class ClientDesk:
             text = "this member takes no part in this epoch"
         elif replica.wedged:
             text = "this member has left the epoch's protocol; ask in the next epoch"
-        elif replica.failed is not None:
+        elif replica.driving.failed is not None:
             text = "the epoch's protocol has failed here, and what it voted for is not known"
         elif replica.succession is not None and replica.succession.at_end:
             # What it signs now opens the next epoch, which may execute more before this member is there.

@@ -96,7 +96,7 @@ class Preparing:
         near = replica.applied + replica.settings.checkpoint_interval
         if not self._ends and 0 < state.boundary <= near:
             self._ends = True
-            replica.end_at(state.boundary, out)
+            replica.driving.end_at(state.boundary, out)
 
     def _on_pending(self, pending: Pending | None, out: ReplicaOut) -> None:
         before = self._pending
@@ -121,9 +121,8 @@ class Preparing:
         assert keychain is not None
         name, here = pending.signed.name, replica.succession_part.configuration
         self.why_not = keychain.why_not(pending.next)
-        able = (
-            self.why_not is None and replica.me in pending.next.members and not replica.stays_silent(here, pending.next)
-        )
+        silent = replica.entering.stays_silent(here, pending.next)
+        able = self.why_not is None and replica.me in pending.next.members and not silent
         if able:
             self.ready[replica.me] = keychain.preparing(pending.next, name).sign(READY_PURPOSE, name)
             self._tell(out)

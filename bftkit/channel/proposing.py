@@ -180,7 +180,7 @@ class Proposer:
         if pool.fresh:
             self._propose(out)
         else:
-            replica.give(Propose(Batch(NO_DIGEST, 0)), out)
+            replica.driving.give(Propose(Batch(NO_DIGEST, 0)), out)
 
     def _propose(self, out: ReplicaOut) -> None:
         replica = self._replica
@@ -189,6 +189,6 @@ class Proposer:
         reports = replica.watch.reports_due()
         raw = make_batch(replica.clock_ms, [bundle.raw for bundle in (*reports, *bundles)])
         stored = replica.batches.add_own(raw, replica.clock_ms, [*reports, *bundles])
-        replica.keep_durable(stored, replica.applied + replica.settings.window, out)
+        replica.driving.keep_durable(stored, replica.applied + replica.settings.window, out)
         self.in_flight += 1
-        replica.give(Propose(Batch(stored.name, len(raw))), out)
+        replica.driving.give(Propose(Batch(stored.name, len(raw))), out)

@@ -8,21 +8,19 @@ rule 14).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from bftkit.channel import frames
 from bftkit.channel.checkpoints import Stable
 from bftkit.channel.frames import CheckpointVote, pack_control
 from bftkit.channel.interface import Cut, ReplicaOut, Rotate, Save
+from bftkit.channel.records import OWN_RECORD
 from bftkit.core.machine import Digest, MemberId, Slot
 from bftkit.core.wire import WireError, pack_plain, unpack_plain
 from bftkit.crypto.signed import Certificate
 
 if TYPE_CHECKING:
     from bftkit.channel.replica import Replica
-
-OWN_RECORD: Final = b"\x04"
-"""The kind of a log record of the replica itself."""
 
 
 def own_record(voted: Slot, *, silent: bool, forgotten: bytes = b"") -> bytes:
@@ -117,7 +115,7 @@ class Settling:
         out.deliver(Save(stable))
         self._forget()
         if tell and not replica.passive:
-            replica.tell_stable(stable, out)
+            replica.driving.tell_stable(stable, out)
 
     def vote_again(self, out: ReplicaOut) -> None:
         """Checkpoints that are not stable yet: votes may have been lost, and nothing else would bring them again."""
@@ -137,7 +135,7 @@ class Settling:
         replica.batches.forget(floor, replica.applied)
         replica.history = {slot: name for slot, name in replica.history.items() if slot > floor}
         replica.catchup.forget(replica.applied)
-        replica.forget_records(floor)
+        replica.driving.forget_records(floor)
 
     def on_saved(self, slot: Slot, out: ReplicaOut) -> None:
         """The checkpoint is durable."""

@@ -204,7 +204,7 @@ class Succession:
         elif stable is not None:
             self.on_hashed(last.slot, stable.root, out)
         else:
-            replica.hash_now(last.slot)
+            replica.executing.hash_now(last.slot)
 
     def on_hashed(self, slot: Slot, root: Digest, out: ReplicaOut) -> bool:
         """The state after this slot is hashed; says whether that was the epoch's last one."""
@@ -357,7 +357,7 @@ class Succession:
         self.place = place
         if state.configuration.epoch == link.ending.epoch:
             state.enter(place, extended(state.schedule, link.signed.command))
-        if not replica.enter(before, place, link, out):
+        if not replica.entering.enter(before, place, link, out):
             return
         early, self._early = self._early, {}
         out.deliver(Linked(link.ending.epoch, link.encode()))
@@ -493,7 +493,7 @@ class Succession:
         """Another member is in this epoch."""
         if epoch < self.configuration.epoch:
             self._send_chain(sender, epoch, out)
-            newest = self._replica.newest_proof()
+            newest = self._replica.checkpoints.newest_proof()
             if newest is not None:
                 out.send(sender, pack_control(CheckpointProof(self.configuration.epoch, newest)))
         elif epoch > self.ahead_place.configuration.epoch:
@@ -619,7 +619,7 @@ class Succession:
             elif ready is not None:
                 replica.halt(f"this member's state differs from the quorum's at slot {slot}", out)
             else:
-                replica.hash_now(slot)
+                replica.executing.hash_now(slot)
             return
         newest = self.ahead[-1].ending
         replica.catchup.fetch(newest.slot, newest.root, self.ahead[-1].certificate, out)

@@ -82,7 +82,7 @@ class LeaderWatch:
             # Should the protocol keep the leader, it gets the same time once more.
             self._since = self._fruitful = now
             self._report_beat, self._report_slot = now
-            replica.give(Neglected(leader), out)
+            replica.driving.give(Neglected(leader), out)
 
     def _longer(self, since: tuple[int, int], beats: int, slots: int) -> bool:
         """Whether so many beats and slots have passed since this beat and slot."""

@@ -28,6 +28,7 @@ from bftkit.channel import frames
 from bftkit.channel.bundles import COMMAND, make_proved_bundle
 from bftkit.channel.frames import BedrockMessage, Wedged, pack_control
 from bftkit.channel.interface import ReplicaOut
+from bftkit.channel.records import BEDROCK_RECORD, WEDGE_RECORD
 from bftkit.channel.state import error_text
 from bftkit.channel.succession import REPEAT_BEATS, Last
 from bftkit.core.digest import NO_DIGEST, digest
@@ -61,10 +62,6 @@ if TYPE_CHECKING:
 REPORT_PURPOSE: Final = "abort"
 BEDROCK_ID: Final = b"ending"
 HISTORY_BYTES_MAX: Final = 4 << 20
-WEDGE_RECORD: Final = b"\x06"
-"""The kind of a log record: the command by which this member left the epoch's protocol."""
-BEDROCK_RECORD: Final = b"\x07"
-"""The kind of a log record of the bedrock agreement."""
 CHOICES_MAX: Final = 64
 """So many sets of reports are looked at for one whose batches are here."""
 
@@ -246,7 +243,7 @@ class Wedge:
         replica = self._replica
         settings, state = replica.settings, replica.state.reconfiguring
         assert state is not None
-        plugin, setup = settings.plugin, replica.setup
+        plugin, setup = settings.plugin, replica.driving.setup
         assert setup is not None
 
         def history_of(member: MemberId, stable: Slot, history: bytes) -> bool:
@@ -302,19 +299,19 @@ class Wedge:
     def _report(self) -> Report | None:
         """This member's report; None if the plug-in cannot make one."""
         replica = self._replica
-        setup = replica.setup
+        setup = replica.driving.setup
         assert setup is not None
         kept = replica.checkpoints.kept
         stable = kept[-1] if kept else None
         if stable is None and setup.start:
             return None  # its checkpoints are lost, and so is what it would report above them
-        if stable is not None and not replica.proves_here(stable):
+        if stable is not None and not replica.checkpoints.proves_here(stable):
             return None  # its end is signed already, and this member is about to cross
-        records = [record for _, record in replica.records]
+        records = [record for _, record in replica.driving.records]
         try:
             history = replica.settings.plugin.history(setup, stable.slot if stable is not None else 0, records)
         except Exception as error:
-            replica.failed = f"the protocol cannot say what it did: {error_text(error).decode()}"
+            replica.driving.failed = f"the protocol cannot say what it did: {error_text(error).decode()}"
             return None
         return Report(stable.certificate if stable is not None else None, history)
 
@@ -384,7 +381,7 @@ class Wedge:
                 continue
             stored = replica.batches.find(name, replica.pool)
             if stored is not None and stored.authentic:
-                replica.keep_durable(stored, slot, out)
+                replica.driving.keep_durable(stored, slot, out)
             else:
                 complete = False
                 if stored is None and slot > replica.applied:
@@ -430,7 +427,7 @@ class Wedge:
             try:
                 continuation = court.continuation(signed, reports)
             except WireError as error:
-                self._replica.failed = str(error)
+                self._replica.driving.failed = str(error)
                 continue
             value = ENDING_CODEC.encode(ForcedEnding(signed.encode(), chosen))
             if self._holds(continuation, out) and court.is_valid(value):

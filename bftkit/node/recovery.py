@@ -14,7 +14,7 @@ from typing import Final
 
 from bftkit.channel.frames import CONTROL_CODEC, Manifest
 from bftkit.channel.interface import Restored
-from bftkit.channel.replica import EPOCH_RECORD
+from bftkit.channel.records import EPOCH_RECORD
 from bftkit.channel.settling import own_record
 from bftkit.core.wire import WireError
 from bftkit.membership.chain import HandOver

@@ -38,7 +38,7 @@ def test_only_a_view_that_brought_nothing_or_took_too_long_makes_the_timeout_gro
     leader = str(world.replica("m1").machine.leader)
     for member in world.members:
         if member != leader:
-            world.replica(member).give(Neglected(leader), Out())
+            world.replica(member).driving.give(Neglected(leader), Out())
     world.run_until(lambda: world.view_changes == 2, 20_000)
     assert sum(patience_of(world, member).failures for member in world.members) == before  # it had decided, and in time
 

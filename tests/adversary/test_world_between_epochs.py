@@ -9,7 +9,8 @@ import attrs
 from bftkit.channel.bundles import COMMAND, make_proved_bundle
 from bftkit.channel.frames import ANSWER_CODEC, ChainLinks, DecidedClaims, Read, ReadRefusal, pack_ask, pack_control
 from bftkit.channel.interface import FromClient, Restored, Save, ToClient
-from bftkit.channel.replica import EPOCH_RECORD, Replica
+from bftkit.channel.records import EPOCH_RECORD
+from bftkit.channel.replica import Replica
 from bftkit.core.digest import NO_DIGEST
 from bftkit.core.machine import Blame, Deliver, MemberId, Out
 from bftkit.membership.chain import HandOver
@@ -229,13 +230,13 @@ def test_a_member_without_a_share_of_the_coin_key_leaves_by_force_with_the_other
     """It cannot take part in the agreement; it reports, and is shown the hand-over."""
     world = group()
     replica = world.replica("m3")
-    assert replica.setup is not None
-    replica.setup = attrs.evolve(replica.setup, coins=None)
+    assert replica.driving.setup is not None
+    replica.driving.setup = attrs.evolve(replica.driving.setup, coins=None)
     replica.settings = attrs.evolve(replica.settings, coins=None, coin_share=None)
     world.switch(forced=True)
     cross(world, 1)
     assert world.replica("m0").succession_part.links[0].kind == "forced"
-    assert replica.setup is None or replica.setup.coins is None
+    assert replica.driving.setup is None or replica.driving.setup.coins is None
 
 
 def test_an_end_that_is_far_away_is_not_filled_up_to_at_once() -> None:

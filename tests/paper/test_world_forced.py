@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from bftkit.channel.frames import CONTROL, CONTROL_CODEC
-from bftkit.channel.wedge import WEDGE_RECORD
+from bftkit.channel.records import WEDGE_RECORD
 from bftkit.core.machine import Out, Slot
 from bftkit.core.ordering import OrderingMachine, Setup
 from bftkit.membership.commands import FORCED, PLANNED, Command, sign_command
@@ -243,7 +243,7 @@ def test_a_batch_that_only_one_member_holds_is_not_agreed_on_before_others_hold_
     world.partition(["m0"], ["m1", "m2"])  # clients reach the coordinator, which writes what it can tell nobody
     world.load(2, keys=2, poison=0.0)
     world.run(120)
-    assert max(slot for slot, _ in world.replica("m0").records) > world.replica("m1").applied
+    assert max(slot for slot, _ in world.replica("m0").driving.records) > world.replica("m1").applied
     world.heal()
     # m2's report comes too late for a set of reports without m0's, and m0 dies before it gives its batches away.
     world.slow("m2", 3_000, lambda frame: kind_of(frame) == "Wedged")
@@ -275,11 +275,11 @@ def test_what_was_written_before_a_restart_stays_in_the_report() -> None:
     world.restart("m1")
     replica = world.replica("m1")
     stable = replica.checkpoints.stable
-    written = {record for slot, record in replica.records if slot > stable}
+    written = {record for slot, record in replica.driving.records if slot > stable}
     assert written
-    replica.forget_records(stable)
-    assert {record for slot, record in replica.records if slot > stable} == written
-    assert all(slot == 0 or slot > stable for slot, _ in replica.records)
+    replica.driving.forget_records(stable)
+    assert {record for slot, record in replica.driving.records if slot > stable} == written
+    assert all(slot == 0 or slot > stable for slot, _ in replica.driving.records)
 
 
 def test_promises_outlive_the_place_in_the_log_where_the_epoch_began() -> None:
@@ -307,7 +307,7 @@ def test_promises_outlive_the_place_in_the_log_where_the_epoch_began() -> None:
 def _above_stable(world: World, member: str) -> set[bytes]:
     """What the protocol wrote of slots that no checkpoint covers."""
     replica = world.replica(member)
-    return {record for slot, record in replica.records if slot > replica.checkpoints.stable}
+    return {record for slot, record in replica.driving.records if slot > replica.checkpoints.stable}
 
 
 # ------------------------------------------------------------------------------------------------ two at once
@@ -407,7 +407,8 @@ def test_a_protocol_whose_machine_fails_is_left(old: str) -> None:
         host.settings = attrs.evolve(host.settings, plugin=attrs.evolve(plugin, create=create))
     world.restart(*world.members)
     world.load(30, keys=2, poison=0.0, pipeline=1)
-    world.run_until(lambda: all(world.replica(name).failed for name in world.members), LIMIT, "it fails everywhere")
+    members = world.members
+    world.run_until(lambda: all(world.replica(name).driving.failed for name in members), LIMIT, "it fails everywhere")
     force(world, next(new for new in others(old) if new != old))
     arrive(world)
     world.finish()

@@ -88,7 +88,7 @@ class _AtTheEnd(Rewriting):
 
 def _emptied(replica: Replica, report: Report) -> Report:
     """The report without anything that was written above its checkpoint."""
-    setup = replica.setup
+    setup = replica.driving.setup
     assert setup is not None
     stable = 0 if report.stable is None else replica.wedge.court.stable_of(report)
     return attrs.evolve(report, history=replica.settings.plugin.history(setup, stable, ()))
@@ -113,7 +113,7 @@ class ThinReports(_AtTheEnd):
             return
         report = REPORT_CODEC.decode(said.report)
         kept = self.here.checkpoints.kept
-        if self._old and len(kept) > 1 and self.here.proves_here(kept[0]):
+        if self._old and len(kept) > 1 and self.here.checkpoints.proves_here(kept[0]):
             report = Report(kept[0].certificate, report.history)
         self.lie()
         yield to, self.signed(_emptied(self.here, report))
