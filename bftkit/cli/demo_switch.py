@@ -14,11 +14,10 @@ from the genesis on; the pause is what the members measured.
 from __future__ import annotations
 
 import secrets
-import statistics
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import attrs
 import trio
@@ -28,14 +27,14 @@ from bftkit.channel.frames import DONE
 from bftkit.cli.app import CommandFailed, ExitCode, output
 from bftkit.cli.change import known_by
 from bftkit.cli.demo_adversary import EPOCH, SlowSuccessor
-from bftkit.cli.demo_run import AFTERMATH_SECONDS, STATUS_SECONDS, Demo
+from bftkit.cli.demo_changes import ChangingDemo
+from bftkit.cli.demo_run import AFTERMATH_SECONDS, STATUS_SECONDS
 from bftkit.cli.quiet import found_group
 from bftkit.client import AsyncClient
 from bftkit.core.machine import MemberId
 from bftkit.core.ordering import ProtocolRecord
 from bftkit.core.plugin import load_protocol
 from bftkit.membership.card import MemberCard
-from bftkit.membership.chain import HandOver
 from bftkit.membership.commands import sign_command
 from bftkit.membership.wishes import Wish, foresee
 from bftkit.node.folders import CARD_FILE, GENESIS_FILE, read_key
@@ -47,8 +46,6 @@ JOINER: Final = "m3"
 ADVERSARY: Final = f"{SlowSuccessor.__module__}:{SlowSuccessor.__name__}"
 STUCK_SECONDS: Final = 2.0
 """So long nothing is acknowledged before the operator loses patience."""
-PAUSE_SECONDS: Final = 10.0
-"""How long members may take to know how long service was paused."""
 
 
 @attrs.frozen
@@ -72,22 +69,14 @@ STEPS: Final = (
 assert STEPS[EPOCH].forced
 
 
-class SwitchDemo(Demo):
+class SwitchDemo(ChangingDemo):
     """One demo of changes."""
 
     def __init__(self, group: ProcessGroup, record: ProtocolRecord, seconds: float, clients: int, keep: bool) -> None:
-        super().__init__(group, record, seconds, clients, keep)
+        super().__init__(group, record, seconds, clients, keep, ADVERSARY)
         self.operator = read_key(group.directory / "operator" / "operator.key", "operator").signing_key
-        self.told: list[dict[str, Any]] = []
-        """A line for each change."""
-        self.links: tuple[HandOver, ...] = ()
         self.leader_stops = 0
-        self.delayed = 0
-        self._delays: dict[MemberId, int] = {}
         self.view.model.title = "from protocol to protocol"
-
-    def _start(self, member: MemberId) -> None:
-        self.group.start(member, "--adversary", ADVERSARY)
 
     # ------------------------------------------------------------------------------------------ changes
 
@@ -155,49 +144,10 @@ class SwitchDemo(Demo):
                 await trio.sleep(0.01)
         self.links = await monitor.history(timeout=AFTERMATH_SECONDS)
         link = self.links[-1]
-        pause = await self._pause(monitor, link.next.epoch)
-        with trio.move_on_after(AFTERMATH_SECONDS):
-            while any(asked <= done for asked in self.load.waiting.values()):
-                await trio.sleep(0.02)
         self.record = wished
-        line: dict[str, Any] = {
-            "epoch": link.next.epoch,
-            "from": here.protocol,
-            "to": link.next.protocol,
-            "kind": link.kind,
-            "members": len(link.next.members),
-            "pause_ms": pause,
-            "client_gap_ms": round(self.load.longest_wait(ordered, done) * 1000, 1),
-        }
-        self.told.append(line)
-        output().event("switch", **line)
-        self.view.say(
-            f"epoch {line['epoch']}: {line['from']} -> {line['to']} on {line['members']} members, {line['kind']}; "
-            f"pause {'?' if pause is None else f'{pause:.0f}'} ms, longest wait of a client "
-            f"{line['client_gap_ms']:.0f} ms"
-        )
-
-    async def _pause(self, monitor: AsyncClient, epoch: int) -> float | None:
-        """How long service was paused: the median of what the members measured, once enough of them have."""
-        enough = monitor.configuration.quorum.available
-        found: dict[MemberId, float] = {}
-        with trio.move_on_after(PAUSE_SECONDS):
-            while len(found) < enough:
-                for member, status in (await monitor.status(timeout=STATUS_SECONDS)).items():
-                    switch: Any = status.get("switch")
-                    told = cast("dict[str, Any]", switch) if isinstance(switch, dict) else {}
-                    if told.get("epoch") == epoch and type(told.get("pause_ms")) in (int, float):
-                        found[member] = float(told["pause_ms"])
-        return round(statistics.median(found.values()), 1) if found else None
+        await self._tell_change(monitor, here.protocol, link, ordered, done)
 
     # ------------------------------------------------------------------------------------------ verdict
-
-    def _count_lies(self) -> None:
-        """Nobody lies here; but proposals come late."""
-        for member, status in self.statuses.items():
-            told: Any = status.get("adversary", {})
-            self._delays[member] = max(self._delays.get(member, 0), int(told.get("delayed", 0)))
-        self.delayed = sum(self._delays.values())
 
     def _more_results(self) -> dict[str, Any]:
         planned = [line["pause_ms"] for line in self.told if line["kind"] == "planned" and line["pause_ms"] is not None]
