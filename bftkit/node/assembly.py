@@ -36,6 +36,7 @@ from bftkit.node.names import open_names
 from bftkit.node.neighbours import Door
 from bftkit.node.node import Adversary, Node
 from bftkit.node.recovery import newest_link, open_storage
+from bftkit.node.scribe import Scribe
 from bftkit.node.vault import FolderVault
 from bftkit.service import ServiceError, checked_service
 from bftkit.storage.files import StorageError
@@ -169,6 +170,7 @@ def assemble(
         snapshots.close()
         raise
     address = hub.listen(parse_address(folder.settings.listen))
+    scribe = Scribe()
     node = Node(
         Replica(settings, service),
         hub,
@@ -179,8 +181,11 @@ def assemble(
         names=open_names(folder.settings.names, folder.path, genesis, me),
         door=door,
         vault=vault,
-        chronicle=Chronicle(folder.path / EVENTS_FILE),
-        evidence=EvidenceStore(folder.path / EVIDENCE_FOLDER, genesis.group_id, me, founding_place(genesis)),
+        chronicle=Chronicle(folder.path / EVENTS_FILE, write=scribe.write),
+        evidence=EvidenceStore(
+            folder.path / EVIDENCE_FOLDER, genesis.group_id, me, founding_place(genesis), write=scribe.write
+        ),
+        scribe=scribe,
     )
     return Member(node, restored, address)
 

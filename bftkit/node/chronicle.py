@@ -2,7 +2,8 @@
 
 A line of JSON for each event, in ``events.jsonl`` in the member's folder: epochs that were entered, how long service
 paused, commands that were refused, members that were blamed, and why this member stopped. Nothing depends on it: it is
-not synced, and a disk that has no room costs events and nothing else. It is bounded: a full file becomes
+synced, so that what came before a power cut can be read after it, but off the member's own thread (`scribe`), and a
+disk that has no room costs events and nothing else. It is bounded: a full file becomes
 ``events.jsonl.1``, and the one before that goes.
 
 **How long service paused** is measured from the last decision of the old epoch to the first one of the new. If nothing
@@ -14,9 +15,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,11 +28,14 @@ import attrs
 from bftkit.channel.replica import Replica
 from bftkit.core.wire import WireError
 from bftkit.membership.chain import HandOver, Place
+from bftkit.node.scribe import Job, at_once, sync_folder
 
 logger = logging.getLogger("bftkit.node")
 
 FILE: Final = "events.jsonl"
 FILE_BYTES_MAX: Final = 1 << 20
+LINES_MAX: Final = 256
+"""So many events may wait for a disk that stands still; then the oldest of them are lost."""
 NEWEST: Final = 16
 """So many events are in the member's status."""
 
@@ -75,14 +81,18 @@ class Chronicle:
         *,
         wall_clock: Callable[[], float] = time.time,
         file_bytes_max: int = FILE_BYTES_MAX,
+        write: Callable[[Job], bool] = at_once,
     ) -> None:
-        """`path`: the file; None for a member that keeps nothing."""
+        """`path`: the file; None for a member that keeps nothing. `write`: has it written, now or soon (`Scribe`)."""
         self.newest: deque[dict[str, Any]] = deque(maxlen=NEWEST)
         self.switch: Switch | None = None
         """The newest change of the configuration since this process began."""
         self._path = path
         self._wall_clock = wall_clock
         self._bytes_max = file_bytes_max
+        self._write = write
+        self._lines: deque[str] = deque(maxlen=LINES_MAX)
+        """What is not written yet. Two threads use it, each by single operations that need no lock."""
         self._full = False
         self._protocol = ""
         self._applied = -1
@@ -95,14 +105,28 @@ class Chronicle:
         entry = {"event": event, "time_ms": int(self._wall_clock() * 1000), **fields}
         self.newest.append(entry)
         if self._path is not None:
-            self._write(self._path, json.dumps(entry) + "\n")
+            self._lines.append(json.dumps(entry) + "\n")
+            self._write(partial(self._append, self._path))  # if it takes no more, the next one writes this one, too
 
-    def _write(self, path: Path, line: str) -> None:
+    def _append(self, path: Path) -> None:
+        """Write the lines that wait."""
+        lines: list[str] = []
+        while self._lines:
+            lines.append(self._lines.popleft())
+        text = "".join(lines)
+        if not text:
+            return
         try:
-            if path.exists() and path.stat().st_size + len(line) > self._bytes_max:
+            is_new = not path.exists()
+            if not is_new and path.stat().st_size + len(text) > self._bytes_max:
                 path.replace(path.with_name(path.name + ".1"))
+                is_new = True
             with path.open("a", encoding="utf-8") as file:
-                file.write(line)
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            if is_new:
+                sync_folder(path.parent)
             self._full = False
         except OSError as error:
             if not self._full:  # once is enough

@@ -1,15 +1,18 @@
 """Proofs of lies, kept in the member's folder: a file each, in the form of `bftkit.membership.evidence`.
 
-They survive restarts and are bounded: so many for each member and fault (in a process's life), and so many in all; a
-liar can make new ones for ever, and each says the same about it. The oldest stay: the first lie is the one that people
-ask about. Whatever the disk does with them, the member goes on.
+They survive restarts and power cuts (each is synced, off the member's own thread: `scribe`), and are bounded: so many
+for each member and fault (in a process's life), and so many in all; a liar can make new ones for ever, and each says
+the same about it. The oldest stay: the first lie is the one that people ask about. Whatever the disk does with them,
+the member goes on.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +20,7 @@ from bftkit.configuration.text import ConfigurationError
 from bftkit.core.machine import MemberId
 from bftkit.membership.chain import Place
 from bftkit.membership.evidence import Evidence
+from bftkit.node.scribe import Job, at_once, sync_folder
 
 logger = logging.getLogger("bftkit.node")
 
@@ -37,14 +41,19 @@ class EvidenceStore:
         *,
         wall_clock: Callable[[], float] = time.time,
         files_max: int = FILES_MAX,
+        write: Callable[[Job], bool] = at_once,
     ) -> None:
-        """`folder`: where to keep it, made when there is some; None: nowhere. `place`: of the present epoch."""
+        """`folder`: where to keep it, made when there is some; None: nowhere. `place`: of the present epoch.
+
+        `write`: has a file written, now or soon (`Scribe.write`); False if it cannot take it.
+        """
         self.place = place
         self._folder = folder
         self._group = group
         self._me = me
         self._wall_clock = wall_clock
         self._files_max = files_max
+        self._write = write
         self._names = {path.stem for path in evidence_files(folder)} if folder is not None else set[str]()
 
     @property
@@ -53,7 +62,10 @@ class EvidenceStore:
         return len(self._names)
 
     def keep(self, member: MemberId, fault: str, proof: bytes) -> str | None:
-        """Keep a proof; its name, or None if it is not kept (known already, too many, too long, no disk)."""
+        """Keep a proof; its name, or None if it is not kept (known already, too many, too long, too much waits).
+
+        The disk may fail later: then a warning says so, and the same proof is taken again.
+        """
         here = self.place.configuration
         seen = int(self._wall_clock() * 1000)
         opening = self.place.opening
@@ -62,16 +74,28 @@ class EvidenceStore:
             return None
         if len(self._names) >= self._files_max or len(proof) > PROOF_BYTES_MAX:
             return None
-        try:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
-            work = self._folder / f".{found.name}.new"
-            work.write_text(found.to_text(), "utf-8")
-            work.replace(self._folder / f"{found.name}.toml")
-        except OSError as error:
-            logger.warning("%s: evidence against %s cannot be kept: %s", self._me, member, error.strerror or error)
-            return None
         self._names.add(found.name)
-        return found.name
+        if not self._write(partial(self._keep, self._folder, found)):
+            self._names.discard(found.name)
+        return found.name if found.name in self._names else None
+
+    def _keep(self, folder: Path, found: Evidence) -> None:
+        """Write it, whole or not at all, and durably."""
+        try:
+            if not folder.is_dir():
+                folder.mkdir(mode=0o700)
+                sync_folder(folder.parent)
+            work = folder / f".{found.name}.new"
+            with work.open("w", encoding="utf-8") as file:
+                file.write(found.to_text())
+                file.flush()
+                os.fsync(file.fileno())
+            work.replace(folder / f"{found.name}.toml")
+            sync_folder(folder)
+        except OSError as error:
+            self._names.discard(found.name)
+            told = error.strerror or error
+            logger.warning("%s: evidence against %s cannot be kept: %s", self._me, found.member, told)
 
 
 def evidence_files(folder: Path) -> list[Path]:

@@ -64,6 +64,7 @@ from bftkit.node.chronicle import Chronicle
 from bftkit.node.evidence import EvidenceStore
 from bftkit.node.names import Names
 from bftkit.node.neighbours import Door, Neighbours
+from bftkit.node.scribe import Scribe
 from bftkit.node.vault import Vault
 from bftkit.storage.files import DiskFull
 from bftkit.storage.log import Durability, RecordLog
@@ -198,12 +199,13 @@ class Node:
         vault: Vault | None = None,
         chronicle: Chronicle | None = None,
         evidence: EvidenceStore | None = None,
+        scribe: Scribe | None = None,
     ) -> None:
         """`peers`: identity key and addresses of every other member. `names`: where to learn of newer addresses.
 
         In a group whose configuration can change, `door` is the hub's accept callback, which is told who the members
         are, and `vault` has this member's secrets; `peers` may then be empty. `chronicle` and `evidence` keep what
-        happened, and proofs of lies. The hub, log and store become the node's.
+        happened, and proofs of lies; `scribe` writes for them. The hub, log, store and scribe become the node's.
         """
         self.replica = replica
         self.hub = hub
@@ -214,6 +216,7 @@ class Node:
         self._vault = vault
         self._chronicle = chronicle if chronicle is not None else Chronicle(None)
         self._evidence = evidence
+        self._scribe = scribe
         self._wall_clock = wall_clock
         self._adversary = adversary
         self._names = names
@@ -287,6 +290,8 @@ class Node:
             logger.warning("%s: %s; what was not written was never acknowledged", self.replica.me, error)
         finally:
             self.snapshots.close()
+            if self._scribe is not None:
+                self._scribe.close()
 
     def _clock(self) -> Clock:
         return Clock(int(self._wall_clock() * 1000))
