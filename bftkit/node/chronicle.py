@@ -85,6 +85,8 @@ class Chronicle:
     ) -> None:
         """`path`: the file; None for a member that keeps nothing. `write`: has it written, now or soon (`Scribe`)."""
         self.newest: deque[dict[str, Any]] = deque(maxlen=NEWEST)
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []
+        """Told of every event, in the member's own thread."""
         self.switch: Switch | None = None
         """The newest change of the configuration since this process began."""
         self._path = path
@@ -104,6 +106,8 @@ class Chronicle:
         """Something happened."""
         entry = {"event": event, "time_ms": int(self._wall_clock() * 1000), **fields}
         self.newest.append(entry)
+        for listener in self.listeners:
+            listener(entry)
         if self._path is not None:
             self._lines.append(json.dumps(entry) + "\n")
             self._write(partial(self._append, self._path))  # if it takes no more, the next one writes this one, too

@@ -61,6 +61,17 @@ class EvidenceStore:
         """How many proofs are kept."""
         return len(self._names)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the proofs that are kept, sorted."""
+        return tuple(sorted(self._names))
+
+    def read(self, name: str) -> Evidence:
+        """One proof, unchecked; reads the disk. Raises `KeyError` for a name that is not kept, `ConfigurationError`."""
+        if self._folder is None or name not in self._names:
+            raise KeyError(name)
+        return read_evidence(self._folder / f"{name}.toml")
+
     def keep(self, member: MemberId, fault: str, proof: bytes) -> str | None:
         """Keep a proof; its name, or None if it is not kept (known already, too many, too long, too much waits).
 

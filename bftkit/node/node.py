@@ -63,7 +63,7 @@ from bftkit.network.hub import Hub, LinkUp, Peer, Received
 from bftkit.node.chronicle import Chronicle
 from bftkit.node.evidence import EvidenceStore
 from bftkit.node.names import Names
-from bftkit.node.neighbours import Door, Neighbours
+from bftkit.node.neighbours import Door, Neighbours, Peers
 from bftkit.node.scribe import Scribe
 from bftkit.node.vault import Vault
 from bftkit.storage.files import DiskFull
@@ -82,6 +82,8 @@ PROOFS_KEPT: Final = 4
 """So many proofs are kept for each member and kind of fault."""
 LINGER_SECONDS: Final = 0.001
 """So long a round waits for more in the hub itself, before it lets other tasks wait with it."""
+NOBODY: Final = bytes(32)
+"""In place of the client of a frame that came by another way; no link has it, so nothing is sent back."""
 YIELD_SECONDS: Final = 0.01
 """Other tasks of the process get a turn at least this often."""
 
@@ -225,6 +227,9 @@ class Node:
         self._timers = Timers()
         self._saved: list[int] = []
         self._kept: list[bytes] = []
+        self._taken: list[tuple[bytes, trio.Event]] = []
+        self.heard: dict[MemberId, float] = {}
+        """When each other member was last heard, by the hub's clock."""
         self._linking: dict[int, bytes] = {}
         self._saving: Save | None = None
         self._next_save: Save | None = None
@@ -238,10 +243,36 @@ class Node:
         self._blamed: dict[tuple[MemberId, str], int] = {}
         self.evidence: list[tuple[MemberId, str, bytes]] = []
 
+    @property
+    def chronicle(self) -> Chronicle:
+        """What happened here, for people."""
+        return self._chronicle
+
+    @property
+    def proofs(self) -> EvidenceStore | None:
+        """The proofs of lies that this member keeps on disk, if it keeps any."""
+        return self._evidence
+
+    @property
+    def peers(self) -> Peers:
+        """Identity and addresses of the members that this one dials now."""
+        return self._neighbours.peers
+
     def stop(self) -> None:
         """Ends `run` after the round under way. May be called from anywhere."""
         self._stopping = True
         self.hub.wake()
+
+    async def take(self, frame: bytes) -> None:
+        """Take in a frame as if a client had sent it over a link, and wait until the replica has seen it.
+
+        It is for what proves itself, such as an operators' command: nobody is there to be answered. To be called in
+        the node's own thread; under cancellation, or when the member stops before, it may not have been seen.
+        """
+        seen = trio.Event()
+        self._taken.append((frame, seen))
+        self.hub.wake()
+        await seen.wait()
 
     def readdress(self, member: MemberId, addresses: Sequence[Address]) -> None:
         """From now on a peer is dialled at these addresses, in this order. A link that is up stays up.
@@ -307,14 +338,20 @@ class Node:
                 continue
             if not self._neighbours.as_member(event.peer):  # it was let in just before it became a neighbour
                 replica.on_input(ClientLink(event.peer, event.binding), out)
+        now = hub.clock()
         for peer, frames in received:
             if isinstance(peer, str):
+                self.heard[peer] = now
                 for frame in frames if self._adversary is None else self._heard(self._adversary, peer, frames):
                     replica.on_message(peer, frame, out)
             else:
                 for frame in frames if self._adversary is None else self._heard_from(self._adversary, peer, frames):
                     replica.on_input(FromClient(peer, frame), out)
-        now = hub.clock()
+        while self._taken:
+            frame, seen = self._taken.pop(0)
+            seen.set()  # nobody else runs before the replica has seen it, a few lines below
+            for one in [frame] if self._adversary is None else self._heard_from(self._adversary, NOBODY, [frame]):
+                replica.on_input(FromClient(NOBODY, one), out)
         for key in self._timers.pop_due(now):
             replica.on_timer(key, out)
         while self._saved:
