@@ -8,9 +8,9 @@ not asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, NoReturn
 
 import attrs
 
@@ -34,9 +34,22 @@ class Switch(Fault):
     """Whether the members are to leave the present one at once, without its help."""
     to: tuple[str, ...] = ()
     """The members that the command is sent to; empty: all."""
+    bears: tuple[int, ...] = ()
+    """f and c from then on; empty: as before."""
+    parameters: Mapping[str, int] = attrs.field(factory=dict[str, int], eq=dict)
+    """Of the protocol, from then on; what is not named stays if the protocol has it."""
 
     def inject(self, world: World) -> None:
-        order(world, self.protocol or world.configuration.protocol, world.members, forced=self.forced, to=self.to)
+        protocol = self.protocol or world.configuration.protocol
+        order(
+            world,
+            protocol,
+            world.members,
+            forced=self.forced,
+            to=self.to,
+            bears=self.bears,
+            parameters=self.parameters,
+        )
 
     def named(self) -> tuple[str, ...]:
         return self.to
@@ -152,11 +165,7 @@ class CrashAtStep(Fault):
         if host.up:
             world.crash(self.who, power=self.power)
             world.inject(34)
-            world.after(self.ticks, partial(self._back, world))
-
-    def _back(self, world: World) -> None:
-        if not world.hosts[self.who].up:
-            world.restart(self.who)
+            world.after(self.ticks, partial(back, world, self.who))
 
     def named(self) -> tuple[str, ...]:
         return (self.who,)
@@ -164,6 +173,54 @@ class CrashAtStep(Fault):
     def tell(self) -> str:
         what = "loses power" if self.power else "is killed"
         return f"{self.who} {what} when, in a change, it has reached the step {self.step}; back after {self.ticks} ms"
+
+
+@attrs.frozen(kw_only=True)
+class CutBeforeStep(Fault):
+    """A member, or everybody, loses power right before the member's so-and-so-many-th step from `at`.
+
+    A step is whatever of it outlives it or is seen by others: an operation on its disk, or the frames of a round that
+    leave. So all points at which it can die are such steps, and their number is that of a run without this fault
+    (`simulations/crash_steps.py` runs them all).
+    """
+
+    lines: ClassVar[tuple[int, ...]] = (34,)
+    who: str
+    step: int
+    ticks: int
+    """From the cut."""
+    everybody: bool = False
+
+    def inject(self, world: World) -> None:
+        left = self.step
+
+        def before(what: str) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                cut(world, self.who, what, self.ticks, everybody=self.everybody)
+
+        world.watch_steps(self.who, before)
+
+    def named(self) -> tuple[str, ...]:
+        return (self.who,)
+
+    def tell(self) -> str:
+        victims = "all members lose" if self.everybody else f"{self.who} loses"
+        return f"{victims} power right before step {self.step} of {self.who} from now, back {self.ticks} ms later"
+
+
+def cut(world: World, member: MemberId, what: str, ticks: int, *, everybody: bool) -> NoReturn:
+    """The power fails right before this step of the member, and is back so much later."""
+    for name in world.hosts if everybody else (member,):
+        world.after(ticks, partial(back, world, name))
+    world.cut_now(member, what, everybody=everybody)
+
+
+def back(world: World, member: MemberId) -> None:
+    """The member starts again, unless it has meanwhile."""
+    if not world.hosts[member].up:
+        world.restart(member)
 
 
 def _prepared(host: Host, epoch: int) -> bool:
@@ -243,24 +300,27 @@ def order(
     rotate: Sequence[MemberId] = (),
     forced: bool = False,
     to: Sequence[MemberId] = (),
+    bears: Sequence[int] = (),
+    parameters: Mapping[str, int] | None = None,
 ) -> None:
-    """Operators order this, if it is possible with these members and the f and c that there are."""
+    """Operators order this, if it is possible with these members and the f and c that there are, or are to be."""
     here = world.configuration
     record = load_protocol(protocol).record
-    if len(members) < record.members_needed(here.f, here.c) or (here.f and not record.byzantine):
+    f, c = bears or (here.f, here.c)
+    if len(members) < record.members_needed(f, c) or (f and not record.byzantine):
         return
     if forced and (here.why_not_forced() is not None or tuple(members) != here.members):
         return
     if record.coins and forced and here.coin is None:
         return
-    parameters = {name: value for name, value in here.parameters.items() if name in record.parameters}
+    stay = {name: value for name, value in here.parameters.items() if name in record.parameters}
     world.switch(
         protocol,
         members=tuple(members),
         rotate=rotate,
-        f=here.f,
-        c=here.c,
-        parameters=parameters,
+        f=f,
+        c=c,
+        parameters={**stay, **(parameters or {})},
         forced=forced,
         to=tuple(to) or None,
     )
@@ -273,5 +333,6 @@ CHANGES: Final[dict[str, type[Fault]]] = {
     "replace": Replace,
     "rotate-keys": RotateKeys,
     "crash-at-step": CrashAtStep,
+    "cut-before-step": CutBeforeStep,
 }
 """By the names under which stored plans have them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import NoReturn
 
 from bftkit.channel import frames
 from bftkit.channel.interface import ReplicaSettings
@@ -25,6 +26,7 @@ from bftkit.storage.memory_files import PowerCut
 
 # Lines of docs/FAULTS.md.
 _AT_THE_DISK = 12
+_IN_A_CHANGE = 34
 _AMNESIA = 18
 _CLOCK = 19
 _TWINS = 20
@@ -104,6 +106,24 @@ class Controls(Traffic):
         """Kill the member's process, and nothing else, right before such an operation: what was written stays."""
         self._plan_end(member, operation, "kill")
 
+    def cut_now(self, member: MemberId, what: str, *, everybody: bool) -> NoReturn:
+        """For a hook before a member's step: the power fails at this moment."""
+        host = self.hosts[member]
+        self.watch_steps(member, None)
+        self.note(member, f"{'power cut' if everybody else 'loses power'} before {what}")
+        self.inject(_IN_A_CHANGE)
+        host.cut_alone = not everybody
+        raise PowerCut
+
+    def watch_steps(self, member: MemberId, before: Callable[[str], None] | None) -> None:
+        """Call this before each step of the member: an operation on its disk, or the frames of a round that leave.
+
+        Nothing else that a member does outlives it or is seen by anybody.
+        """
+        host = self.hosts[member]
+        host.disk.plan(before)
+        host.before_step = before
+
     def _plan_end(self, member: MemberId, operation: int, what: str) -> None:
         host, left = self.hosts[member], operation
 
@@ -123,13 +143,14 @@ class Controls(Traffic):
         self.hosts[member].disk.plan(None)
 
     def on_power_cut(self, host: Host) -> None:
-        """A hook below the disk ended this in the middle of an operation: all members lose power, or one is killed."""
-        if not host.killed_at_disk:
+        """A hook ended this in the middle of an operation: all members lose power, or one does, or one is killed."""
+        if not host.killed_at_disk and not host.cut_alone:
             self.power_cut()
             return
-        host.killed_at_disk = False
+        power = not host.killed_at_disk
+        host.killed_at_disk = host.cut_alone = False
         if host.up:
-            self.stop_host(host, power=False)
+            self.stop_host(host, power=power)
 
     # ------------------------------------------------------------------------------------------ disks
 

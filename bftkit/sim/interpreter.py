@@ -132,6 +132,10 @@ class Interpreter:
         self.waits_for_space = False
         self.killed_at_disk = False
         """A planned end in the middle of a disk operation is that of the process only."""
+        self.cut_alone = False
+        """A planned end in the middle of anything is that of this machine only."""
+        self.before_step: Callable[[str], None] | None = None
+        """Called before anything of a round leaves, as `Disk.plan` has it for operations of the disk."""
         self.paused = False
         self.rounds: int = 0
         self.syncs: int = 0
@@ -314,6 +318,8 @@ class Interpreter:
             self._unsynced_bytes = 0
             self.syncs += 1
             world.counters.syncs += 1
+        if outbox and self.before_step is not None:
+            self.before_step("send")
         self._outbox = []
         watched = self.watched
         assert watched is not None
@@ -350,17 +356,27 @@ class Interpreter:
         if isinstance(output, Neighbours):
             self.neighbours = frozenset(entry.id for entry in output.entries)
         elif isinstance(output, Linked):
-            self._after_us(self._file_us(), partial(disk.links.__setitem__, output.epoch, output.link))
+            write = partial(disk.links.__setitem__, output.epoch, output.link)
+            self._after_us(self._file_us(), partial(self._write_file, "write link", write))
         elif isinstance(output, KeepSecret):
-            self._after_us(self._file_us(), partial(self._keep, output))
+            self._after_us(self._file_us(), partial(self._write_file, "write secret", partial(self._keep, output)))
         else:
             epoch = output.place.configuration.epoch
+            disk.directory.announce("erase keys")
             keychain = self.world.keychain(self.me)
             keychain.first = epoch  # the keys of all epochs before are erased
             entry = output.place.configuration.roster.by_id.get(self.me)
             keychain.root = entry.epoch_root if entry is not None else keychain.root
             for known in [known for known in disk.secrets if known[0] < epoch]:
                 del disk.secrets[known]
+
+    def _write_file(self, what: str, write: Callable[[], None]) -> None:
+        try:
+            self.disk.directory.announce(what)
+        except PowerCut:
+            self.world.on_power_cut(self._host())
+            return
+        write()
 
     def _file_us(self) -> int:
         return 500 + (self.world.random.getrandbits(20) * FILE_US_MAX >> 20)
