@@ -100,7 +100,16 @@ class _Reader:
             start = self.read.get(name, 0)
             if number is None or directory.durable_size(name) - start < OVERHEAD:
                 continue
+            if start == 0 and not self._counts(number):
+                continue
             self.read[name] = start + self._read(directory.durable(name, start), number, start, done)
+
+    def _counts(self, segment: int) -> bool:
+        """Whether the log has this segment: one that the head does not know is a leftover, and begun anew."""
+        try:
+            return segment <= Head.decode(self.disk.directory.read(HEAD_NAME)).newest
+        except (FileNotFoundError, HeadDamaged):
+            return True
 
     def _read(self, data: bytes, segment: int, start: int, done: set[Slot]) -> int:
         """Bytes of whole records."""
@@ -115,17 +124,18 @@ class _Reader:
                 return at
             mark = data[at + OVERHEAD] if header.length else 0
             wanted = header.kind is Kind.ENTRY and header.slot not in done and mark == _PROTOCOL_RECORD
-            if header.kind is Kind.STANDING and mark == _EPOCH_RECORD:
-                self._enter(data[at + OVERHEAD + 1 : end])
+            entered = header.kind is Kind.STANDING and mark == _EPOCH_RECORD
             held = mark == _BEDROCK_RECORD and header.kind in (Kind.ENTRY, Kind.STANDING)
             # What a crash left of a write may have a good head and no body; the member cuts it off when it starts.
-            if wanted or held or end == len(data):
+            if wanted or held or entered or end == len(data):
                 hasher = blake2b(data[at : at + OVERHEAD - CHECK_SIZE], key=self.key, digest_size=CHECK_SIZE)
                 hasher.update(data[at + OVERHEAD : end])
                 if hasher.digest() != data[at + OVERHEAD - CHECK_SIZE : at + OVERHEAD]:
                     return at
                 if wanted:
                     self.records.setdefault(header.slot, []).append(data[at + OVERHEAD + 1 : end])
+                elif entered:
+                    self._enter(data[at + OVERHEAD + 1 : end])
                 elif held:
                     self._hold(data[at + OVERHEAD + 1 : end])
             at = end
