@@ -92,6 +92,82 @@ class NameSettings:
 
 
 @attrs.frozen
+class AdminSettings:
+    """The HTTP interface for operators and monitoring; without this table there is none."""
+
+    listen: str = attrs.field(metadata=right('where to listen, such as "127.0.0.1:8000"'))
+    tokens: str = attrs.field(default="admin.tokens", metadata=right("the path of the file of accepted tokens"))
+    certificate: str | None = attrs.field(default=None, metadata=right("the path of a TLS certificate chain (PEM)"))
+    key: str | None = attrs.field(default=None, metadata=right("the path of the certificate's secret key (PEM)"))
+    hosts: tuple[str, ...] = attrs.field(
+        default=(), metadata=right('a list of names by which it is asked for, such as ["m0.example:8000"]')
+    )
+    """Values of the Host header that are answered, besides the address itself; any other is refused."""
+    origins: tuple[str, ...] = attrs.field(
+        default=(), metadata=right('a list of web origins, such as ["https://m0.example:8000"]')
+    )
+    """Web pages of these origins may ask, besides those of the interface itself; any other is refused."""
+    plaintext: bool = False
+    """Whether tokens may travel readable beyond this machine: for networks that encrypt below."""
+
+    @property
+    def address(self) -> Address:
+        """Where to listen. Raises `ConfigurationError`."""
+        where, advice = "admin.listen", "give IP:port, such as 127.0.0.1:8000"
+        try:
+            address = parse_address(self.listen if "://" in self.listen else f"tcp://{self.listen}")
+        except AddressError as error:
+            raise ConfigurationError(where, str(error), advice) from None
+        if address.scheme != "tcp" or not address.is_numeric:
+            raise ConfigurationError(where, f"{self.listen!r} is no IP address with a port", advice)
+        return address
+
+    @property
+    def loops_back(self) -> bool:
+        """Whether only this machine can reach it."""
+        host = self.address.host
+        return host == "::1" or host.startswith("127.")
+
+    def check(self) -> None:
+        """Raises `ConfigurationError`."""
+        address = self.address
+        for name, path in (("tokens", self.tokens), ("certificate", self.certificate), ("key", self.key)):
+            if path is not None:
+                _check_paths({f"admin.{name}": path})
+        if (self.certificate is None) != (self.key is None):
+            missing = "key" if self.key is None else "certificate"
+            raise ConfigurationError(f"admin.{missing}", "the key is missing", "give certificate and key, or neither")
+        if self.certificate is None and not self.loops_back and not self.plaintext:
+            raise ConfigurationError(
+                "admin.listen",
+                f"whoever listens on the way to {address.host} would read the tokens",
+                "give certificate and key, or listen on 127.0.0.1, or say plaintext = true",
+            )
+        if address.host in ("0.0.0.0", "::") and not self.hosts:
+            raise ConfigurationError(
+                "admin.hosts", f"{address.host} is no name to ask for", 'give the names, such as ["m0.example:8000"]'
+            )
+        for host in self.hosts:
+            if not _is_host(host):
+                raise ConfigurationError("admin.hosts", f"{host!r} is no host", "give names such as m0.example:8000")
+        for origin in self.origins:
+            scheme, separator, host = origin.partition("://")
+            if scheme not in ("http", "https") or not separator or not _is_host(host):
+                raise ConfigurationError(
+                    "admin.origins", f"{origin!r} is no origin", "give such as https://m0.example:8000"
+                )
+
+
+def _is_host(text: str) -> bool:
+    """Whether this can stand in a Host header, in lower case."""
+    return (
+        0 < len(text) <= 260
+        and all(c.isascii() and (c.isalnum() or c in "-._:[]") for c in text)
+        and (text == text.lower())
+    )
+
+
+@attrs.frozen
 class MemberSettings:
     """`member.toml`."""
 
@@ -106,6 +182,8 @@ class MemberSettings:
     limits: HoldingLimits = attrs.field(factory=HoldingLimits)
     names: NameSettings | None = attrs.field(default=None, metadata=right("a table with file or dns"))
     """Name services to ask besides the roster, if any."""
+    admin: AdminSettings | None = attrs.field(default=None, metadata=right("a table with at least listen"))
+    """The HTTP interface, if there is to be one."""
     joins: bool = False
     """Whether this member came later than the genesis: an operators' command has taken it in, or will."""
 
@@ -128,6 +206,8 @@ class MemberSettings:
             }
         )
         _check_names(self.names)
+        if self.admin is not None:
+            self.admin.check()
 
     def check_against(self, genesis: Genesis) -> None:
         """Whether these settings can serve in that group. Raises `ConfigurationError`."""
@@ -193,6 +273,7 @@ _MEMBER_COMMENTS: Final = {
     "keys": "Secrets, mode 0600. The coin's share is there only if the genesis has a coin key.",
     "limits": "How much others may make this member hold.",
     "names": "Other sources of members' addresses, besides the roster.",
+    "admin": "The HTTP interface. Every request needs one of the tokens; the file holds their digests.",
     "joins": "True for a member that came later than the genesis: an operators' command takes it in.",
 }
 
