@@ -6,9 +6,12 @@ undecided one can move to the next epoch (rule 2). Once made it never changes: a
 
 ::
 
-    kind 1 | client 32 | session 8 | first 8 | low 8 | count 4 | lengths 4 × count | payloads | signature 64
+    kind 1 | client 32 | session 8 | first 8 | low 8 | expires_ms 8 | count 4 | lengths 4 × count | payloads
+    | signature 64
 
-`low` is the lowest sequence number that the client still waits for: replies below it can be forgotten.
+`low` is the lowest sequence number that the client still waits for: replies below it can be forgotten. `expires_ms` is
+the deadline of all its requests, in agreed time (ms since 1970; 0: none): a slot whose agreed time is later executes
+none of them, and answers each with `LATE`.
 
 A *batch* is what a leader proposes: its clock reading and some bundles. ::
 
@@ -44,7 +47,7 @@ _KINDS: Final = frozenset((REQUESTS, OPEN, CLOCK, COMMAND, COMMIT))
 _SELF_PROVED: Final = frozenset((COMMAND, COMMIT))
 """Their proofs are inside, and are judged when they are executed: by then all members know the same configuration."""
 _NO_SIGNATURE: Final = bytes(64)
-_HEADER: Final = struct.Struct(">B32sQQQI")
+_HEADER: Final = struct.Struct(">B32sQQQQI")
 _SIGNATURE: Final = 64
 OVERHEAD: Final = _HEADER.size + _SIGNATURE
 """Bytes of a bundle besides its requests."""
@@ -64,6 +67,7 @@ class Bundle:
     first: int
     low: int
     count: int
+    expires_ms: int = 0
 
     @property
     def end(self) -> int:
@@ -95,13 +99,20 @@ def statement(group: bytes, kind: int, body: bytes) -> bytes:
 
 
 def make_bundle(
-    key: SigningKey, group: bytes, kind: int, session: int, first: int, low: int, payloads: Sequence[bytes]
+    key: SigningKey,
+    group: bytes,
+    kind: int,
+    session: int,
+    first: int,
+    low: int,
+    payloads: Sequence[bytes],
+    expires_ms: int = 0,
 ) -> bytes:
     """The signed bytes of a bundle."""
     count = len(payloads)
     body = b"".join(
         (
-            _HEADER.pack(kind, key.public, session, first, low, count),
+            _HEADER.pack(kind, key.public, session, first, low, expires_ms, count),
             struct.pack(f">{count}I", *map(len, payloads)),
             *payloads,
         )
@@ -111,7 +122,7 @@ def make_bundle(
 
 def make_proved_bundle(kind: int, name: bytes, payload: bytes) -> bytes:
     """The bytes of a bundle whose proof is inside: a `COMMAND` or a `COMMIT`."""
-    return b"".join((_HEADER.pack(kind, name, 0, 0, 0, 1), struct.pack(">I", len(payload)), payload, _NO_SIGNATURE))
+    return b"".join((_HEADER.pack(kind, name, 0, 0, 0, 0, 1), struct.pack(">I", len(payload)), payload, _NO_SIGNATURE))
 
 
 def parse_bundle(raw: bytes, *, bytes_max: int) -> Bundle:
@@ -119,7 +130,7 @@ def parse_bundle(raw: bytes, *, bytes_max: int) -> Bundle:
     size = len(raw)
     if not OVERHEAD <= size <= bytes_max:
         raise WireError(f"a bundle of {size} bytes is not between {OVERHEAD} and {bytes_max}")
-    kind, client, session, first, low, count = _HEADER.unpack_from(raw)
+    kind, client, session, first, low, expires_ms, count = _HEADER.unpack_from(raw)
     if kind not in _KINDS:
         raise WireError(f"unknown kind of bundle {kind}")
     room = size - OVERHEAD
@@ -135,9 +146,11 @@ def parse_bundle(raw: bytes, *, bytes_max: int) -> Bundle:
         raise WireError("a clock report holds no request")
     if kind in _SELF_PROVED and (count != 1 or session or first or low):
         raise WireError("a command stands alone in its bundle")
+    if expires_ms and kind != REQUESTS:
+        raise WireError("only requests have a deadline")
     if first + count >= 1 << 63:
         raise WireError("sequence numbers end at 2^63")
-    return Bundle(raw, kind, client, session, first, low, count)
+    return Bundle(raw, kind, client, session, first, low, count, expires_ms)
 
 
 def make_batch(time_ms: int, bundles: Iterable[bytes]) -> bytes:
@@ -183,6 +196,23 @@ FAILED: Final = 1
 """The operation raised; the bytes are the error's text."""
 SKIPPED: Final = 2
 """This sequence number was executed before, in another bundle; or the bundle came outside its session."""
+LATE: Final = 3
+"""Not executed, and never will be: the slot's agreed time was past the bundle's deadline. See `pack_lateness`."""
+
+_LATENESS: Final = struct.Struct(">Q")
+
+
+def pack_lateness(late_ms: int) -> bytes:
+    """The result of a request that came too late, by so many ms of agreed time."""
+    return _LATENESS.pack(late_ms)
+
+
+def unpack_lateness(result: bytes) -> int:
+    """By how many ms of agreed time a request came too late. Raises `WireError`."""
+    if len(result) != _LATENESS.size:
+        raise WireError("the result of a late request is a number of 8 bytes")
+    late_ms: int = _LATENESS.unpack(result)[0]
+    return late_ms
 
 
 def pack_results(statuses: bytes, results: Sequence[bytes]) -> bytes:

@@ -6,7 +6,10 @@ it believes to lead, or to all members if it is told that nobody leads. It accep
 is sent again, unchanged and to every member, so it can execute only once, however often it is sent.
 
 A strong read goes to all members and counts when q of them give the same answer in one epoch (rule 13); if they do
-not, it is ordered like any other operation.
+not, it is ordered like any other operation. A best-effort read goes to one member (see `glances`).
+
+Operations may have a deadline (see `deadlines`). A bundle that came too late is answered like any other, and stays what
+it is: it is sent again until it is answered, which is harmless, and never anew under another number.
 
 The group may move from epoch to epoch meanwhile, with other members and another protocol: the client follows the chain
 of hand-overs (see `client_chain`), and what is under way goes to the new members as it is. Sessions are part of what
@@ -53,6 +56,7 @@ from bftkit.channel.client_face import (
     VerifierProtocol,
 )
 from bftkit.channel.client_orders import Orders
+from bftkit.channel.deadlines import Deadlines
 from bftkit.channel.frames import (
     ANSWER_CODEC,
     AskStatus,
@@ -67,6 +71,8 @@ from bftkit.channel.frames import (
     pack_ask,
     unpack_reply,
 )
+from bftkit.channel.glances import Glances
+from bftkit.configuration.qos import QoS
 from bftkit.core.digest import digest
 from bftkit.core.machine import MemberId, Slot, TimerKey
 from bftkit.core.wire import WireError
@@ -155,10 +161,13 @@ class ClientMachine:
         self._opening: _InFlight | None = None
         self._queue: deque[bytes] = deque()
         self._queue_first = 1
+        self._deadlines = Deadlines()
+        """When what is in the queue must have been executed."""
         self._in_flight: dict[int, _InFlight] = {}
         self._reads: dict[int, _Reading] = {}
         self._read_number = 0
         self._ordered_reads: dict[int, _Reading] = {}
+        self._glances = Glances()
         self._receivers: tuple[MemberId, ...] = settings.members[:1]
         """Where new bundles go: to the leader, or to all members if nobody leads."""
         self._now = 0
@@ -202,6 +211,7 @@ class ClientMachine:
             for operation in value.operations:
                 self._check_size(operation)
             self._queue.extend(value.operations)
+            self._deadlines.add(len(value.operations), self.expiry(value.now_ms, value.deadline_ms))
             self.next_number += len(value.operations)
             if self.stopped is not None:
                 out.deliver(Stopped(self.stopped))
@@ -215,7 +225,10 @@ class ClientMachine:
                 out.deliver(Stopped(self.stopped))
         elif isinstance(value, AskRead):
             self._check_size(value.operation)
-            self._start_read(value, out)
+            if self.consistency(value.consistency) == "best-effort":
+                self._start_glance(value, out)
+            else:
+                self._start_read(value, out)
         elif isinstance(value, SendNow):
             self._send_queue(out)
         elif isinstance(value, Order):
@@ -272,6 +285,7 @@ class ClientMachine:
             self._retry(self._opening, out)
         for bundle in self._in_flight.values():
             self._retry(bundle, out)
+        self._glances.on_tick(self.settings.members, self._proved, self._now, out)
         for number in [number for number, read in self._reads.items() if read.due <= self._now]:
             self._order_read(number, out)
             self._doubt(out)
@@ -279,7 +293,7 @@ class ClientMachine:
             self._doubt(out)
         self._send_queue(out)
         late = self._opening is not None or self._in_flight or self._reads or self._queue or self.orders.waiting
-        if late or (self.following is not None and self.following.waiting):
+        if late or self._glances.waiting or (self.following is not None and self.following.waiting):
             self._tick(out)
 
     def ask_status(self, out: ClientOut) -> None:
@@ -307,6 +321,7 @@ class ClientMachine:
                 out.send(member, b"\x02" + bundle.raw)
         for number, read in self._reads.items():
             out.send(member, pack_ask(Read(number, read.operation)))
+        self._glances.on_link(member, out)
 
     # -------------------------------------------------------------------------------------------- epochs
 
@@ -380,6 +395,7 @@ class ClientMachine:
             read.answers.clear()
             read.due = self._now + READ_PATIENCE_TICKS
             out.send(here.members, pack_ask(Read(number, read.operation)))
+        self._glances.on_moved(here.members, self._now, out)
         self.orders.on_moved([one.link for one in following.kept], here.members, out)
         self._tick(out)
 
@@ -391,10 +407,31 @@ class ClientMachine:
         out.deliver(Stopped(reason))
         lost, self._in_flight, self._opening = list(self._in_flight.values()), {}, None
         self._reads, self._ordered_reads = {}, {}
+        self._glances.clear()
         self.orders.clear()
         for bundle in lost:
             out.deliver(NotExecuted(bundle.first, bundle.count, reason, unknown=True))
         self._fail_queue(reason, out)
+
+    # -------------------------------------------------------------------------------------------- needs
+
+    @property
+    def needs(self) -> QoS | None:
+        """What operators said is needed of the group; None: nothing in particular."""
+        place = self.settings.place
+        return None if place is None else place.configuration.qos
+
+    def expiry(self, now_ms: int, deadline_ms: int) -> int:
+        """When an operation that is asked for now must have been executed, by the client's clock; 0: at any time."""
+        needs = self.needs
+        if needs is not None and needs.deadline_ms:
+            deadline_ms = min(deadline_ms or needs.deadline_ms, needs.deadline_ms)
+        return now_ms + deadline_ms if now_ms and deadline_ms else 0
+
+    def consistency(self, asked: str = "") -> str:
+        """How a read is answered for which that was asked."""
+        needs = self.needs
+        return asked or ("strong" if needs is None else needs.consistency)
 
     # -------------------------------------------------------------------------------------------- sending
 
@@ -415,7 +452,8 @@ class ClientMachine:
         settings = self.settings
         while queue:
             low = next(iter(self._in_flight), self._queue_first)
-            room = min(len(queue), settings.bundle_requests_max, low + settings.session_window - self._queue_first)
+            alike, expires_ms = self._deadlines.next()
+            room = min(alike, settings.bundle_requests_max, low + settings.session_window - self._queue_first)
             if room <= 0:
                 return
             size = OVERHEAD
@@ -426,8 +464,9 @@ class ClientMachine:
                     break
                 payloads.append(queue.popleft())
             first = self._queue_first
-            raw = make_bundle(settings.key, settings.group, REQUESTS, self.session, first, low, payloads)
+            raw = make_bundle(settings.key, settings.group, REQUESTS, self.session, first, low, payloads, expires_ms)
             self._queue_first += len(payloads)
+            self._deadlines.take(len(payloads))
             self._in_flight[first] = _InFlight(raw, first, len(payloads), self._now + PATIENCE_TICKS)
             out.send(self._receivers, b"\x02" + raw)
         self._tick(out)
@@ -545,6 +584,7 @@ class ClientMachine:
     def _fail_queue(self, reason: str, out: ClientOut) -> None:
         first, count = self._queue_first, len(self._queue)
         self._queue.clear()
+        self._deadlines.clear()
         self._queue_first += count
         if count:
             self._give_up(first, count, reason, out)
@@ -560,6 +600,7 @@ class ClientMachine:
             else:
                 # A read changes nothing, so it may be asked again under another number: its caller still waits.
                 self._queue.append(read.operation)
+                self._deadlines.add(1, 0)
                 self._ordered_reads[self.next_number] = read
                 read.ordered_as = self.next_number
                 self.next_number += 1
@@ -583,9 +624,18 @@ class ClientMachine:
         out.send(self.settings.members, pack_ask(Read(number, value.operation)))
         self._tick(out)
 
+    def _start_glance(self, value: AskRead, out: ClientOut) -> None:
+        self._read_number += 1
+        here = self.settings.members
+        self._glances.start(self._read_number, value.token, value.operation, here, self._proved, self._now, out)
+        self._tick(out)
+
     def _on_read_answer(self, sender: MemberId, answer: ReadAnswer, out: ClientOut) -> None:
         if answer.epoch > self.settings.epoch:
             self._on_later(sender, answer.epoch, out)
+        here = answer.epoch == self.settings.epoch and sender in self._proved
+        if here and self._glances.on_answer(sender, answer, out):
+            return
         read = self._reads.get(answer.number)
         if read is None or answer.epoch != self.settings.epoch or sender not in self._proved:
             return
@@ -604,6 +654,8 @@ class ClientMachine:
 
     def _on_read_refusal(self, sender: MemberId, answer: ReadRefusal, out: ClientOut) -> None:
         self.last_refusal = answer.text
+        if self._glances.on_refusal(sender, answer.number, self.settings.members, self._proved, self._now, out):
+            return
         read = self._reads.get(answer.number)
         if read is not None:
             # A refusal is an answer that agrees with nobody's.
@@ -617,6 +669,7 @@ class ClientMachine:
         read.ordered_as = self.next_number
         self._ordered_reads[self.next_number] = read
         self._queue.append(read.operation)
+        self._deadlines.add(1, 0)
         self.next_number += 1
         self._send_queue(out)
 

@@ -27,6 +27,11 @@ class Submit:
     """Order and execute these operations; they get consecutive sequence numbers from `ClientMachine.next_number`."""
 
     operations: Sequence[bytes]
+    now_ms: int = 0
+    """The client's wall clock in ms since 1970, from which deadlines are counted; 0: it has none, and no deadlines."""
+    deadline_ms: int = 0
+    """They may be executed so long from now, and not later. The group's own deadline counts if it is shorter, or if
+    this is 0."""
 
 
 @attrs.frozen
@@ -35,6 +40,8 @@ class AskRead:
 
     token: int
     operation: bytes
+    consistency: str = ""
+    """``strong``, or ``best-effort``: what one member knows is enough. "": as the group's needs say."""
 
 
 @attrs.frozen
@@ -99,6 +106,10 @@ class ReadDone:
     token: int
     status: int
     result: bytes
+    member: MemberId | None = None
+    """Who alone said so, if the read was a best-effort one; None: enough members agree."""
+    slot: Slot = 0
+    """Whose state after this slot that is, in that member's words."""
 
 
 @attrs.frozen

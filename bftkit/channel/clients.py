@@ -19,6 +19,7 @@ from bftkit.channel.frames import (
     AskStatus,
     ChainAnswer,
     CommandAnswer,
+    Glance,
     Read,
     ReadAnswer,
     ReadRefusal,
@@ -77,6 +78,8 @@ class ClientDesk:
                 ask = frames.ASK_CODEC.decode(frame[1:])
                 if isinstance(ask, Read):
                     self._on_read(client, ask, out)
+                elif isinstance(ask, Glance):
+                    self._on_glance(client, ask, out)
                 elif isinstance(ask, AskStatus):
                     out.deliver(StatusAsked(client, ask.number))
                 else:
@@ -152,7 +155,7 @@ class ClientDesk:
         if succession is None:
             return
         if isinstance(ask, AskChain):
-            out.deliver(ToClient(client, pack_answer(ChainAnswer(succession.chain_from(ask.epoch)))))
+            out.deliver(ToClient(client, pack_answer(ChainAnswer(succession.lineage.chain_from(ask.epoch)))))
         else:
             state, text = self._replica.orders.state_of(ask.command)
             out.deliver(ToClient(client, pack_answer(CommandAnswer(ask.number, ask.command, state, text))))
@@ -251,6 +254,19 @@ class ClientDesk:
         else:
             self._reads.append(pending)
             self._readers[client] += 1
+
+    def _on_glance(self, client: bytes, glance: Glance, out: ReplicaOut) -> None:
+        """A best-effort read: the present state answers at once, wherever the others are."""
+        replica = self._replica
+        text = replica.stopped
+        if replica.passive:
+            text = "this member takes no part in this epoch"
+        elif len(glance.operation) > replica.limits.operation_bytes:
+            text = f"an operation exceeds the group's limit of {replica.limits.operation_bytes} bytes"
+        if text is not None:
+            out.deliver(ToClient(client, pack_answer(ReadRefusal(glance.number, text[:400]))))
+            return
+        self._answer_read(_PendingRead(client, glance.number, glance.operation, 0, replica.beat), out)
 
     def answer_reads(self, out: ReplicaOut) -> None:
         replica = self._replica

@@ -271,6 +271,14 @@ class Read:
 
 
 @attrs.frozen
+class Glance:
+    """Answer this question from your present state, whatever the others have (a best-effort read)."""
+
+    number: U64
+    operation: Annotated[bytes, Blob(1 << 26)]
+
+
+@attrs.frozen
 class AskStatus:
     """How are you? Answered by a member alone, without a quorum."""
 
@@ -292,14 +300,14 @@ class AskCommand:
     command: Digest32
 
 
-Ask: TypeAlias = Read | AskStatus | AskChain | AskCommand
+Ask: TypeAlias = Read | AskStatus | AskChain | AskCommand | Glance
 
-ASK_CODEC: Final = Codec[Ask]("ask", {1: Read, 2: AskStatus, 3: AskChain, 4: AskCommand}, bytes_max=1 << 27)
+ASK_CODEC: Final = Codec[Ask]("ask", {1: Read, 2: AskStatus, 3: AskChain, 4: AskCommand, 5: Glance}, bytes_max=1 << 27)
 
 
 @attrs.frozen
 class ReadAnswer:
-    """The answer to `Read`; `failed` if the application raised."""
+    """The answer to `Read` or `Glance`, from the state after `slot`; `failed` if the application raised."""
 
     number: U64
     epoch: U64

@@ -15,7 +15,19 @@ import attrs
 
 from bftkit.channel.agreed_time import AgreedClock, Report
 from bftkit.channel.application import Application, Context, StateView
-from bftkit.channel.bundles import CLOCK, COMMAND, COMMIT, FAILED, OK, OPEN, SKIPPED, Bundle, pack_results
+from bftkit.channel.bundles import (
+    CLOCK,
+    COMMAND,
+    COMMIT,
+    FAILED,
+    LATE,
+    OK,
+    OPEN,
+    SKIPPED,
+    Bundle,
+    pack_lateness,
+    pack_results,
+)
 from bftkit.channel.reconfiguring import Reconfiguring
 from bftkit.channel.sessions import Reply, Session, SessionTable
 from bftkit.core.digest import digest
@@ -69,6 +81,8 @@ class ReplicatedState:
     executed: int = 0
     """Operations executed by this process; for people, not part of the state."""
     failed: int = 0
+    late: int = 0
+    """Operations that were refused since they came too late; as `executed`."""
     reconfiguring: Reconfiguring | None = None
     """The configurations; None in a group whose configuration never changes."""
 
@@ -123,7 +137,12 @@ class ReplicatedState:
         self.sessions.touch(session, slot)
         self.sessions.raise_floor(session, bundle.low)
         operations = bundle.payloads()
-        if session.is_new(bundle.first, bundle.count):
+        statuses: bytes | bytearray
+        if bundle.expires_ms and context.time_ms > bundle.expires_ms:
+            statuses, results = self._refuse_late(session, bundle, context.time_ms - bundle.expires_ms)
+            if not any(status != SKIPPED for status in statuses):
+                return None
+        elif session.is_new(bundle.first, bundle.count):
             statuses, results = self._apply_all(operations, context)
             session.execute(bundle.first, bundle.count)
         else:
@@ -186,6 +205,23 @@ class ReplicatedState:
                 session.execute(number, 1)
             statuses.append(status)
             results.append(result)
+        return statuses, results
+
+    def _refuse_late(self, session: Session, bundle: Bundle, late_ms: int) -> tuple[bytearray, list[bytes]]:
+        """The deadline is over: nothing is executed. The numbers are used up, so nothing ever executes under them.
+
+        All members judge alike: agreed time and deadline are the same bytes everywhere (SAFETY rules 9 and 11).
+        """
+        said = pack_lateness(late_ms)
+        statuses = bytearray()
+        results: list[bytes] = []
+        for number in range(bundle.first, bundle.end):
+            new = session.is_new(number, 1)
+            statuses.append(LATE if new else SKIPPED)
+            results.append(said if new else b"")
+            if new:
+                session.execute(number, 1)
+                self.late += 1
         return statuses, results
 
     # ------------------------------------------------------------------------------------- checkpoints

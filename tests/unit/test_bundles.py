@@ -100,7 +100,7 @@ def test_a_bundle_larger_than_the_limit_is_refused_by_its_length() -> None:
 
 def test_counts_that_promise_more_than_there_is_are_refused() -> None:
     raw = bytearray(requests())
-    raw[57:61] = b"\xff\xff\xff\xff"
+    raw[65:69] = b"\xff\xff\xff\xff"
     with pytest.raises(WireError, match="cannot hold"):
         parse(bytes(raw))
 
