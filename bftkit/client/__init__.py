@@ -13,7 +13,9 @@ from bftkit.client.errors import (
     OutcomeUnknown,
     Refused,
     TooFewAgreed,
+    TooLate,
 )
+from bftkit.client.reading import Reading
 from bftkit.client.sync import SyncClient
 
 __all__ = [
@@ -23,9 +25,11 @@ __all__ = [
     "NoAnswer",
     "OperationFailed",
     "OutcomeUnknown",
+    "Reading",
     "Refused",
     "SyncClient",
     "TooFewAgreed",
+    "TooLate",
     "connect",
     "connect_sync",
 ]

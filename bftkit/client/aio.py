@@ -11,6 +11,7 @@ import anyio
 from bftkit.channel.client import CommandState
 from bftkit.client.core import ClientCore, Outcome, Pending
 from bftkit.client.errors import ClientError, Contradicted
+from bftkit.client.reading import Reading
 from bftkit.core.machine import MemberId
 from bftkit.membership.chain import HandOver
 from bftkit.membership.commands import SignedCommand
@@ -26,25 +27,41 @@ class AsyncClient:
     def __init__(self, core: ClientCore) -> None:
         self.core = core
 
-    async def submit(self, operation: bytes, *, timeout: float = TIMEOUT_SECONDS) -> bytes:
+    async def submit(
+        self, operation: bytes, *, timeout: float = TIMEOUT_SECONDS, deadline: float | None = None
+    ) -> bytes:
         """As `SyncClient.submit`. Operations that tasks submit together travel together."""
         event = anyio.Event()
-        return _result(await self._until(self.core.submit([operation], event.set), event, timeout))
+        return _result(await self._until(self.core.submit([operation], event.set, deadline), event, timeout))
 
-    async def submit_many(self, operations: Sequence[bytes], *, timeout: float = TIMEOUT_SECONDS) -> list[Outcome]:
+    async def submit_many(
+        self, operations: Sequence[bytes], *, timeout: float = TIMEOUT_SECONDS, deadline: float | None = None
+    ) -> list[Outcome]:
         """As `SyncClient.submit_many`."""
         event = anyio.Event()
-        pending = self.core.submit(operations, event.set)
+        pending = self.core.submit(operations, event.set, deadline)
         try:
             await self._until(pending, event, timeout)
         except ClientError as error:
             return [outcome if outcome is not None else error for outcome in pending.outcomes]
         return [outcome for outcome in pending.outcomes if outcome is not None]
 
-    async def read(self, operation: bytes, *, timeout: float = TIMEOUT_SECONDS) -> bytes:
+    async def read(
+        self, operation: bytes, *, timeout: float = TIMEOUT_SECONDS, consistency: str | None = None
+    ) -> bytes:
         """As `SyncClient.read`."""
         event = anyio.Event()
-        return _result(await self._until(self.core.read(operation, event.set), event, timeout))
+        return _result(await self._until(self.core.read(operation, event.set, consistency), event, timeout))
+
+    async def read_marked(
+        self, operation: bytes, *, timeout: float = TIMEOUT_SECONDS, consistency: str | None = None
+    ) -> Reading:
+        """As `SyncClient.read_marked`."""
+        event = anyio.Event()
+        pending = await self._until(self.core.read(operation, event.set, consistency), event, timeout)
+        _result(pending)
+        assert pending.reading is not None
+        return pending.reading
 
     async def wait(self, number: int, *, timeout: float = TIMEOUT_SECONDS) -> bytes:
         """As `SyncClient.wait`."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
 
-from bftkit.channel.bundles import FAILED, SKIPPED
+from bftkit.channel.bundles import FAILED, LATE, SKIPPED, unpack_lateness
 from bftkit.channel.client import (
     AskHistory,
     AskRead,
@@ -46,7 +47,10 @@ from bftkit.client.errors import (
     OutcomeUnknown,
     Refused,
     TooFewAgreed,
+    TooLate,
 )
+from bftkit.client.reading import Reading
+from bftkit.configuration.qos import CONSISTENCIES
 from bftkit.core.machine import Broadcast, CancelTimer, Deliver, Digest, Draw, MemberId, Out, Send, SetTimer
 from bftkit.membership.chain import HandOver
 from bftkit.membership.commands import SignedCommand
@@ -73,6 +77,8 @@ class Pending:
     outcomes: list[Outcome | None]
     missing: int
     on_done: Callable[[], None]
+    reading: Reading | None = None
+    """Of a read: its answer, and how that came about."""
 
     def set(self, index: int, outcome: Outcome) -> None:
         """One of them is settled."""
@@ -122,8 +128,10 @@ class ClientCore:
         *,
         on_executed: Callable[[Executed], None] | None = None,
         keeper: Keeper | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """`on_executed` is for load generators: it is called with whole bundles of results instead of single ones.
+        `wall_clock` is what deadlines are counted from, in seconds since 1970.
 
         `peers` are the members of the settings' configuration, with their identities and addresses.
         """
@@ -131,6 +139,7 @@ class ClientCore:
         self.hub = hub
         self.statuses: dict[MemberId, dict[str, Any]] = {}
         self._on_executed = on_executed
+        self._wall_clock = wall_clock
         self._pending: dict[int, tuple[Pending, int]] = {}
         self._reads: dict[int, Pending] = {}
         self._abandoned: dict[int, Pending] = {}
@@ -147,10 +156,16 @@ class ClientCore:
 
     # ------------------------------------------------------------------------------------------ asking
 
-    def submit(self, operations: Sequence[bytes], on_done: Callable[[], None]) -> Pending:
-        """Queue operations; `turn` sends them. Raises `ValueError` for one that exceeds the group's limit."""
+    def submit(
+        self, operations: Sequence[bytes], on_done: Callable[[], None], deadline: float | None = None
+    ) -> Pending:
+        """Queue operations; `turn` sends them.
+
+        Raises `ValueError` for one that exceeds the group's limit, and for a deadline that is not positive.
+        """
         first = self.machine.next_number
-        self._step(lambda out: self.machine.on_input(Submit(operations), out))
+        asked = self._submission(operations, deadline)
+        self._step(lambda out: self.machine.on_input(asked, out))
         pending = Pending(first, len(operations), [None] * len(operations), len(operations), on_done)
         for index in range(len(operations)):
             self._pending[first + index] = (pending, index)
@@ -160,15 +175,24 @@ class ClientCore:
     def submit_bulk(self, operations: Sequence[bytes]) -> int:
         """As `submit`, for load generators: results go to `on_executed` alone. Returns the first number."""
         first = self.machine.next_number
-        self._step(lambda out: self.machine.on_input(Submit(operations), out))
+        asked = self._submission(operations, None)
+        self._step(lambda out: self.machine.on_input(asked, out))
         return first
 
-    def read(self, operation: bytes, on_done: Callable[[], None]) -> Pending:
-        """Ask for a strong read."""
+    def _submission(self, operations: Sequence[bytes], deadline: float | None) -> Submit:
+        if deadline is not None and not 0 < deadline < float("inf"):
+            raise ValueError(f"a deadline is a positive number of seconds, not {deadline}")
+        deadline_ms = 0 if deadline is None else max(1, int(deadline * 1000))
+        return Submit(operations, int(self._wall_clock() * 1000), deadline_ms)
+
+    def read(self, operation: bytes, on_done: Callable[[], None], consistency: str | None = None) -> Pending:
+        """Ask for a read; a strong one, unless the caller or the group's needs say otherwise. Raises `ValueError`."""
+        if consistency is not None and consistency not in CONSISTENCIES:
+            raise ValueError(f"the consistency of a read is one of {', '.join(CONSISTENCIES)}, not {consistency!r}")
         self._tokens += 1
         token = self._tokens
         self._reads[token] = pending = Pending(0, 1, [None], 1, on_done)
-        self._step(lambda out: self.machine.on_input(AskRead(token, operation), out))
+        self._step(lambda out: self.machine.on_input(AskRead(token, operation, consistency or ""), out))
         self._fail_if_stopped()
         return pending
 
@@ -318,6 +342,8 @@ class ClientCore:
             case ReadDone(token, status, result):
                 pending = self._reads.pop(token, None)
                 if pending is not None:
+                    if status != FAILED:
+                        pending.reading = Reading.of(output)
                     pending.set(0, _outcome(status, result))
             case MemberStatus(member, text):
                 self._on_status(member, text)
@@ -413,6 +439,8 @@ def peers_of_roster(roster: Roster) -> dict[MemberId, tuple[bytes, tuple[Address
 def _outcome(status: int, result: bytes) -> Outcome:
     if status == FAILED:
         return OperationFailed(result.decode("utf-8", "replace"))
+    if status == LATE:
+        return TooLate(unpack_lateness(result))
     if status == SKIPPED:
         return Refused("this sequence number was executed before with another operation")
     return result

@@ -15,6 +15,19 @@ class Refused(ClientError):
     """Not executed, and it never will be: enough members refused it for a reason that time does not change."""
 
 
+class TooLate(Refused):
+    """Not executed, and it never will be: its deadline was over when its turn came.
+
+    The group judges by its agreed time, and the deadline was counted from this client's own clock. A client whose
+    clock is slow gets this for everything: `late_ms` shows it.
+    """
+
+    def __init__(self, late_ms: int) -> None:
+        """`late_ms`: by how many ms of agreed time it came too late."""
+        super().__init__(f"not executed: its turn came {late_ms} ms after its deadline, by the group's agreed time")
+        self.late_ms = late_ms
+
+
 class OutcomeUnknown(ClientError):
     """No result in time. The operation may have been executed, or may be yet: ask again with `wait(number)`."""
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 from bftkit.channel.client import CommandState
 from bftkit.client.core import ClientCore, Outcome, Pending
 from bftkit.client.errors import ClientError, Contradicted
+from bftkit.client.reading import Reading
 from bftkit.core.machine import MemberId
 from bftkit.membership.chain import HandOver
 from bftkit.membership.commands import SignedCommand
@@ -38,26 +39,46 @@ class SyncClient:
         """Close all links."""
         self.core.close()
 
-    def submit(self, operation: bytes, *, timeout: float = TIMEOUT_SECONDS) -> bytes:
+    def submit(self, operation: bytes, *, timeout: float = TIMEOUT_SECONDS, deadline: float | None = None) -> bytes:
         """Order and execute one operation exactly once; its result.
 
-        Raises `OperationFailed` (the application's error), `Refused` (never executed), `OutcomeUnknown` (no result
-        within `timeout` seconds; ask again with `wait`), `ValueError` (larger than the group allows).
-        """
-        return self._result(self._until(self.core.submit([operation], _nothing), timeout))
+        It is executed within `deadline` seconds by the group's agreed time, or never; the group's own deadline
+        counts if there is none here, or if it is the shorter one.
 
-    def submit_many(self, operations: Sequence[bytes], *, timeout: float = TIMEOUT_SECONDS) -> list[Outcome]:
+        Raises `OperationFailed` (the application's error), `Refused` (never executed), of which `TooLate` is one kind
+        (its deadline was over), `OutcomeUnknown` (no result within `timeout` seconds; ask again with `wait`),
+        `ValueError` (larger than the group allows, a deadline that is not positive).
+        """
+        return self._result(self._until(self.core.submit([operation], _nothing, deadline), timeout))
+
+    def submit_many(
+        self, operations: Sequence[bytes], *, timeout: float = TIMEOUT_SECONDS, deadline: float | None = None
+    ) -> list[Outcome]:
         """Order and execute several operations; for each its result, or the error that `submit` would raise."""
-        pending = self.core.submit(operations, _nothing)
+        pending = self.core.submit(operations, _nothing, deadline)
         try:
             self._until(pending, timeout)
         except ClientError as error:
             return [outcome if outcome is not None else error for outcome in pending.outcomes]
         return [outcome for outcome in pending.outcomes if outcome is not None]
 
-    def read(self, operation: bytes, *, timeout: float = TIMEOUT_SECONDS) -> bytes:
-        """A strong read: as fresh as any operation that ended before this call. Raises as `submit` does."""
-        return self._result(self._until(self.core.read(operation, _nothing), timeout))
+    def read(self, operation: bytes, *, timeout: float = TIMEOUT_SECONDS, consistency: str | None = None) -> bytes:
+        """Ask without ordering. Raises as `submit` does.
+
+        ``strong``: as fresh as any operation that ended before this call. ``best-effort``: what one member has at
+        present, which may be old, and wrong if it lies. None: what the group's needs say; strong, unless operators
+        said otherwise. `read_marked` tells which it was.
+        """
+        return self._result(self._until(self.core.read(operation, _nothing, consistency), timeout))
+
+    def read_marked(
+        self, operation: bytes, *, timeout: float = TIMEOUT_SECONDS, consistency: str | None = None
+    ) -> Reading:
+        """As `read`, with the mark of how the answer came about."""
+        pending = self._until(self.core.read(operation, _nothing, consistency), timeout)
+        self._result(pending)
+        assert pending.reading is not None
+        return pending.reading
 
     def wait(self, number: int, *, timeout: float = TIMEOUT_SECONDS) -> bytes:
         """Ask again for the operation of an `OutcomeUnknown`, by its number. Raises as `submit` does."""
