@@ -15,7 +15,7 @@ An algorithm is a pure function without memory. Third parties' are found through
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final, Literal, Protocol
 
 import attrs
 
@@ -126,6 +126,9 @@ class PolicyRecord:
     """When to choose it, in one sentence."""
     parameters: Mapping[str, Parameter] = attrs.field(factory=dict[str, Parameter])
     """Besides those of every policy (`COMMON_PARAMETERS`)."""
+    modes: Literal["none", "two", "all"] = "all"
+    """What the configuration manager gives it to choose from: nothing; the protocol that is chosen for the needs, and
+    the least one that needs no timing; or all protocols that meet the needs, from the least costly up."""
 
 
 COMMON_PARAMETERS: Final[Mapping[str, Parameter]] = {
