@@ -186,7 +186,7 @@ class CatchUp:
         replica = self._replica
         if message.epoch != replica.settings.epoch:
             if replica.succession is not None:
-                replica.succession.on_proof(message, out)
+                replica.succession.lineage.on_proof(message, out)
             return
         # Looked at before the signatures are: most proofs are news to nobody.
         slot, _ = frames.certified_state(message.certificate.body)
@@ -289,7 +289,7 @@ class CatchUp:
         replica.proposer.on_jump()
         self.forget(transfer.slot)
         stable = Stable(transfer.slot, transfer.root, transfer.certificate, transfer.leaves, replica.state.view())
-        crosses = replica.succession is not None and replica.succession.on_fetched(transfer.slot, out)
+        crosses = replica.succession is not None and replica.succession.on_fetched(transfer.slot)
         if not crosses:
             replica.entering.enter_fetched(transfer.slot)
         replica.settling.settle(stable, out, tell=not crosses)

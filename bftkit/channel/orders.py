@@ -41,7 +41,7 @@ class Orders:
         assert state is not None
         signed = SignedCommand.decode(payload)
         name = signed.name
-        if state.is_over(name) or name in self._done():
+        if state.is_over(name) or replica.succession_part.lineage.begun_by(name) is not None:
             return False
         here, settings = replica.succession_part.configuration, replica.settings
         keychain = settings.keychain
@@ -86,10 +86,6 @@ class Orders:
         while len(self.refused) > REFUSALS_MAX:
             del self.refused[next(iter(self.refused))]
 
-    def _done(self) -> dict[Digest, int]:
-        """Commands that were carried out: their names, and the epochs that they began."""
-        return {link.ending.command: epoch + 1 for epoch, link in self._replica.succession_part.links.items()}
-
     def is_over(self, bundle: Bundle) -> bool:
         """Whether this command, or commit, need not be ordered any more."""
         state = self._replica.state.reconfiguring
@@ -101,7 +97,7 @@ class Orders:
         replica = self._replica
         state = replica.state.reconfiguring
         assert state is not None
-        epoch = self._done().get(name)
+        epoch = replica.succession_part.lineage.begun_by(name)
         if epoch is not None:
             return frames.DONE, f"epoch {epoch}"
         if state.pending is not None and state.pending.signed.name == name:

@@ -121,7 +121,7 @@ class Restoring:
         for record in restored.records:
             if record[:1] == EPOCH_RECORD:
                 newest = HandOver.decode(record[1:])
-        replica.succession_part.restore(list(restored.links), newest)
+        replica.succession_part.restore(restored.links, newest)
         replica.preparing.coin_keys.restore(restored.secrets)
         if newest is not None:
             replica.entering.restore(newest)

@@ -12,14 +12,14 @@ in the old epoch and comes to the same ending; after, it is in the new one and h
 signed that they hold the state durably (rule 26). What waits in the pool is proposed anew; sessions are state, so each
 request executes once.
 
-**Following.** Whoever hears of a later epoch asks for the chain of hand-overs, checks each link, and fetches the
-newest state (rule 28). Two links that end one epoch in two ways stop it.
+**Following.** Whoever hears of a later epoch asks for the chain of hand-overs and fetches the newest state; the chain
+itself is in `lineage`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -27,7 +27,6 @@ import attrs
 from bftkit.channel import frames
 from bftkit.channel.checkpoints import Stable
 from bftkit.channel.frames import (
-    CHAIN_BYTES,
     ChainLinks,
     ChainRequest,
     CheckpointProof,
@@ -38,23 +37,17 @@ from bftkit.channel.frames import (
     pack_control,
 )
 from bftkit.channel.interface import Entered, Linked, Neighbours, ReplicaOut, ToClient
-from bftkit.configuration.text import ConfigurationError
+from bftkit.channel.lineage import Lineage
 from bftkit.core.machine import Digest, MemberId, Slot
 from bftkit.core.wire import WireError
 from bftkit.crypto.signed import Certificate
 from bftkit.membership.chain import (
     HANDOVER_PURPOSE,
-    ChainError,
     Ending,
     HandOver,
     Place,
-    contradict,
-    follow,
-    only_verifies,
-    signers_of_both,
-    two_endings,
 )
-from bftkit.membership.commands import FORCED, SignedCommand
+from bftkit.membership.commands import SignedCommand
 from bftkit.membership.epochs import Configuration, Schedule, extended
 from bftkit.membership.roster import RosterEntry
 
@@ -95,12 +88,7 @@ class Succession:
     def __init__(self, replica: Replica, place: Place) -> None:
         self._replica = replica
         self.place = place
-        self.links: dict[int, HandOver] = {}
-        """The hand-overs that this member has crossed, by the epoch that each ends. The newest is always here."""
-        self.ahead: list[HandOver] = []
-        """Links after those, checked; their state is not here yet."""
-        self.ahead_place = place
-        """Where `ahead` leads."""
+        self.lineage = Lineage(replica, place)
         self.last: Last | None = None
         self.ending: Ending | None = None
         """The end as this member came to it, signed as soon as it may be."""
@@ -114,7 +102,6 @@ class Succession:
         self.bindings: dict[bytes, bytes] = {}
         """The links of clients, to be proved with the keys of the next epoch."""
         self._early: dict[MemberId, _Early] = {}
-        self._answered: dict[MemberId, int] = {}
         self.leaving: tuple[RosterEntry, ...] = ()
         """Members of the epoch before that are none any more, and may still need its end."""
 
@@ -124,6 +111,16 @@ class Succession:
     def configuration(self) -> Configuration:
         """The present configuration."""
         return self.place.configuration
+
+    @property
+    def links(self) -> dict[int, HandOver]:
+        """See `Lineage.links`."""
+        return self.lineage.links
+
+    @property
+    def ahead(self) -> list[HandOver]:
+        """See `Lineage.ahead`."""
+        return self.lineage.ahead
 
     @property
     def opened_by(self) -> HandOver | None:
@@ -160,7 +157,7 @@ class Succession:
 
     def later(self) -> tuple[RosterEntry, ...]:
         """Members of the epoch that the links ahead lead to: of those that are members here, none may be left."""
-        return self.ahead_place.configuration.roster.entries if self.ahead else ()
+        return self.lineage.ahead_place.configuration.roster.entries if self.ahead else ()
 
     def observers(self) -> tuple[MemberId, ...]:
         """Who is no member, and is told what it needs to follow the group; or can tell us."""
@@ -211,7 +208,7 @@ class Succession:
         last = self.last
         if last is None or slot != last.slot:
             if self.ahead and self.ahead[0].ending.slot == slot:
-                self._approach(out)
+                self.lineage.approach(out)
                 return True
             return False
         ending = Ending(self.configuration.epoch, slot, root, last.next.digest, last.signed.name)
@@ -240,7 +237,7 @@ class Succession:
         replica = self._replica
         ending = Ending.decode(vote.body)
         if ending.epoch < self.configuration.epoch:
-            self._send_chain(sender, ending.epoch, out)
+            self.lineage.send(sender, ending.epoch, out)
             return
         if ending.epoch > self.configuration.epoch or sender not in replica.indices:
             return
@@ -263,7 +260,7 @@ class Succession:
             return
         certificate = Certificate.of(mine, votes)
         link = HandOver(certificate, last.next.encode(), last.signed.encode(), last.selection)
-        self._cross(link, out)
+        self.cross(link, out)
 
     def _look_for_divergence(self, mine: bytes, out: ReplicaOut) -> None:
         """SAFETY rule 14, for the last slot."""
@@ -277,7 +274,15 @@ class Succession:
 
     # ------------------------------------------------------------------------------------------ crossing
 
-    def _cross(self, link: HandOver, out: ReplicaOut) -> None:
+    def on_fetched(self, slot: Slot) -> bool:
+        """The state after this slot was fetched; says whether it leads into another epoch."""
+        leads = [link for link in self.ahead if link.ending.slot <= slot]
+        if not leads:
+            return False
+        self.crossing = leads[-1]
+        return True
+
+    def cross(self, link: HandOver, out: ReplicaOut) -> None:
         """The hand-over is here, and so is its state: make that durable."""
         replica = self._replica
         self.crossing = link
@@ -344,12 +349,7 @@ class Succession:
         assert state is not None
         before = self.configuration
         place = Place(link.next, link.ending.opening)
-        for one in (*self.ahead, link):
-            if one.ending.epoch <= link.ending.epoch:
-                self.links[one.ending.epoch] = one
-        self.ahead = [one for one in self.ahead if one.ending.epoch > link.ending.epoch]
-        if not self.ahead:
-            self.ahead_place = place
+        self.lineage.cross(link, place)
         members = set(place.configuration.members)
         self.leaving = tuple(entry for entry in before.roster.entries if entry.id not in members)
         self.crossing = self.last = self.ending = None
@@ -384,10 +384,10 @@ class Succession:
     def _on_holding(self, sender: MemberId, message: Holding, out: ReplicaOut) -> None:
         replica = self._replica
         if message.epoch > self.configuration.epoch:
-            self._ask_chain(sender, out)
+            self.lineage.ask(sender, out)
             return
         if message.epoch < self.configuration.epoch:
-            self._send_chain(sender, message.epoch, out)
+            self.lineage.send(sender, message.epoch, out)
             return
         if sender not in replica.indices:
             return
@@ -433,32 +433,6 @@ class Succession:
 
     # ------------------------------------------------------------------------------------------ the chain
 
-    def chain_from(self, epoch: int) -> tuple[bytes, ...]:
-        """The hand-overs from the one that ends this epoch on, as many as go into one answer."""
-        size = 0
-        packed: list[bytes] = []
-        while (link := self.links.get(epoch)) is not None:
-            epoch += 1
-            data = link.encode()
-            size += len(data)
-            if packed and size > CHAIN_BYTES:
-                break
-            packed.append(data)
-        return tuple(packed)
-
-    def _send_chain(self, to: MemberId, epoch: int, out: ReplicaOut) -> None:
-        replica = self._replica
-        links = self.chain_from(epoch)
-        if not links or not replica.may_serve(to) or self._answered.get(to) == epoch:
-            return
-        self._answered[to] = epoch  # once a beat is enough
-        replica.serve(to, pack_control(ChainLinks(links)), out)
-
-    def _ask_chain(self, of: MemberId, out: ReplicaOut) -> None:
-        if self._answered.get(of) != -1:
-            self._answered[of] = -1
-            out.send(of, pack_control(ChainRequest(self.ahead_place.configuration.epoch)))
-
     def on_control(self, sender: MemberId, message: frames.Control, out: ReplicaOut) -> bool:
         """A message between epochs; says whether it was one."""
         match message:
@@ -467,9 +441,9 @@ class Succession:
             case Holding():
                 self._on_holding(sender, message, out)
             case ChainRequest(epoch):
-                self._send_chain(sender, epoch, out)
+                self.lineage.send(sender, epoch, out)
             case ChainLinks(links):
-                self._on_links(sender, links, out)
+                self.lineage.on_links(links, out)
             case _:
                 return False
         return True
@@ -478,9 +452,9 @@ class Succession:
         """A frame of another epoch: early ones wait, late ones are of no use to anybody."""
         here = self.configuration.epoch
         if epoch < here:
-            self._send_chain(sender, epoch, out)
+            self.lineage.send(sender, epoch, out)
             return
-        self._ask_chain(sender, out)
+        self.lineage.ask(sender, out)
         if epoch != here + 1:
             return
         early = self._early.setdefault(sender, _Early())
@@ -492,30 +466,12 @@ class Succession:
     def on_status(self, sender: MemberId, epoch: int, out: ReplicaOut) -> None:
         """Another member is in this epoch."""
         if epoch < self.configuration.epoch:
-            self._send_chain(sender, epoch, out)
+            self.lineage.send(sender, epoch, out)
             newest = self._replica.checkpoints.newest_proof()
             if newest is not None:
                 out.send(sender, pack_control(CheckpointProof(self.configuration.epoch, newest)))
-        elif epoch > self.ahead_place.configuration.epoch:
-            self._ask_chain(sender, out)
-
-    def on_proof(self, message: CheckpointProof, out: ReplicaOut) -> None:
-        """A certified state of the epoch that the links ahead lead to: nobody may hold that epoch's first one."""
-        replica, place = self._replica, self.ahead_place
-        if not self.ahead or self.crossing is not None or message.epoch != place.configuration.epoch:
-            return
-        body = message.certificate.body
-        if Ending.is_one(body):
-            return  # it is the newest link's own
-        slot, root = frames.parse_checkpoint_body(body)
-        keychain = replica.settings.keychain
-        assert keychain is not None
-        verifier = keychain.verifier(place.configuration, place.opening)
-        needed = place.configuration.quorum.certificate
-        if not message.certificate.valid(only_verifies(verifier), frames.CHECKPOINT_PURPOSE, needed):
-            raise WireError("the checkpoint's certificate is not signed by a quorum of its epoch")
-        if slot > replica.applied:
-            replica.catchup.fetch(slot, root, message.certificate, out)
+        elif epoch > self.lineage.ahead_place.configuration.epoch:
+            self.lineage.ask(sender, out)
 
     def look_for_progress(self, peers: Mapping[MemberId, Status], out: ReplicaOut) -> None:
         """f + 1 members have executed slots of this epoch: so q' held the state that it begins with."""
@@ -527,117 +483,12 @@ class Succession:
         if ahead >= replica.quorum.weak:
             self._activate(out)
 
-    def _on_links(self, sender: MemberId, packed: tuple[bytes, ...], out: ReplicaOut) -> None:
-        settings = self._replica.settings
-        keychain = settings.keychain
-        assert keychain is not None
-        news = False
-        for data in packed:
-            link = HandOver.decode(data)
-            epoch = link.ending.epoch
-            known = self._known(epoch)
-            if known is not None:
-                if contradict(known, link):
-                    self._on_contradiction(known, link, out)
-                    return
-                continue
-            if epoch != self.ahead_place.configuration.epoch:
-                continue  # an answer that was overtaken; nothing here says whether it is genuine
-            try:
-                place = follow(settings.group, self.ahead_place, link, keychain.verifier, settings.verify)
-            except ChainError as error:
-                raise WireError(str(error)) from None
-            self._check_sharings(link)
-            self.ahead_place = place
-            self.ahead.append(link)
-            out.deliver(Linked(epoch, data))
-            news = True
-        if news:
-            self.tell_neighbours(out)
-        self._approach(out)
-
-    def _check_sharings(self, link: HandOver) -> None:
-        """A quorum signed the coin key and not the sharings that make it: who shows the link may have put in others.
-
-        Raises `WireError`.
-        """
-        state, there = self._replica.state.reconfiguring, link.next
-        assert state is not None
-        made = there.coin is not None and link.signed.command.kind != FORCED
-        try:
-            coin = state.judges.coin_of(there, link.signed.name, link.selection) if made else None
-        except ValueError as error:
-            raise WireError(f"the sharings in a hand-over make no coin key: {error}") from None
-        if coin != (there.coin if made else None) or (link.selection and not made):
-            raise WireError("the sharings in a hand-over make another coin key than its members signed")
-
-    def _known(self, epoch: int) -> HandOver | None:
-        if epoch in self.links:
-            return self.links[epoch]
-        return next((link for link in self.ahead if link.ending.epoch == epoch), None)
-
-    def _on_contradiction(self, known: HandOver, link: HandOver, out: ReplicaOut) -> None:
-        """Two endings of one epoch: if the other one is genuine, nobody can be trusted any more (SAFETY rule 28)."""
-        replica, settings = self._replica, self._replica.settings
-        keychain = settings.keychain
-        assert keychain is not None
-        place = Place(replica.founding, settings.group)
-        try:
-            for epoch in range(link.ending.epoch):
-                one = self._known(epoch)
-                if one is None:
-                    return  # nothing here says whether it is genuine, so it is nobody's fault
-                place = follow(settings.group, place, one, keychain.verifier, settings.verify)
-            follow(settings.group, place, link, keychain.verifier, settings.verify)
-        except ChainError as error:
-            raise WireError(str(error)) from None
-        for member in signers_of_both(known, link):
-            replica.blame(member, "two hand-overs of one epoch", two_endings(known, link), out)
-        replica.halt(f"epoch {link.ending.epoch} has two hand-overs: its members broke the rules", out)
-
-    def _approach(self, out: ReplicaOut) -> None:
-        """There are links ahead: go where they lead, by the state that is here or by fetching the newest."""
-        if not self.ahead or self.crossing is not None:
-            return
-        replica = self._replica
-        state = replica.state.reconfiguring
-        assert state is not None
-        # A state that was fetched before may be of a later epoch than this member itself.
-        link = next((one for one in self.ahead if one.ending.epoch >= state.configuration.epoch), None)
-        if link is None:
-            self.crossing = self.ahead[-1]
-            self.try_enter(out)
-            return
-        slot = link.ending.slot
-        if replica.applied > slot:
-            replica.halt(f"epoch {link.ending.epoch} ended at slot {slot}, and this member executed more", out)
-            return
-        if replica.applied == slot:
-            ready = replica.checkpoints.ready.get(slot)
-            if replica.checkpoints.stable == slot or (ready is not None and ready[0] == link.ending.root):
-                self._cross(link, out)
-            elif ready is not None:
-                replica.halt(f"this member's state differs from the quorum's at slot {slot}", out)
-            else:
-                replica.executing.hash_now(slot)
-            return
-        newest = self.ahead[-1].ending
-        replica.catchup.fetch(newest.slot, newest.root, self.ahead[-1].certificate, out)
-
-    def on_fetched(self, slot: Slot, out: ReplicaOut) -> bool:
-        """The state after this slot was fetched; says whether it leads into another epoch."""
-        leads = [link for link in self.ahead if link.ending.slot <= slot]
-        if not leads:
-            return False
-        self.crossing = leads[-1]
-        return True
-
     # ------------------------------------------------------------------------------------------ again and again
 
     def on_beat(self, out: ReplicaOut) -> None:
         """Say again what may have been lost."""
         replica = self._replica
-        self._answered.clear()
+        self.lineage.on_beat()
         if replica.beat % REPEAT_BEATS:
             return
         if self.crossing is not None:
@@ -646,8 +497,7 @@ class Succession:
             if self.place is here and self.ahead and self.ahead[-1].ending.epoch > crossing:
                 # The group is further by now, and nobody keeps what would let this member in there.
                 self.crossing = None
-                newest = self.ahead[-1]
-                replica.catchup.fetch(newest.ending.slot, newest.ending.root, newest.certificate, out)
+                self.lineage.fetch_newest(out)
             return
         mine = self.votes.get(replica.me)
         if mine is not None:
@@ -658,33 +508,11 @@ class Succession:
         elif held is None and not self.active and not replica.passive:
             self.begin(out)  # the state that was lost may be here again
         if self.ahead:
-            self._approach(out)
+            self.lineage.approach(out)
 
-    def restore(self, packed: list[bytes], newest: HandOver | None) -> None:
+    def restore(self, packed: Sequence[bytes], newest: HandOver | None) -> None:
         """After a restart: what is known of the chain. Raises `WireError` if it is not a chain."""
-        settings = self._replica.settings
-        keychain = settings.keychain
-        assert keychain is not None
-        place = self.place
-        try:
-            for data in packed:
-                link = HandOver.decode(data)
-                if link.ending.epoch != place.configuration.epoch:
-                    continue
-                if newest is not None and link.ending.epoch == newest.ending.epoch:
-                    place = Place(newest.next, newest.ending.opening)
-                    continue
-                place = follow(settings.group, place, link, keychain.verifier, settings.verify)
-                if newest is not None and link.ending.epoch < newest.ending.epoch:
-                    self.links[link.ending.epoch] = link
-                else:
-                    self.ahead.append(link)
-        except (ChainError, ConfigurationError) as error:
-            raise WireError(str(error)) from None
+        self.lineage.restore(self.place, packed, newest)
         if newest is not None:
             # The log's own newest link is the member's own word: it crossed there.
-            self.links[newest.ending.epoch] = newest
             self.place = Place(newest.next, newest.ending.opening)
-            if place.configuration.epoch < newest.next.epoch:
-                place = self.place
-        self.ahead_place = place

@@ -123,7 +123,7 @@ def test_who_missed_everything_comes_back(old: str) -> None:
         force(world, new)
         world.load(10, keys=2)
         arrive(world, epoch)
-    assert world.replica("m1").succession_part.chain_from(0)
+    assert world.replica("m1").succession_part.lineage.chain_from(0)
     world.finish()
     assert world.replica(last).settings.epoch == 2
 
