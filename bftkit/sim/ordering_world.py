@@ -543,9 +543,12 @@ class OrderingWorld:
         self._after(ticks, self._for(node, lambda: self._synced(node, reached)))
 
     def _synced(self, node: Node, reached: int) -> None:
-        purge_below = max(
-            (entry.purge_below or 0 for entry in node.log if node.synced < entry.serial <= reached), default=0
-        )
+        purge_below = 0
+        for entry in reversed(node.log):  # what waits is at the end, and a log may be long
+            if entry.serial <= node.synced:
+                break
+            if entry.serial <= reached:
+                purge_below = max(purge_below, entry.purge_below or 0)
         node.synced = reached
         node.syncing = reached < node.written
         if node.syncing:
