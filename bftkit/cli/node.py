@@ -6,14 +6,17 @@ import gc
 import logging
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import trio
 from cyclopts import App, Parameter
 
 from bftkit.cli.app import output
-from bftkit.node.assembly import assemble, load_adversary
-from bftkit.node.folders import read_member
+from bftkit.node.assembly import Member, assemble, load_adversary
+from bftkit.node.folders import MemberFolder, read_member
+
+if TYPE_CHECKING:
+    from bftkit.admin.serving import Admin
 
 app = App(name="node", help="Run a member.")
 
@@ -36,11 +39,33 @@ async def run(
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     member = assemble(found, adversary=load_adversary(adversary) if adversary else None)
+    admin = _open_admin(found, member)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             await nursery.start(member.node.run, member.restored)
-            output().event("ready", member=found.settings.id, address=str(member.address))
+            if admin is not None:
+                await nursery.start(admin.serve)
+            told = {"admin": admin.url} if admin is not None else {}
+            output().event("ready", member=found.settings.id, address=str(member.address), **told)
             output().show(f"{found.settings.id} runs at {member.address}; stop it with SIGTERM or Ctrl-C")
+            if admin is not None:
+                output().show(f"its HTTP interface is at {admin.url}")
             async for _ in signals:
                 break
+            if admin is not None:
+                admin.stop()
             member.node.stop()
+
+
+def _open_admin(found: MemberFolder, member: Member) -> Admin | None:
+    """The member's HTTP interface, if its settings ask for one. The member is closed if it cannot be opened."""
+    settings = found.settings.admin
+    if settings is None:
+        return None
+    from bftkit.admin.serving import open_admin  # half a second that members without one need not spend
+
+    try:
+        return open_admin(member.node, found.genesis, settings, found.path)
+    except BaseException:
+        member.node.close()
+        raise

@@ -310,9 +310,10 @@ class Node:
                     pass
                 nursery.cancel_scope.cancel()  # leaving it waits for a checkpoint that a thread is saving
         finally:
-            self._close()
+            self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close everything that is this node's. `run` does so itself; this is for one that is never run."""
         # Not flushed: after a failed sync, the hub's queues hold what depends on it (SAFETY rule 5).
         self.hub.close()
         try:
