@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from bftkit.channel.bundles import FAILED, OK
+from bftkit.channel.bundles import FAILED, LATE, OK, unpack_lateness
 from bftkit.channel.client import (
     AskRead,
     ClientMachine,
@@ -29,6 +29,7 @@ from bftkit.channel.client import (
 )
 from bftkit.core.machine import Deliver, Draw, MemberId, Out, Send, SetTimer, Slot
 from bftkit.service import keyvalue
+from bftkit.sim.links import START_MS, WallClock
 from bftkit.sim.register import Get, Put, RegisterOperation
 from bftkit.sim.workloads import Ask, Closed, KeyValueLoad, Open, Rhythm, Workload, encode
 
@@ -53,6 +54,8 @@ class Asked:
     """What had been acknowledged to anybody by then."""
     workload: Workload | None = None
     """Whose it is, if not a test's."""
+    expires_ms: int = 0
+    """When it must have been executed, by the client's clock; 0: at any time."""
 
 
 @attrs.frozen
@@ -80,7 +83,10 @@ class Told:
     skipped: int = 0
     unknown: int = 0
     refused: int = 0
+    late: int = 0
     reads: int = 0
+    glances: int = 0
+    """Best-effort reads that one member answered."""
 
 
 _SEND_NOW: Final = SendNow()
@@ -106,6 +112,8 @@ class Actor:
         self.statuses: dict[MemberId, str] = {}
         self.pending: dict[int, Asked] = {}
         self.reading: dict[int, Asked] = {}
+        self.clock = WallClock(START_MS)
+        """Its own wall clock, from which deadlines are counted."""
         self.stopped = False
         self.idle = False
         """Left out of every load: a test speaks for this client."""
@@ -150,9 +158,9 @@ class Actor:
         else:
             self._wait(number)
 
-    def key_value_load(self, keys: tuple[bytes, ...], poison: float) -> KeyValueLoad:
+    def key_value_load(self, keys: tuple[bytes, ...], poison: float, glances: float = 0.0) -> KeyValueLoad:
         """This client's own load of the key-value store, on these keys from now on; its values are never used again."""
-        self._own.keys, self._own.poison = keys, poison
+        self._own.keys, self._own.poison, self._own.glances = keys, poison, glances
         return self._own
 
     def rest(self) -> None:
@@ -170,7 +178,7 @@ class Actor:
         if isinstance(rhythm, Open):
             if self._under_way < rhythm.outstanding_max:
                 load.todo -= 1
-                self._ask(load.workload.next(self._content), load.workload)
+                self._ask(load.workload.next(self._content), load.workload, rhythm.deadline_ms)
             if load.todo > 0:
                 self._wait(number)
             else:
@@ -179,7 +187,7 @@ class Actor:
         self._together = random.random() < rhythm.together
         while load.todo > 0 and self._under_way < rhythm.pipeline:
             load.todo -= 1
-            self._ask(load.workload.next(self._content), load.workload)
+            self._ask(load.workload.next(self._content), load.workload, rhythm.deadline_ms)
             if random.random() < (0.1 if self._together else 0.3):
                 break
         if self._together:
@@ -210,9 +218,9 @@ class Actor:
         """Order one operation of the key-value store. Returns its number."""
         return self._submit(Ask(encode(model), False, model), None)
 
-    def submit(self, operation: bytes) -> int:
+    def submit(self, operation: bytes, deadline_ms: int = 0) -> int:
         """Order any operation; the history knows nothing of it. Returns its number."""
-        return self._submit(Ask(operation), None)
+        return self._submit(Ask(operation), None, deadline_ms)
 
     def read(self, key: bytes) -> int:
         """A strong read of a key of the key-value store. Returns its token."""
@@ -222,11 +230,15 @@ class Actor:
         """A strong read of any service. Returns its token."""
         return self._read(Ask(operation, True), None)
 
-    def _ask(self, ask: Ask, workload: Workload) -> None:
+    def glance(self, operation: bytes) -> int:
+        """A best-effort read of any service. Returns its token."""
+        return self._read(Ask(operation, True, glance=True), None)
+
+    def _ask(self, ask: Ask, workload: Workload, deadline_ms: int) -> None:
         if ask.read:
             self._read(ask, workload)
         else:
-            self._submit(ask, workload)
+            self._submit(ask, workload, deadline_ms)
 
     def _asked(self, ask: Ask, workload: Workload | None) -> Asked:
         world = self.world
@@ -234,13 +246,15 @@ class Actor:
         call = world.history.invoke(self.name, ask.model, moment) if ask.model is not None else None
         return Asked(ask, call, moment, world.now_us, world.recorder.acknowledged_up_to, workload)
 
-    def _submit(self, ask: Ask, workload: Workload | None) -> int:
+    def _submit(self, ask: Ask, workload: Workload | None, deadline_ms: int = 0) -> int:
         number = self.machine.next_number
-        self.pending[number] = self._asked(ask, workload)
-        self.world.recorder.submit(self.public, ask.operation)
+        now_ms = self.clock.read(self.world.now_us)
+        expires_ms = self.machine.expiry(now_ms, deadline_ms)
+        self.pending[number] = attrs.evolve(self._asked(ask, workload), expires_ms=expires_ms)
+        self.world.recorder.submit(self.public, ask.operation, expires_ms=expires_ms)
 
         def step(out: ClientOut) -> None:
-            self.machine.on_input(Submit((ask.operation,)), out)
+            self.machine.on_input(Submit((ask.operation,), now_ms, deadline_ms), out)
 
         self._step(step)
         if not self._together:
@@ -261,9 +275,10 @@ class Actor:
         self._tokens += 1
         token = self._tokens
         self.reading[token] = self._asked(ask, workload)
+        consistency = "best-effort" if ask.glance else "strong"
         # It may be ordered in the end, and under another number again if the session ends meanwhile.
         self.world.recorder.submit(self.public, ask.operation, repeatable=True)
-        self._step(lambda out: self.machine.on_input(AskRead(token, ask.operation), out))
+        self._step(lambda out: self.machine.on_input(AskRead(token, ask.operation, consistency), out))
         return token
 
     def stop(self) -> None:
@@ -314,6 +329,8 @@ class Actor:
                         case NotExecuted(first, count, _, unknown):
                             for number in range(first, first + count):
                                 self._on_no_result(number, unknown=unknown)
+                        case ReadDone(token, status, result, str(member), read_slot):
+                            self._on_glance(token, status, result, member, read_slot)
                         case ReadDone(token, status, result):
                             self._on_read(token, status, result, _slot_of(out))
                         case MemberStatus(member, text):
@@ -349,6 +366,13 @@ class Actor:
             self.told.executed += 1
         elif status == FAILED:
             self.told.failed += 1
+        elif status == LATE:
+            self.told.late += 1
+            late_ms = unpack_lateness(result)
+            world.recorder.refused_late(self.public, asked.ask.operation, asked.expires_ms, late_ms)
+            if asked.call is not None:
+                world.history.fail(asked.call)
+            return
         else:
             self.told.skipped += 1
             world.guards.not_told(self, "skipped", number)
@@ -369,6 +393,13 @@ class Actor:
         self.world.guards.not_told(self, "unknown" if unknown else "refused", number)
         if asked.call is not None:
             (self.world.history.info if unknown else self.world.history.fail)(asked.call)
+
+    def _on_glance(self, token: int, status: int, result: bytes, member: MemberId, slot: Slot) -> None:
+        asked = self.reading.pop(token)
+        self.told.glances += 1
+        self.reads[token] = (status, result)
+        self.world.recorder.glance(member, asked.ask.operation, status, result, slot)
+        self._settle(asked, status, result)
 
     def _on_read(self, token: int, status: int, result: bytes, slot: Slot | None) -> None:
         asked = self.reading.pop(token)

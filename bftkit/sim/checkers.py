@@ -11,6 +11,11 @@ integrity
     nothing is executed that no client sent
 agreed-time
     never runs back
+deadline
+    what had to be executed by some agreed time was not executed later; of what a client was told that it came too late
+    nothing was executed, ever; and nothing is refused as late while no correct member's clock is near its deadline
+best-effort
+    what one correct member answers alone was the state after a slot that it had executed, as it says
 blame
     no correct member is blamed by a correct one
 halting
@@ -42,8 +47,10 @@ from typing import Final
 
 import attrs
 
+from bftkit.channel.agreed_time import SPREAD_MS
 from bftkit.channel.application import Application, Context, StateView
 from bftkit.channel.bundles import FAILED, OK
+from bftkit.channel.deadlines import SHARED_MS
 from bftkit.channel.state import error_text
 from bftkit.core.machine import Digest, MemberId, Slot
 
@@ -63,6 +70,8 @@ ORACLES: Final = (
     "integrity",
     "checkpoints",
     "agreed-time",
+    "deadline",
+    "best-effort",
     "figure",
 )
 
@@ -132,6 +141,17 @@ class StrongRead:
     """The last slot that any correct member had executed when the answer was accepted: it sees no more than that."""
 
 
+@attrs.frozen
+class MemberRead:
+    """What one member answered alone, as the state after a slot (a best-effort read)."""
+
+    member: MemberId
+    operation: bytes
+    status: int
+    result: bytes
+    slot: Slot
+
+
 @attrs.define(eq=False)
 class Recorder:
     """All that is known of the one order, from all members and all of their lives."""
@@ -152,6 +172,15 @@ class Recorder:
     """At how many places each operation was executed."""
     acknowledgements: list[Acknowledged] = attrs.field(factory=list[Acknowledged])
     strong_reads: list[StrongRead] = attrs.field(factory=list[StrongRead])
+    member_reads: list[MemberRead] = attrs.field(factory=list[MemberRead])
+    deadlines: dict[Name, int] = attrs.field(factory=dict[Name, int])
+    """Until when, in agreed ms, an operation may be executed; not those that may be at any time."""
+    late: set[Name] = attrs.field(factory=set[Name])
+    """Operations of which a client was told that they came too late."""
+    latest_ms: int = 0
+    """The latest time that any correct member's clock has shown."""
+    applied: dict[MemberId, Slot] = attrs.field(factory=dict[MemberId, Slot])
+    """The last slot whose state each correct member has ever had."""
     acknowledged_up_to: Slot = 0
     """The highest slot of which any client was told something."""
     executed_up_to: Slot = 0
@@ -172,10 +201,18 @@ class Recorder:
 
     # ------------------------------------------------------------------------------------ what clients do
 
-    def submit(self, client: bytes, operation: bytes, *, repeatable: bool = False) -> None:
-        """A client sends this operation: it may be executed once more than before, or (`repeatable`) at any time."""
+    def submit(self, client: bytes, operation: bytes, *, repeatable: bool = False, expires_ms: int = 0) -> None:
+        """A client sends this operation: it may be executed once more than before, or (`repeatable`) at any time.
+
+        With `expires_ms` not after this agreed time; of equal operations the latest time counts.
+        """
         name = (client, operation)
-        self.submitted[name] = self.submitted.get(name, 0) + 1
+        known = self.submitted.get(name, 0)
+        self.submitted[name] = known + 1
+        if expires_ms and (not known or name in self.deadlines):
+            self.deadlines[name] = max(expires_ms, self.deadlines.get(name, 0))
+        elif not expires_ms:
+            self.deadlines.pop(name, None)
         if repeatable:
             self.repeatable.add(name)
 
@@ -218,6 +255,33 @@ class Recorder:
         # What failed after the application had answered has an error of the channel's own (a result too large).
         return status == FAILED and (known == FAILURE + result or (known[:1] == SUCCESS and place in self.undone))
 
+    def refused_late(self, client: bytes, operation: bytes, expires_ms: int, late_ms: int) -> None:
+        """A client was told that its operation came so much too late: it is a no-op, now and for ever."""
+        name = (client, operation)
+        self.late.add(name)
+        self.submitted[name] -= 1
+        if self.executions.get(name, 0) > self.submitted[name] and name not in self.repeatable:
+            place = self.first_place[name]
+            self.fail("deadline", f"{operation[:40]!r} was executed at {place}, and its client told that it was late")
+        # Whose deadline is earlier shares its bundle; no agreed time is later than a correct clock by more than D.
+        settled_ms = expires_ms - SHARED_MS + late_ms
+        if not expires_ms:
+            self.fail("deadline", f"{operation[:40]!r} has no deadline, and was refused as late")
+        elif settled_ms > self.latest_ms + SPREAD_MS:
+            self.fail(
+                "deadline",
+                f"{operation[:40]!r} was refused {late_ms} ms after its deadline, and the latest clock of a correct "
+                f"member is {expires_ms - self.latest_ms} ms before it",
+            )
+
+    def glance(self, member: MemberId, operation: bytes, status: int, result: bytes, slot: Slot) -> None:
+        """A client was told this by one member alone, as the state after this slot."""
+        if member in self.exempt:
+            return
+        if slot > self.applied.get(member, 0):
+            self.fail("best-effort", f"{member} answers from slot {slot}, which it had not executed")
+        self.member_reads.append(MemberRead(member, operation, status, result, slot))
+
     def read(
         self, client: bytes, operation: bytes, status: int, result: bytes, floor: Slot, invoked: int, answered: int
     ) -> None:
@@ -235,6 +299,10 @@ class Recorder:
         self.executed_up_to = max(self.executed_up_to, slot)
         if known != name:
             self.fail("agreement", f"slot {slot} is {known.hex()[:12]} at {witness} and {name.hex()[:12]} at {member}")
+
+    def reached(self, member: MemberId, slot: Slot) -> None:
+        """The member has the state after this slot."""
+        self.applied[member] = max(slot, self.applied.get(member, 0))
 
     def root(self, member: MemberId, slot: Slot, root: Digest) -> None:
         """The member holds a stable checkpoint."""
@@ -262,6 +330,13 @@ class Recorder:
         first = self.first_place.setdefault(name, place)
         self.executions[name] = count = self.executions.get(name, 0) + 1
         self._unclaimed.setdefault((*name, slot), []).append(index)
+        expires_ms = self.deadlines.get(name)
+        if expires_ms is not None and execution.time_ms > expires_ms and name not in self.repeatable:
+            late_ms = execution.time_ms - expires_ms
+            self.fail("deadline", f"{member} executes {execution.operation[:40]!r} at {place}, {late_ms} ms too late")
+        if name in self.late and count > allowed and name not in self.repeatable:
+            self.fail("deadline", f"{execution.operation[:40]!r} ran at {place}; its client was told that it was late")
+            return
         if count > allowed and name not in self.repeatable:
             times = "once" if allowed == 1 else f"{allowed} times"
             self.fail(

@@ -361,6 +361,8 @@ class Host(Interpreter):
         out: ReplicaOut = Out()
         if now_ms != self._clock_ms:
             self._clock_ms = now_ms
+            if now_ms > world.recorder.latest_ms and self.me not in world.recorder.exempt:
+                world.recorder.latest_ms = now_ms
             replica.on_input(Clock(now_ms), out)
         if self._links:
             links, self._links = self._links, []
@@ -474,6 +476,8 @@ class Host(Interpreter):
         recorder = self.world.recorder
         if self.me in recorder.exempt:
             return
+        if applied != self._applied_seen:
+            self.watched.pending.append(partial(recorder.reached, self.me, applied))
         if applied > self._applied_seen:
             for slot in range(self._applied_seen + 1, applied + 1):
                 name = replica.history.get(slot)

@@ -357,6 +357,10 @@ class Links:
         self._mark()
 
 
+START_MS: Final = 1_700_000_000_000
+"""What a right clock shows when a world begins, in ms since 1970."""
+
+
 @attrs.define
 class WallClock:
     """A member's own clock in milliseconds since 1970: wrong by an offset, and by a rate in parts per million."""

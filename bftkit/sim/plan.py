@@ -75,6 +75,10 @@ class Load:
     """How often all that a client asks for at a time travels in one bundle."""
     per_second: int = 0
     """Open loop: each client asks so often, whatever comes back. 0: closed loop."""
+    deadline_ms: int = 0
+    """Operations are executed within so many ms of agreed time, or never; 0: at any time."""
+    glances: float = 0.0
+    """This share of the operations is best-effort reads."""
 
 
 @attrs.frozen(kw_only=True)
@@ -191,6 +195,7 @@ class Plan:
             "network.straggling": network.straggling,
             "load.poison": load.poison,
             "load.together": load.together,
+            "load.glances": load.glances,
         }
         for name, share in shares.items():
             if not 0 <= share <= 1:
@@ -206,6 +211,7 @@ class Plan:
             "load.keys": (load.keys, 1),
             "load.pipeline": (load.pipeline, 1),
             "load.per_second": (load.per_second, 0),
+            "load.deadline_ms": (load.deadline_ms, 0),
         }
         for name, (number, bound) in least.items():
             if number < bound:

@@ -205,6 +205,8 @@ def _more(world: World, plan: Plan, share: int) -> Callable[[], None]:
             pipeline=load.pipeline,
             together=load.together,
             per_second=load.per_second,
+            deadline_ms=load.deadline_ms,
+            glances=load.glances,
         )
 
     return ask

@@ -58,6 +58,8 @@ IN_WORDS: Final = {
     "integrity": "something was executed that no client sent",
     "checkpoints": "correct members hold different states after one slot",
     "agreed-time": "the agreed time runs back",
+    "deadline": "an operation was executed too late, or was refused as late too early, or executed all the same",
+    "best-effort": "a correct member alone answered what was never its state",
     "figure": "a figure that the scenario demands was missed",
 }
 REPEATED_IN_FAULTS: Final = (

@@ -10,6 +10,7 @@ crashed, fetched a state or changed its leader:
 - each strong read has an answer that some state in between explains: not older than what was acknowledged when it was
   asked, or than what another read had seen that was answered by then; not newer than what anybody had executed
   (SAFETY rule 13)
+- each answer of a best-effort read is the state after the slot that the member named
 - a second instance, restored from a snapshot of the first several times on the way, does the same: nothing of the
   state stands outside the snapshot
 - the states that live correct members hold in the end, and at their kept checkpoints, are those of the replay
@@ -33,7 +34,7 @@ from bftkit.channel.application import Application, Context, StateView
 from bftkit.channel.bundles import FAILED, OK
 from bftkit.channel.state import ReplicatedState, error_text
 from bftkit.core.machine import Digest, MemberId, Slot
-from bftkit.sim.checkers import FAILURE, SUCCESS, Execution, Place, Recorder, StrongRead
+from bftkit.sim.checkers import FAILURE, SUCCESS, Execution, MemberRead, Place, Recorder, StrongRead
 
 FORKS: Final = 3
 """So often on the way the second instance is made anew from a snapshot."""
@@ -113,9 +114,12 @@ class _Replay:
         for state in held:
             self._held.setdefault(state.slot, []).append(state)
         self._reads = _Reads(recorder.strong_reads)
+        self._alone: dict[Slot, list[MemberRead]] = {}
+        for answer in recorder.member_reads:
+            self._alone.setdefault(answer.slot, []).append(answer)
 
     def run(self) -> None:
-        slots = sorted({*self._slots, *self._held, *self._reads.slots})
+        slots = sorted({*self._slots, *self._held, *self._reads.slots, *self._alone})
         busy = sorted(self._slots)
         forks = {busy[len(busy) * number // (FORKS + 1)] for number in range(1, FORKS + 1)} if busy else set[Slot]()
         self._check_reads(0, slots[0] if slots else 0)
@@ -126,6 +130,7 @@ class _Replay:
             self._check_reads(slot, following)
             if slot in self._held:
                 self._check_held(slot)
+            self._check_alone(slot)
             if slot in forks:
                 self._fork(slot)
             if self._found >= FINDINGS_MAX:
@@ -169,6 +174,15 @@ class _Replay:
                 )
             elif self._twin is not None and _read(self._twin, read.operation) != (read.status, read.result):
                 self._outside(f"the read {read.operation[:40]!r} after slot {slot} is answered", read.result[:40])
+
+    def _check_alone(self, slot: Slot) -> None:
+        for answer in self._alone.get(slot, ()):
+            if _read(self._machine, answer.operation) != (answer.status, answer.result):
+                self._fail(
+                    "best-effort",
+                    f"{answer.member} alone answered {answer.result[:40]!r} to {answer.operation[:40]!r}, which was "
+                    f"not the state after slot {slot}",
+                )
 
     def _check_held(self, slot: Slot) -> None:
         leaves = leaves_of(self._machine.snapshot())

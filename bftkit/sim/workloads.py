@@ -61,6 +61,8 @@ class Ask:
     """A strong read, which is not ordered if the members agree."""
     model: RegisterOperation | None = None
     """What it means to a key-value store; None for anything else."""
+    glance: bool = False
+    """A read, and what one member knows is enough (``best-effort``)."""
 
 
 class Workload(Protocol):
@@ -127,10 +129,12 @@ class KeyValueLoad:
     Every value is written once only in the whole world, so that whoever reads one knows where it comes from.
     """
 
-    def __init__(self, client: str, keys: tuple[bytes, ...] = (), poison: float = 0.0) -> None:
+    def __init__(self, client: str, keys: tuple[bytes, ...] = (), poison: float = 0.0, glances: float = 0.0) -> None:
         self.keys = keys
         self.poison = poison
         """This share of the operations fails, after it has changed something."""
+        self.glances = glances
+        """This share of the operations is best-effort reads."""
         self._client = client.encode()
         self._values = 0
         self._last: dict[bytes, bytes] = {}
@@ -138,6 +142,8 @@ class KeyValueLoad:
 
     def next(self, random: Random) -> Ask:
         key = random.choice(self.keys)
+        if self.glances and random.random() < self.glances:
+            return Ask(keyvalue.get(key), True, glance=True)
         draw = random.random()
         if draw < self.poison:
             return Ask(poison(key, b"poison of " + self.new_value()))
@@ -311,6 +317,8 @@ class Closed:
     """At most so many ticks pass between two looks whether there is room for more."""
     together: float = 0.5
     """How often all that is asked for at a time travels in one bundle."""
+    deadline_ms: int = 0
+    """Each operation is executed within so many ms of agreed time, or never; 0: at any time."""
 
 
 @attrs.frozen
@@ -323,6 +331,8 @@ class Open:
 
     per_second: int
     outstanding_max: int = 256
+    deadline_ms: int = 0
+    """As of `Closed`."""
 
 
 Rhythm = Closed | Open

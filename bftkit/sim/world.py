@@ -41,6 +41,8 @@ from bftkit.channel.client import ClientSettings
 from bftkit.channel.frames import CONTROL_CODEC, DONE, REFUSED
 from bftkit.channel.interface import Limits, ReplicaSettings
 from bftkit.channel.replica import Replica
+from bftkit.configuration.policy import Policy
+from bftkit.configuration.qos import QoS
 from bftkit.core.digest import digest
 from bftkit.core.machine import Digest, MemberId, Slot
 from bftkit.core.ordering import CoinProtocol, ProtocolRecord
@@ -63,18 +65,17 @@ from bftkit.sim.history import History
 from bftkit.sim.host import Event, Host
 from bftkit.sim.keyring import Notary
 from bftkit.sim.linearizability import SearchTooLarge, check
-from bftkit.sim.links import Links, Network, WallClock
+from bftkit.sim.links import START_MS, Links, Network, WallClock
 from bftkit.sim.lying_clients import LyingClient, lying_client
 from bftkit.sim.memory import RememberingCodec, RememberingUnpacker
 from bftkit.sim.operators import Operator, changed
 from bftkit.sim.register import Get, RegisterModel, RegisterOperation
 from bftkit.sim.scheduler import US
 from bftkit.sim.witness import Held, check_order, check_states, leaves_of
-from bftkit.sim.workloads import Closed, KeyValueLoad, Open, PoisonedStore, WorkloadFactory, key_names
+from bftkit.sim.workloads import Closed, KeyValueLoad, Open, PoisonedStore, Rhythm, WorkloadFactory, key_names
 
-__all__ = ["Network", "Violation", "World"]
+__all__ = ["START_MS", "Network", "Violation", "World"]
 
-START_MS: Final = 1_700_000_000_000
 SEARCH_MAX: Final = 10_000
 """So many configurations of one key are looked at in search of an order."""
 # Lines of docs/FAULTS.md.
@@ -113,6 +114,8 @@ class World(Controls):
         spares: int = 0,
         operators: int = 1,
         operator_threshold: int = 1,
+        qos: QoS | None = None,
+        policy: Policy | None = None,
         host: type[Host] = Host,
         trace: bool = False,
         rerun: str | None = None,
@@ -123,7 +126,8 @@ class World(Controls):
         that short runs see checkpoints. `keys` are ``fast`` (keyed hashes) or ``ed25519`` (`real_keys` is another word
         for these). `costs` says what work costs; without it work takes no time, and chance decides when rounds begin
         and how long syncs take. A `reconfigurable` group goes from epoch to epoch when `operators` say so (`switch`);
-        `spares` are further machines that may become members. `rerun` is put into every violation; by default it names
+        `spares` are further machines that may become members. `qos` and `policy` are what its operators need, and by
+        what it changes its protocol itself. `rerun` is put into every violation; by default it names
         the test that runs.
         """
         super().__init__(seed, trace=trace)
@@ -207,6 +211,8 @@ class World(Controls):
                 window,
                 operators,
                 operator_threshold,
+                qos,
+                policy,
             )
             place = Place(configuration, group)
             self._template = attrs.evolve(self._template, place=place, schedule=schedule_of(self.members))
@@ -312,21 +318,29 @@ class World(Controls):
         pipeline: int = 4,
         together: float = 0.5,
         per_second: int = 0,
+        deadline_ms: int = 0,
+        glances: float = 0.0,
         workload: WorkloadFactory | None = None,
     ) -> None:
         """The clients ask for so many operations together, at random.
 
         By default on so many keys of the key-value store; a `workload` has its own (see `bftkit.sim.workloads`). The
         loop is closed, `pipeline` operations deep; so often as `together` says, what is asked for at a time travels in
-        one bundle. With `per_second` the loop is open, and each client asks so often.
+        one bundle. With `per_second` the loop is open, and each client asks so often. `deadline_ms`: when operations
+        must be executed; `glances`: the share of best-effort reads of the key-value store.
         """
-        rhythm = Open(per_second) if per_second else Closed(pipeline, together=together)
+        rhythm: Rhythm = Closed(pipeline, together=together, deadline_ms=deadline_ms)
+        if per_second:
+            rhythm = Open(per_second, deadline_ms=deadline_ms)
         workload = workload or self.workload
         actors = [actor for actor in self.actors.values() if not (actor.stopped or actor.idle)]
         for index, actor in enumerate(actors):
             share = operations // len(actors) + (index < operations % len(actors))
             if share:
-                own = workload(actor.name) if workload is not None else actor.key_value_load(key_names(keys), poison)
+                if workload is not None:
+                    own = workload(actor.name)
+                else:
+                    own = actor.key_value_load(key_names(keys), poison, glances)
                 actor.ask_for(share, own, rhythm)
 
     def run(self, ticks: int) -> None:
@@ -606,12 +620,12 @@ class World(Controls):
         self._removed.update(member for member in before.members if member not in era.members)
         self._removed.difference_update(era.members)
         link = era.link
-        forced = link is not None and link.signed.command.kind == FORCED
+        forced = link is not None and link.signed.command.forced
         if forced or self._views.get(before.epoch, 0) > self._views_at_order:
             self.inject(_IN_A_VIEW_CHANGE)
         if link is not None and self._operator is not None:
             rivals = [one.signed for one in self._operator.orders.values() if one.signed.name != link.signed.name]
-            if any(one.command.epoch == before.epoch and (forced or one.command.kind == FORCED) for one in rivals):
+            if any(one.command.epoch == before.epoch and (forced or one.command.forced) for one in rivals):
                 self.inject(_AT_ONCE)
         roots = [
             {entry.id: entry.epoch_root for entry in known.place.configuration.roster.entries}
