@@ -15,8 +15,8 @@ def plan(setting: Setting) -> Plan:
     random.shuffle(names)
     faults: list[Fault] = [RotateKeys(at=300 + 700 * index, who=name) for index, name in enumerate(names[:3])]
     forgetful = names[1]
-    if setting.survives("amnesia") and (forgetful != "m0" or setting.survives("leader-crash")):
-        faults.append(Wipe(at=310, who=forgetful, ticks=100))
+    if forgetful != "m0" or setting.survives("leader-crash"):
+        faults.append(Wipe(at=random.choice((310, 650)), who=forgetful, ticks=100))
     return setting.plan(group=group, faults=tuple(faults))
 
 
