@@ -183,6 +183,8 @@ class Enumeration:
     """CPU time."""
     mine: Crash | None = None
     """In a copy: the crash that it is for."""
+    _writer: int = -1
+    """In a copy: where it says how it ended."""
     _running: dict[int, tuple[Crash, int]] = attrs.field(factory=dict[int, tuple[Crash, int]])
 
     def run(self) -> None:
@@ -253,9 +255,8 @@ class Enumeration:
         os.close(reader)
         self.mine, self._writer = crash, writer
         self._running.clear()
+        gc.disable()  # it is short, and whatever the collector touches is copied
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS_MAX, SECONDS_MAX + 1))
-
-    _writer: int = -1
 
     def _say(self, oracle: str, text: str) -> None:
         """In a copy: how it ended. Never returns."""
