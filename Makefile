@@ -8,11 +8,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 DEMO_FLAGS ?= --seconds 20
-# Two workers; tests/conftest.py keeps all system tests, which start processes of their own, on one of them.
-PYTEST_FLAGS ?= -n 2
+# tests/conftest.py keeps all system tests, which start processes of their own and wait for them, on one worker; two more
+# keep two cores busy meanwhile.
+PYTEST_FLAGS ?= -n 3
+# Tests start hundreds of processes: without bytecode each of them would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
 PLUGINS := $(patsubst protocols/%/__init__.py,%,$(wildcard protocols/*/__init__.py))
 
-.PHONY: help setup demo test lint format types contracts docs wheel clean
+.PHONY: help setup demo test lint format types mypy pyright contracts docs wheel clean
 
 help:
 	@echo "make demo       a group of real processes survives a killed leader, a liar and a power cut"
@@ -51,8 +54,12 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(STAMP)
+types: mypy pyright
+
+mypy: $(STAMP)
 	$(BIN)/mypy
+
+pyright: $(STAMP)
 	$(BIN)/pyright
 
 contracts: $(STAMP)

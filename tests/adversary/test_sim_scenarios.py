@@ -17,7 +17,11 @@ PROTOCOLS = ("pbft", "coordinator", "paxos", "cks")
 SEEDS_MAX = 2
 APART = ("mixed",)  # tests/adversary/test_world_mixed.py
 
-LONG = ("amnesia", "corrupt-chunks", "flooding-member", "lying-disk", "partition", "slow-leader", "unfair-leader")
+LONG = (
+    *("amnesia", "clocks", "corrupt-chunks", "flooding-client", "flooding-member", "lying-disk", "partition"),
+    *("slow-leader", "slow-links", "torn-record", "trap-lagging-window", "trap-long-replay", "trap-own-vote"),
+    *("trap-transfer-under-load", "trap-view-after-transfer", "unfair-leader"),
+)
 """Scenarios that take many seconds under cks; there they are run with `BFTKIT_SEEDS` only."""
 CHANGES = ("forced-", "key-rotation", "planned-switches", "removed-member", "switch-")
 """Scenarios that go through all protocols whichever one they begin with: two beginnings are enough here."""
