@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import attrs
 
-from bftkit.channel.bundles import CLOCK, COMMAND, COMMIT, Bundle, parse_batch
+from bftkit.channel.bundles import CLOCK, COMMAND, COMMIT, PROVED_BYTES_MAX, Bundle, parse_batch
 from bftkit.channel.frames import BatchRequest, pack_control
 from bftkit.channel.pool import Pool
 from bftkit.core.digest import digest
@@ -89,7 +89,7 @@ def judge_batch(
     whoever is shown the bytes later, judges alike. `is_known`: of which bundles it is known already that they are good.
     """
     limits = settings.limits
-    if len(raw) > limits.batch_bytes + limits.bundle_bytes + BATCH_ROOM:
+    if len(raw) > limits.batch_bytes + max(limits.bundle_bytes, PROVED_BYTES_MAX) + BATCH_ROOM:
         raise WireError(f"a batch of {len(raw)} bytes is too large")
     time_ms, bundles = parse_batch(raw, bundle_bytes_max=limits.bundle_bytes)
     for bundle in bundles:

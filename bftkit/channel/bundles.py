@@ -46,6 +46,8 @@ COMMIT: Final = 5
 _KINDS: Final = frozenset((REQUESTS, OPEN, CLOCK, COMMAND, COMMIT))
 _SELF_PROVED: Final = frozenset((COMMAND, COMMIT))
 """Their proofs are inside, and are judged when they are executed: by then all members know the same configuration."""
+PROVED_BYTES_MAX: Final = 256 << 10
+"""Commands and commits may be so large, however small the group wants clients' bundles: it could not change else."""
 _NO_SIGNATURE: Final = bytes(64)
 _HEADER: Final = struct.Struct(">B32sQQQQI")
 _SIGNATURE: Final = 64
@@ -125,11 +127,17 @@ def make_proved_bundle(kind: int, name: bytes, payload: bytes) -> bytes:
     return b"".join((_HEADER.pack(kind, name, 0, 0, 0, 0, 1), struct.pack(">I", len(payload)), payload, _NO_SIGNATURE))
 
 
+def is_self_proved(raw: bytes) -> bool:
+    """Whether these bytes say that they are a command, or the commit of one."""
+    return raw[:1] != b"" and raw[0] in _SELF_PROVED
+
+
 def parse_bundle(raw: bytes, *, bytes_max: int) -> Bundle:
     """Check a bundle's form. Raises `WireError`."""
     size = len(raw)
-    if not OVERHEAD <= size <= bytes_max:
-        raise WireError(f"a bundle of {size} bytes is not between {OVERHEAD} and {bytes_max}")
+    most = max(bytes_max, PROVED_BYTES_MAX) if is_self_proved(raw) else bytes_max
+    if not OVERHEAD <= size <= most:
+        raise WireError(f"a bundle of {size} bytes is not between {OVERHEAD} and {most}")
     kind, client, session, first, low, expires_ms, count = _HEADER.unpack_from(raw)
     if kind not in _KINDS:
         raise WireError(f"unknown kind of bundle {kind}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from bftkit.channel import frames
-from bftkit.channel.bundles import CLOCK, COMMAND, COMMIT, OPEN, Bundle, parse_bundle
+from bftkit.channel.bundles import CLOCK, COMMAND, COMMIT, OPEN, Bundle, is_self_proved, parse_bundle
 from bftkit.channel.frames import (
     AskChain,
     AskCommand,
@@ -92,7 +92,7 @@ class ClientDesk:
     def on_bundle(self, raw: bytes, member: MemberId | None, client: bytes | None, out: ReplicaOut) -> None:
         """A bundle, straight from its client or forwarded by a member."""
         replica = self._replica
-        if client is not None and len(raw) > replica.limits.bundle_bytes:
+        if client is not None and len(raw) > replica.limits.bundle_bytes and not is_self_proved(raw):
             # Refused by its header alone, with a reason that the client can act upon.
             self._refuse_large(raw, client, out)
             return

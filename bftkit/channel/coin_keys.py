@@ -204,10 +204,17 @@ class CoinKeys:
             self._keep(there.epoch, SHARE_NAME, share, out)
         return False
 
-    def enter(self, epoch: int) -> None:
-        """In a new epoch: what belongs to epochs before is over."""
+    def enter(self, epoch: int, command: Digest) -> None:
+        """In a new epoch, which this command began: what belongs to epochs before is over.
+
+        So is a key that another command wanted for this epoch: a forced change came first.
+        """
         self.shares = {number: share for number, share in self.shares.items() if number >= epoch}
-        self.makings = {name: making for name, making in self.makings.items() if making.epoch >= epoch}
+        self.makings = {
+            name: making
+            for name, making in self.makings.items()
+            if making.epoch > epoch or (making.epoch == epoch and name == command)
+        }
         self._kept = {place: secret for place, secret in self._kept.items() if place[0] >= epoch}
         self._unkept = {place: secret for place, secret in self._unkept.items() if place[0] >= epoch}
 

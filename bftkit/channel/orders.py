@@ -13,10 +13,9 @@ import attrs
 from bftkit.channel import frames
 from bftkit.channel.bundles import COMMAND, Bundle
 from bftkit.channel.interface import ReplicaOut
-from bftkit.configuration.text import ConfigurationError
+from bftkit.channel.preparing import why_no_coin
 from bftkit.core.machine import Digest
-from bftkit.membership.chain import Place
-from bftkit.membership.commands import FORCED, CommandError, SignedCommand
+from bftkit.membership.commands import FORCED, Command, CommandError, SignedCommand
 from bftkit.membership.epochs import Configuration, extended, following
 
 if TYPE_CHECKING:
@@ -55,8 +54,9 @@ class Orders:
                 reason = keychain.why_not(there)
                 if reason is not None and replica.me in there.members:
                     raise CommandError(f"{replica.me}: {reason}")
-                if command.kind == FORCED and there.coin is None and replica.me in there.members:
-                    self._need_no_coin(there, name)
+                keyless = there.coin is None if command.forced else not command.change.coin
+                if keyless and replica.me in there.members:
+                    self._need_no_coin(there, name, command)
         except CommandError as error:
             self._refuse(name, str(error))
             return False
@@ -67,19 +67,17 @@ class Orders:
         self.refused.pop(name, None)
         return True
 
-    def _need_no_coin(self, there: Configuration, name: Digest) -> None:
-        """A forced change makes no coin key. Raises `CommandError` for a protocol that tosses coins."""
+    def _need_no_coin(self, there: Configuration, name: Digest, command: Command) -> None:
+        """Raises `CommandError` if the next epoch would have no coin key, and its protocol tosses coins."""
         settings = self._replica.settings
-        assert settings.keychain is not None
-        try:
-            record = settings.keychain.enter(settings, Place(there, name), None).plugin.record
-        except (ConfigurationError, ValueError) as error:
-            raise CommandError(f"{settings.me}: {error}") from None
-        if record.coins:
-            raise CommandError(
-                f"{there.protocol} tosses coins: this epoch has no coin key, and a forced change makes none; "
-                "a planned change does"
-            )
+        reason = why_no_coin(settings, there, name)
+        if reason is None:
+            return
+        if command.forced:
+            how = "this epoch has no coin key, and a forced change makes none; a planned change does"
+        else:
+            how = "the command wants no coin key made; make it anew with one"
+        raise CommandError(f"{reason}: {how}")
 
     def _refuse(self, name: Digest, text: str) -> None:
         self.refused[name] = text[:500]

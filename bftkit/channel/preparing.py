@@ -11,18 +11,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import attrs
+
 from bftkit.channel.bundles import COMMIT, make_proved_bundle, parse_bundle
 from bftkit.channel.coin_keys import CoinKeys
 from bftkit.channel.frames import MakingMessage, ReadyFor, pack_control
-from bftkit.channel.interface import ReplicaOut
+from bftkit.channel.interface import ReplicaOut, ReplicaSettings
 from bftkit.channel.reconfiguring import COMMIT_CODEC, READY_PURPOSE, Commit, Pending
 from bftkit.channel.state import error_text
 from bftkit.channel.succession import REPEAT_BEATS
+from bftkit.configuration.text import ConfigurationError
 from bftkit.core.machine import Digest, MemberId
 from bftkit.core.ordering import Plugin, Setup
 from bftkit.core.wire import WireError
 from bftkit.crypto.signed import Certificate
-from bftkit.membership.chain import HandOver
+from bftkit.membership.chain import HandOver, Place
 from bftkit.membership.epochs import Configuration
 
 if TYPE_CHECKING:
@@ -68,6 +71,19 @@ def trial(plugin: Plugin, configuration: Configuration) -> str | None:
     except Exception as error:  # whatever a plug-in raises (SAFETY rule 29)
         return f"{configuration.protocol} would not begin: {error_text(error).decode()}"
     return None
+
+
+def why_no_coin(settings: ReplicaSettings, there: Configuration, name: Digest) -> str | None:
+    """Why an epoch of this configuration cannot go without a coin key, if so: its protocol tosses coins.
+
+    A command asks for a key, or does not; the protocol's machine would find out when it is too late, at the crossing.
+    """
+    assert settings.keychain is not None
+    try:
+        record = settings.keychain.enter(settings, Place(attrs.evolve(there, coin=None), name), None).plugin.record
+    except (ConfigurationError, ValueError) as error:
+        return str(error)
+    return f"{there.protocol} tosses coins" if record.coins else None
 
 
 class Preparing:
@@ -120,14 +136,17 @@ class Preparing:
         keychain = replica.settings.keychain
         assert keychain is not None
         name, here = pending.signed.name, replica.succession_part.configuration
+        change = pending.signed.command.change
+        assert change is not None
         self.why_not = keychain.why_not(pending.next)
+        if self.why_not is None and not change.coin and replica.me in pending.next.members:
+            self.why_not = why_no_coin(replica.settings, pending.next, name)
         silent = replica.entering.stays_silent(here, pending.next)
         able = self.why_not is None and replica.me in pending.next.members and not silent
         if able:
             self.ready[replica.me] = keychain.preparing(pending.next, name).sign(READY_PURPOSE, name)
             self._tell(out)
-            change = pending.signed.command.change
-            if change is not None and change.coin:
+            if change.coin:
                 self.coin_keys.begin(pending.next, name, out)
         early, self._early = self._early, {}
         for sender in sorted(early):
@@ -191,7 +210,12 @@ class Preparing:
         name = pending.signed.name
         commit = Commit(name, Certificate.of(name, self.ready), selection)
         raw = make_proved_bundle(COMMIT, name, COMMIT_CODEC.encode(commit))
-        bundle = parse_bundle(raw, bytes_max=len(raw))
+        try:
+            bundle = parse_bundle(raw, bytes_max=replica.limits.bundle_bytes)
+        except WireError as error:
+            # Nobody would take it in, and a batch with it would be its proposer's fault.
+            self.why_not = f"the commit cannot be ordered: {error}"
+            return
         if (bundle.client, 0, 0) not in replica.pool:
             replica.proposer.take_in(bundle)
         out.broadcast(b"\x02" + raw)
@@ -244,7 +268,10 @@ class Preparing:
 
     def enter(self) -> None:
         """A new epoch: nothing is prepared."""
-        self.coin_keys.enter(self._replica.settings.epoch)
+        replica = self._replica
+        opened_by = replica.opened_by
+        assert opened_by is not None
+        self.coin_keys.enter(replica.settings.epoch, opened_by.ending.command)
         self._pending = None
         self.ready, self._early = {}, {}
         self._proposed = self._ends = False

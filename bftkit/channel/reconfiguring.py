@@ -142,10 +142,13 @@ class Reconfiguring:
 
     def _superseded(self) -> str:
         assert self.pending is not None
-        return (
-            f"superseded by epoch {self.configuration.epoch + 1}, for which "
-            f"{self.pending.next.protocol} is being prepared since slot {self.pending.slot}"
+        here, protocol = self.configuration.epoch, self.pending.next.protocol
+        how = (
+            f"{protocol} is committed: epoch {here} ends at slot {self.boundary}"
+            if self.pending.committed
+            else f"{protocol} is being prepared since slot {self.pending.slot}"
         )
+        return f"superseded by epoch {here + 1}, for which {how}"
 
     def _cancel(self, name: Digest, slot: Slot) -> None:
         if self.pending is None:
