@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import attrs
 
-from bftkit.channel.bundles import CLOCK, COMMAND, COMMIT, PROVED_BYTES_MAX, Bundle, parse_batch
+from bftkit.channel.bundles import CLOCK, COMMAND, COMMIT, PROVED_BYTES_MAX, REPORT, Bundle, parse_batch
 from bftkit.channel.frames import BatchRequest, pack_control
 from bftkit.channel.pool import Pool
+from bftkit.configuration.policy import MEASUREMENT_CODEC
 from bftkit.core.digest import digest
 from bftkit.core.machine import Digest, MemberId, Slot
 from bftkit.core.wire import Blob, Codec, WireError
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 NEXT_SLOTS: Final = 16
 BATCH_ROOM: Final = 64 << 10
-"""A batch may exceed its bound by this: its header, the lengths in it, and one clock report a member."""
+"""A batch may exceed its bound by this: its header, the lengths in it, and, for each member, a report of its clock
+and one of what it measured."""
 SHOWN_BYTES_MAX: Final = 12 << 20
 """A bad batch that is longer is not shown to others: the member that signed for it is blamed without a proof."""
 SERVED_AT_ONCE: Final = 16
@@ -97,6 +99,9 @@ def judge_batch(
             continue
         if not _is_allowed(bundle, settings) or not bundle.authentic(settings.group, settings.verify):
             raise WireError("a batch with a bundle that is not authentic")
+    reporting = [bundle.client for bundle in bundles if bundle.kind == REPORT]
+    if len(set(reporting)) < len(reporting):
+        raise WireError("a batch with two reports of one member")
     return time_ms, bundles
 
 
@@ -105,8 +110,20 @@ def _is_allowed(bundle: Bundle, settings: ReplicaSettings) -> bool:
         return bundle.client in settings.member_keys
     if bundle.kind in (COMMAND, COMMIT):
         return True  # judged when it is executed
+    if bundle.kind == REPORT:
+        return bundle.client in settings.member_keys and settings.steers and is_measurement(bundle)
     listed = settings.listed_clients
     return (listed is None or bundle.client in listed) and not is_oversize(bundle, settings.limits)
+
+
+def is_measurement(bundle: Bundle) -> bool:
+    """Whether a report says what one can measure."""
+    (payload,) = bundle.payloads()
+    try:
+        MEASUREMENT_CODEC.decode(payload)
+    except WireError:
+        return False
+    return True
 
 
 def is_oversize(bundle: Bundle, limits: Limits) -> bool:

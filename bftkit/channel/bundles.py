@@ -43,9 +43,14 @@ COMMAND: Final = 4
 COMMIT: Final = 5
 """What commits a prepared command (`bftkit.channel.reconfiguring`): `client` is the command's name."""
 
-_KINDS: Final = frozenset((REQUESTS, OPEN, CLOCK, COMMAND, COMMIT))
+REPORT: Final = 6
+"""What a member measured (`bftkit.channel.measuring`): `session` is its counter, the payload a `Measurement`."""
+
+_KINDS: Final = frozenset((REQUESTS, OPEN, CLOCK, COMMAND, COMMIT, REPORT))
 _SELF_PROVED: Final = frozenset((COMMAND, COMMIT))
 """Their proofs are inside, and are judged when they are executed: by then all members know the same configuration."""
+_PURPOSES: Final = {CLOCK: b"bftkit/1/clock\0", REPORT: b"bftkit/1/report\0"}
+"""What members sign; clients' bundles have one purpose."""
 PROVED_BYTES_MAX: Final = 256 << 10
 """Commands and commits may be so large, however small the group wants clients' bundles: it could not change else."""
 _NO_SIGNATURE: Final = bytes(64)
@@ -96,8 +101,7 @@ class Bundle:
 
 def statement(group: bytes, kind: int, body: bytes) -> bytes:
     """What a bundle's signature covers: purpose, group and the digest of everything before the signature."""
-    purpose = b"bftkit/1/clock\0" if kind == CLOCK else b"bftkit/1/bundle\0"
-    return purpose + group + digest(body)
+    return _PURPOSES.get(kind, b"bftkit/1/bundle\0") + group + digest(body)
 
 
 def make_bundle(
@@ -154,6 +158,8 @@ def parse_bundle(raw: bytes, *, bytes_max: int) -> Bundle:
         raise WireError("a clock report holds no request")
     if kind in _SELF_PROVED and (count != 1 or session or first or low):
         raise WireError("a command stands alone in its bundle")
+    if kind == REPORT and (count != 1 or first or low):
+        raise WireError("a report holds one measurement and nothing else")
     if expires_ms and kind != REQUESTS:
         raise WireError("only requests have a deadline")
     if first + count >= 1 << 63:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from bftkit.channel import frames
-from bftkit.channel.bundles import CLOCK, COMMAND, COMMIT, OPEN, Bundle, is_self_proved, parse_bundle
+from bftkit.channel.bundles import CLOCK, COMMAND, COMMIT, OPEN, REPORT, Bundle, is_self_proved, parse_bundle
 from bftkit.channel.frames import (
     AskChain,
     AskCommand,
@@ -100,6 +100,9 @@ class ClientDesk:
         if bundle.kind == CLOCK:
             replica.watch.on_report(member, bundle)
             return
+        if bundle.kind == REPORT:
+            self._on_report(bundle, member)
+            return
         if bundle.kind in (COMMAND, COMMIT):
             self._on_proved(bundle, member, out)
             return
@@ -131,6 +134,15 @@ class ClientDesk:
         leader = replica.machine.leader
         if member is None and leader is not None and leader != replica.me:
             out.send(leader, b"\x02" + raw)
+
+    def _on_report(self, bundle: Bundle, member: MemberId | None) -> None:
+        """What a member measured."""
+        replica = self._replica
+        if bundle.client not in replica.settings.member_keys and replica.succession is not None:
+            return  # signed with a key of another epoch
+        if replica.measuring is None:
+            raise WireError("a report of what was measured, and nobody asked for it")
+        replica.measuring.on_report(member, bundle)
 
     def _on_proved(self, bundle: Bundle, member: MemberId | None, out: ReplicaOut) -> None:
         """An operators' command, or the commit of one."""

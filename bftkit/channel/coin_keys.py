@@ -18,7 +18,6 @@ from bftkit.core.machine import Blame, Broadcast, Deliver, Digest, Draw, DrawKey
 from bftkit.core.ordering import Setup
 from bftkit.membership import keymaking as km
 from bftkit.membership.chain import HandOver
-from bftkit.membership.commands import FORCED
 from bftkit.membership.epochs import Configuration
 
 if TYPE_CHECKING:
@@ -182,7 +181,7 @@ class CoinKeys:
         there = link.next
         if there.coin is None or replica.me not in there.members:
             return True
-        if link.signed.command.kind == FORCED:
+        if link.signed.command.forced:
             return self._has_same_share(there, out)
         if there.epoch in self.shares:
             return True

@@ -19,7 +19,7 @@ from bftkit.channel.records import entered_record
 from bftkit.configuration.text import ConfigurationError
 from bftkit.core.machine import Slot
 from bftkit.membership.chain import HandOver, Place
-from bftkit.membership.epochs import Configuration, extended
+from bftkit.membership.epochs import Configuration
 
 if TYPE_CHECKING:
     from bftkit.channel.replica import Replica
@@ -93,7 +93,7 @@ class Entering:
         assert state is not None
         if state.configuration.epoch == link.ending.epoch:
             place = Place(link.next, link.ending.opening)
-            state.enter(place, extended(state.schedule, link.signed.command))
+            state.enter(place, link.signed, link.ending.slot, replica.state.clock.now_ms)
         self._judge_clocks()
         clock, here = replica.state.clock, replica.indices
         clock.reports = {member: clock.reports[member] for member in sorted(clock.reports) if member in here}

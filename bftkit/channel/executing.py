@@ -100,6 +100,8 @@ class Executing:
         if stored.own:
             replica.proposer.on_executed()
         entries = replica.state.execute(slot, stored.name, stored.time_ms, stored.bundles)
+        if replica.measuring is not None and not replay:
+            replica.measuring.on_executed(entries)
         answer = not (replay or replica.passive)
         pool = replica.pool
         for bundle, reply in entries:

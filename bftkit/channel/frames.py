@@ -211,6 +211,18 @@ class BedrockMessage:
     message: Annotated[bytes, Blob(128 << 20)]
 
 
+@attrs.frozen
+class StalledVote:
+    """The protocol of this epoch has stopped: I have executed nothing since this slot, and requests wait.
+
+    Signed as `bftkit.membership.steering.stalled_body` (SAFETY rule 25).
+    """
+
+    epoch: U64
+    slot: U64
+    signature: Signature64
+
+
 Control: TypeAlias = (
     Status
     | CheckpointVote
@@ -231,6 +243,7 @@ Control: TypeAlias = (
     | MakingMessage
     | Wedged
     | BedrockMessage
+    | StalledVote
 )
 
 CONTROL_CODEC: Final = Codec[Control](
@@ -255,6 +268,7 @@ CONTROL_CODEC: Final = Codec[Control](
         17: MakingMessage,
         18: Wedged,
         19: BedrockMessage,
+        20: StalledVote,
     },
     bytes_max=1 << 29,
 )

@@ -265,6 +265,12 @@ class ReplicaSettings:
     keychain: Keychain | None = attrs.field(default=None, repr=False)
     """None: this group's configuration never changes."""
 
+    @property
+    def steers(self) -> bool:
+        """Whether the epoch has a policy that may change something."""
+        policy = self.place.configuration.policy if self.place is not None else None
+        return policy is not None and bool(policy.modes)
+
 
 @attrs.frozen(eq=False)
 class Restored:

@@ -15,8 +15,9 @@ from bftkit.channel.bundles import COMMAND, Bundle
 from bftkit.channel.interface import ReplicaOut
 from bftkit.channel.preparing import why_no_coin
 from bftkit.core.machine import Digest
-from bftkit.membership.commands import FORCED, Command, CommandError, SignedCommand
+from bftkit.membership.commands import STALLED, Command, CommandError, SignedCommand
 from bftkit.membership.epochs import Configuration, extended, following
+from bftkit.membership.steering import authorized
 
 if TYPE_CHECKING:
     from bftkit.channel.replica import Replica
@@ -46,10 +47,10 @@ class Orders:
         keychain = settings.keychain
         assert keychain is not None
         try:
-            command = signed.check(settings.group, here.epoch, here.operators, here.operator_threshold, settings.verify)
+            command = self._checked(signed, here)
             if command.change is not None:
                 there = following(here, command, extended(state.schedule, command))
-                if command.kind == FORCED:
+                if command.forced:
                     there = attrs.evolve(there, coin=here.coin)
                 reason = keychain.why_not(there)
                 if reason is not None and replica.me in there.members:
@@ -58,14 +59,24 @@ class Orders:
                 if keyless and replica.me in there.members:
                     self._need_no_coin(there, name, command)
         except CommandError as error:
-            self._refuse(name, str(error))
+            self.refuse(name, str(error))
             return False
-        if command.kind == FORCED:
+        if command.forced:
             self.refused.pop(name, None)
             replica.wedge.on_order(signed, out)
             return False
         self.refused.pop(name, None)
         return True
+
+    def _checked(self, signed: SignedCommand, here: Configuration) -> Command:
+        """The command, if operators signed it, or members that the protocol has stopped. Raises `CommandError`.
+
+        What a policy plans, the replicated state decides: nobody can order that.
+        """
+        settings = self._replica.settings
+        if signed.command.kind == STALLED:
+            return authorized(settings.group, here, signed, settings.keyring, settings.verify)
+        return signed.check(settings.group, here.epoch, here.operators, here.operator_threshold, settings.verify)
 
     def _need_no_coin(self, there: Configuration, name: Digest, command: Command) -> None:
         """Raises `CommandError` if the next epoch would have no coin key, and its protocol tosses coins."""
@@ -79,7 +90,8 @@ class Orders:
             how = "the command wants no coin key made; make it anew with one"
         raise CommandError(f"{reason}: {how}")
 
-    def _refuse(self, name: Digest, text: str) -> None:
+    def refuse(self, name: Digest, text: str) -> None:
+        """Remember that this command is not taken in here, and why."""
         self.refused[name] = text[:500]
         while len(self.refused) > REFUSALS_MAX:
             del self.refused[next(iter(self.refused))]

@@ -72,6 +72,8 @@ class Proposer:
     def take_in(self, bundle: Bundle) -> None:
         """A bundle came that was not known: it waits until it is decided."""
         replica = self._replica
+        if replica.measuring is not None:
+            replica.measuring.on_arrival(bundle)
         applied, n = replica.applied, replica.quorum.n
         if self.led or replica.machine.leader is not None:
             replica.pool.add(bundle, replica.beat, applied)
@@ -187,6 +189,8 @@ class Proposer:
         limits = replica.limits
         bundles = replica.pool.take(limits.batch_bytes, limits.batch_requests)
         reports = replica.watch.reports_due()
+        if replica.measuring is not None:
+            reports += replica.measuring.due()
         raw = make_batch(replica.clock_ms, [bundle.raw for bundle in (*reports, *bundles)])
         stored = replica.batches.add_own(raw, replica.clock_ms, [*reports, *bundles])
         replica.driving.keep_durable(stored, replica.applied + replica.settings.window, out)

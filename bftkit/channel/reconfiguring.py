@@ -17,15 +17,18 @@ from typing import Annotated, Any, Final, Protocol
 
 import attrs
 
+from bftkit.channel.steering import Algorithms, Steering
+from bftkit.configuration.shelf import load_policy
 from bftkit.core.machine import Digest, MemberId, Slot
 from bftkit.core.wire import Blob, Codec, Digest32, WireError, pack_plain, unpack_plain
 from bftkit.crypto.keys import Keyring
 from bftkit.crypto.signed import Certificate
 from bftkit.crypto.threshold import CoinPublics
 from bftkit.membership.chain import Place
-from bftkit.membership.commands import CANCEL, FORCED, CommandError, SignedCommand
+from bftkit.membership.commands import CANCEL, CommandError, SignedCommand
 from bftkit.membership.epochs import Configuration, Schedule, extended, following
 from bftkit.membership.keymaking import Selection, check_selection
+from bftkit.membership.steering import steered
 
 READY_PURPOSE: Final = "ready"
 OUTCOMES_MAX: Final = 64
@@ -62,6 +65,8 @@ class Judges:
     """Whether (public key, message, signature) fit."""
     preparing: Callable[[Configuration, Digest], Keyring]
     """(next configuration, name of the command) to what its members sign with while it is prepared."""
+    algorithms: Algorithms = load_policy
+    """The shelf of policies."""
 
     def coin_of(self, configuration: Configuration, name: Digest, selection: bytes) -> CoinPublics:
         """The coin key that these sharings make for this roster. Raises `ValueError`."""
@@ -100,6 +105,10 @@ class Reconfiguring:
     pending: Pending | None = None
     outcomes: dict[Digest, tuple[Slot, str]] = attrs.field(factory=dict[Digest, tuple[Slot, str]])
     """Commands of this epoch that are not carried out, and why; the oldest are forgotten."""
+    steering: Steering = attrs.field(
+        default=attrs.Factory(lambda self: Steering(self.judges.algorithms), takes_self=True)
+    )
+    """What the epoch's policy knows and decides."""
 
     @property
     def configuration(self) -> Configuration:
@@ -131,7 +140,7 @@ class Reconfiguring:
             if command.kind == CANCEL:
                 self._cancel(name, slot)
                 return
-            if command.kind == FORCED:
+            if command.forced:
                 raise CommandError("a forced change is not ordered: its members leave the protocol")
             if self.pending is not None:
                 raise CommandError(self._superseded())
@@ -156,6 +165,8 @@ class Reconfiguring:
         if self.pending.committed:
             raise CommandError(f"it is committed: epoch {self.configuration.epoch} ends at slot {self.boundary}")
         self._note(self.pending.signed.name, slot, "cancelled by the operators")
+        if self.pending.signed.command.by_policy:
+            self.steering.taken_back(self.configuration)
         self._note(name, slot, "carried out")
         self.pending = None
 
@@ -198,8 +209,39 @@ class Reconfiguring:
         boundary = (earliest + interval - 1) // interval * interval
         return attrs.evolve(pending, next=following_one, boundary=boundary, selection=commit.selection)
 
-    def enter(self, place: Place, schedule: Schedule) -> None:
-        """The next epoch begins. What was pending is over."""
+    # ------------------------------------------------------------------------------------------ the policy
+
+    @property
+    def steers(self) -> bool:
+        """Whether the epoch has a policy that may change something."""
+        policy = self.configuration.policy
+        return policy is not None and bool(policy.modes)
+
+    def on_report(self, member: MemberId, counter: int, payload: bytes, now_ms: int) -> None:
+        """An ordered report of what a member measured."""
+        if self.steers:
+            self.steering.on_report(member, counter, payload, now_ms)
+
+    def steer(self, slot: Slot, now_ms: int) -> None:
+        """A slot is executed: does the policy decide that the epoch ends? Then that is prepared as if operators had."""
+        here = self.configuration
+        wish = self.steering.look(here, now_ms, pending=self.pending is not None) if self.steers else None
+        if wish is None:
+            return
+        signed = steered(self.group, here, wish.mode, slot, wish.reason)
+        try:
+            schedule = extended(self.schedule, signed.command)
+            self.pending = Pending(signed, slot, following(here, signed.command, schedule), schedule)
+        except CommandError as error:
+            self._note(signed.name, slot, str(error))
+            self.steering.not_possible(here, str(error))
+            return
+        self.steering.decided(here, wish, slot, now_ms)
+
+    def enter(self, place: Place, signed: SignedCommand, slot: Slot, now_ms: int) -> None:
+        """The next epoch begins by this command, at this agreed time, after this slot. What was pending is over."""
+        schedule = extended(self.schedule, signed.command)
+        self.steering.enter(self.configuration, place.configuration, signed.command, slot, now_ms)
         self.place = place
         self.schedule = {member: schedule[member] for member in place.configuration.members}
         self.pending = None
@@ -218,29 +260,36 @@ class Reconfiguring:
     # ------------------------------------------------------------------------------------------ checkpoints
 
     def chunks(self) -> tuple[bytes, ...]:
-        """This part of the state: one chunk for what changes, and one for each member's keys."""
+        """This part of the state: one chunk for what changes, one for each member's keys, and one of the policy."""
         pending = self.pending
         waiting = None
         if pending is not None:
             coin = pending.next.encode() if pending.committed else b""
             waiting = [pending.signed.encode(), pending.slot, pending.boundary, pending.selection, coin]
         outcomes = [[name, slot, text] for name, (slot, text) in self.outcomes.items()]
-        head = pack_plain([self.configuration.encode(), self.place.opening, waiting, outcomes, len(self.schedule)])
-        return (head, *(pack_plain([member, b"".join(self.schedule[member])]) for member in sorted(self.schedule)))
+        head = [self.configuration.encode(), self.place.opening, waiting, outcomes, len(self.schedule)]
+        keys = (pack_plain([member, b"".join(self.schedule[member])]) for member in sorted(self.schedule))
+        if self.configuration.policy is None:
+            return (pack_plain(head), *keys)
+        return (pack_plain([*head, 1]), *keys, self.steering.chunk())
 
     @staticmethod
     def count(chunk: bytes) -> int:
         """How many chunks there are, as the first one says. Raises `WireError`."""
         plain: Any = unpack_plain(chunk, length_max=1 << 24)
-        keys: int = plain[4]
-        return 1 + keys
+        count: int = 1 + sum(plain[4:])
+        return count
 
     def load(self, chunks: tuple[bytes, ...]) -> None:
         """Take over the state that these chunks describe. They are certified, so they are well formed."""
         plain: Any = unpack_plain(chunks[0], length_max=1 << 24)
-        configuration, opening, waiting, outcomes, _ = plain
+        configuration, opening, waiting, outcomes, keys, *policy = plain
         self.place = Place(Configuration.decode(configuration), opening)
-        self.schedule = dict(_keys_of(part) for part in chunks[1:])
+        self.schedule = dict(_keys_of(part) for part in chunks[1 : 1 + keys])
+        if policy:
+            self.steering.load(chunks[1 + keys])
+        else:
+            self.steering.clear()
         self.outcomes = {name: (slot, text) for name, slot, text in outcomes}
         self.pending = None
         if waiting is not None:

@@ -57,6 +57,7 @@ from bftkit.channel.interface import (
     StatusAsked,
     ToClient,
 )
+from bftkit.channel.measuring import Measuring
 from bftkit.channel.orders import Orders
 from bftkit.channel.pool import Pool
 from bftkit.channel.preparing import Preparing
@@ -66,6 +67,7 @@ from bftkit.channel.records import EPOCH_RECORD, MARKED_RECORD, PROTOCOL_RECORD
 from bftkit.channel.restoring import Restoring
 from bftkit.channel.sessions import SessionTable
 from bftkit.channel.settling import Settling
+from bftkit.channel.stalling import Stalling
 from bftkit.channel.state import ReplicatedState
 from bftkit.channel.succession import Succession
 from bftkit.channel.watch import CLOCK_BEATS, LeaderWatch
@@ -161,6 +163,7 @@ class Replica:
         self.orders = Orders(self)
         self.entering = Entering(self)
         self.wedge = Wedge(self)
+        self.stalling = Stalling(self)
         if settings.place is not None:
             self.state.reconfiguring = self._reconfiguring(settings, settings.place)
             self.founding = settings.place.configuration
@@ -169,6 +172,8 @@ class Replica:
         """What is decided, from the older kept checkpoint on."""
         self.clock_ms = 0
         self.beat = 0
+        self.measuring = Measuring(self) if settings.steers else None
+        """What this member measures for the epoch's policy; None: there is none."""
         self.promised: Slot = 0
         """What this member knew as decided when it started: no strong read is answered before (SAFETY rule 13)."""
         self._served: dict[MemberId, int] = {}
@@ -197,6 +202,8 @@ class Replica:
         self.watch = LeaderWatch(self)
         self.proposer = Proposer(self)
         self.wedge = Wedge(self)
+        self.stalling = Stalling(self)
+        self.measuring = Measuring(self, self.measuring) if settings.steers else None
         self.executing.on_jump()
         self.history = {}
         self.promised = 0
@@ -295,6 +302,8 @@ class Replica:
                 self.counters.refused_frames += 1
                 self.counters.strangers += 1
                 return
+            if self.measuring is not None:
+                self.measuring.on_heard(sender)
             if kind == frames.PROTOCOL:
                 self.driving.on_frame(sender, message, out)
             elif kind == frames.BUNDLE:
@@ -362,6 +371,9 @@ class Replica:
             self.succession.on_beat(out)
             self.preparing.on_beat(out)
             self.wedge.on_beat(out)
+            self.stalling.on_beat(out)
+        if self.measuring is not None:
+            self.measuring.on_beat(out)
         if self.stopped is None and not self.passive:
             self.clients.forward(out)
             self.watch.on_beat(out)
@@ -387,6 +399,7 @@ class Replica:
             self.succession.on_control(sender, message, out)
             or self.preparing.on_control(sender, message, out)
             or self.wedge.on_control(sender, message, out)
+            or self.stalling.on_control(sender, message, out)
         ):
             pass
         elif isinstance(message, CheckpointVote):
@@ -462,4 +475,19 @@ class Replica:
             "stopped": self.stopped,
             "catching_up": self.catchup.busy,
             "counters": attrs.asdict(self.counters),
+            "qos": self._qos(),
+            "policy": self._policy(),
         }
+
+    def _qos(self) -> dict[str, Any] | None:
+        place = self.settings.place
+        return None if place is None or place.configuration.qos is None else attrs.asdict(place.configuration.qos)
+
+    def _policy(self) -> dict[str, Any] | None:
+        state = self.state.reconfiguring
+        if state is None:
+            return None
+        told = state.steering.status(state.configuration, pending=state.pending is not None)
+        if told is not None:
+            told["stalled"] = self.stalling.told()
+        return told

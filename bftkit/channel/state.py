@@ -23,6 +23,7 @@ from bftkit.channel.bundles import (
     LATE,
     OK,
     OPEN,
+    REPORT,
     SKIPPED,
     Bundle,
     pack_lateness,
@@ -100,6 +101,9 @@ class ReplicatedState:
         for position, bundle in enumerate(bundles):
             if bundle.kind == CLOCK:
                 continue
+            if bundle.kind == REPORT:
+                self._report(bundle)
+                continue
             context.client = bundle.client
             if bundle.kind == COMMAND or bundle.kind == COMMIT:
                 self._reconfigure(bundle, slot)
@@ -108,6 +112,8 @@ class ReplicatedState:
                 entries.append((bundle, self._open(bundle, slot, position)))
             else:
                 entries.append((bundle, self._requests(bundle, slot, context)))
+        if self.reconfiguring is not None:
+            self.reconfiguring.steer(slot, self.clock.now_ms)
         return entries
 
     def skip(self, slot: Slot) -> None:
@@ -123,6 +129,12 @@ class ReplicatedState:
             self.reconfiguring.on_command(payload, slot)
         else:
             self.reconfiguring.on_commit(payload, slot)
+
+    def _report(self, bundle: Bundle) -> None:
+        member = self.member_keys.get(bundle.client)
+        if member is not None and self.reconfiguring is not None:
+            (payload,) = bundle.payloads()
+            self.reconfiguring.on_report(member, bundle.session, payload, self.clock.now_ms)
 
     def _open(self, bundle: Bundle, slot: Slot, position: int) -> Reply | None:
         (nonce,) = bundle.payloads()

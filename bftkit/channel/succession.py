@@ -48,7 +48,7 @@ from bftkit.membership.chain import (
     Place,
 )
 from bftkit.membership.commands import SignedCommand
-from bftkit.membership.epochs import Configuration, Schedule, extended
+from bftkit.membership.epochs import Configuration, Schedule
 from bftkit.membership.roster import RosterEntry
 
 if TYPE_CHECKING:
@@ -356,7 +356,7 @@ class Succession:
         self.votes, self.holders = {}, {}
         self.place = place
         if state.configuration.epoch == link.ending.epoch:
-            state.enter(place, extended(state.schedule, link.signed.command))
+            state.enter(place, link.signed, link.ending.slot, replica.state.clock.now_ms)
         if not replica.entering.enter(before, place, link, out):
             return
         early, self._early = self._early, {}

@@ -78,6 +78,8 @@ class LeaderWatch:
             replica.beat - self._report_beat >= CLOCK_PATIENCE_BEATS
             and replica.applied - self._report_slot >= replica.settings.window
         )
+        if replica.measuring is not None and replica.measuring.is_passed_over():
+            unreported = True
         if passed_over or unreported:
             # Should the protocol keep the leader, it gets the same time once more.
             self._since = self._fruitful = now
@@ -103,6 +105,8 @@ class LeaderWatch:
             return  # signed with a key of another epoch
         if member is None or self._replica.settings.member_keys.get(bundle.client) != member:
             raise WireError("a clock report of somebody else")
+        if self._replica.measuring is not None:
+            self._replica.measuring.on_clock(member, bundle.first)
         held = self._reports.get(member)
         if held is None or bundle.session > held.session:
             self._reports[member] = bundle

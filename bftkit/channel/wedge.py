@@ -1,6 +1,7 @@
 """Leaving a protocol that has stopped: wedge, report, agree by the bedrock, carry on from what may have been decided.
 
-An operators' command, passed on by whoever has it, makes a member *wedge*: it leaves the epoch's protocol for good,
+An operators' command, or votes of n - f - c members that the protocol has stopped (`stalling`), passed on by whoever
+has it, makes a member *wedge*: it leaves the epoch's protocol for good,
 durably, before anything that says so leaves (SAFETY rule 21). Then it *reports*, signed: its newest stable checkpoint,
 and what it may have helped to decide above it, from its durable records alone, so that a protocol whose code has
 failed can be left, too (rule 29). With n - f - c reports at hand it proposes them to the group's bedrock agreement,
@@ -53,8 +54,9 @@ from bftkit.core.ordering import Carried, Setup
 from bftkit.core.quorum import Quorum
 from bftkit.core.wire import Blob, Codec, Many, Maybe, Member, Signature64, Struct, WireError
 from bftkit.crypto.signed import Certificate
-from bftkit.membership.commands import FORCED, Command, CommandError, SignedCommand
+from bftkit.membership.commands import Command, CommandError, SignedCommand
 from bftkit.membership.epochs import Configuration, Schedule, extended, following
+from bftkit.membership.steering import authorized
 
 if TYPE_CHECKING:
     from bftkit.channel.replica import Replica
@@ -132,9 +134,8 @@ class Court:
     def command(self, data: bytes) -> tuple[SignedCommand, Command]:
         """The forced command. Raises `WireError` or `CommandError`."""
         signed = SignedCommand.decode(data)
-        here = self.configuration
-        command = signed.check(self.group, here.epoch, here.operators, here.operator_threshold, self.verify)
-        if command.kind != FORCED:
+        command = authorized(self.group, self.configuration, signed, self.setup.keyring, self.verify)
+        if not command.forced:
             raise CommandError("this is no command to leave the protocol by force")
         self.next(command)
         return signed, command
@@ -264,7 +265,7 @@ class Wedge:
         )
 
     def on_order(self, signed: SignedCommand, out: ReplicaOut) -> None:
-        """Operators want the epoch's protocol left; the command was checked."""
+        """Operators, or n - f - c members (`stalling`), want the epoch's protocol left; the command was checked."""
         replica = self._replica
         if self.command is not None or replica.passive or replica.stopped is not None:
             return

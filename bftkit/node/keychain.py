@@ -14,6 +14,7 @@ import attrs
 from bftkit.channel.interface import Keychain, ReplicaSettings
 from bftkit.channel.preparing import trial
 from bftkit.channel.spectator import Spectator
+from bftkit.channel.steering import why_no_policy
 from bftkit.configuration.text import ConfigurationError
 from bftkit.core.digest import NO_DIGEST
 from bftkit.core.machine import Digest, MemberId
@@ -32,8 +33,9 @@ from bftkit.node.vault import Vault
 class MemberKeychain(Keychain):
     """The keychain of a real member; see `Keychain`."""
 
-    def __init__(self, group: bytes, me: MemberId, vault: Vault) -> None:
-        """`vault`: where this member's secrets are."""
+    def __init__(self, group: bytes, me: MemberId, vault: Vault, *, keeps_nothing: bool = False) -> None:
+        """`vault`: where this member's secrets are. `keeps_nothing`: it has no log on disk (durability ``memory``)."""
+        self._keeps_nothing = keeps_nothing
         self._group = group
         self._me = me
         self._vault = vault
@@ -67,12 +69,23 @@ class MemberKeychain(Keychain):
 
     def why_not(self, configuration: Configuration) -> str | None:
         """See `Keychain`. Of coins nothing is said: their key is made after this was asked."""
-        try:
-            plugin = _plugin(configuration.protocol)
-            _check(plugin.record, configuration)
-        except ConfigurationError as error:
-            return str(error)
-        return self.why_no_key(configuration) or trial(plugin, configuration)
+        reason = self._why_not_durable(configuration) or _why_not_protocol(configuration)
+        reason = reason or self.why_no_key(configuration)
+        return reason or why_no_policy(configuration, _why_not_protocol)
+
+    def _why_not_durable(self, configuration: Configuration) -> str | None:
+        """A member without a log cannot begin one in the middle (SAFETY rule 16)."""
+        needs = configuration.qos
+        if not self._keeps_nothing or needs is None or needs.durability == "memory" or not self._is_in(configuration):
+            return None
+        return (
+            f'{self._me} keeps nothing on disk (durability = "memory" in its member.toml), and the needs say durability '
+            f'"{needs.durability}": give it that durability, start it again and give it new keys (bftkit switch '
+            "--rotate), or replace it"
+        )
+
+    def _is_in(self, configuration: Configuration) -> bool:
+        return self._me in configuration.roster.by_id
 
     def verifier(self, configuration: Configuration, opening: Digest) -> Verifier:
         """See `Keychain`."""
@@ -179,6 +192,15 @@ def _plugin(name: str) -> Plugin:
         return load_protocol(name)
     except (UnknownProtocol, BrokenProtocol) as error:
         raise ConfigurationError("protocol", str(error), "install the package that has it") from None
+
+
+def _why_not_protocol(configuration: Configuration) -> str | None:
+    try:
+        plugin = _plugin(configuration.protocol)
+        _check(plugin.record, configuration)
+    except ConfigurationError as error:
+        return str(error)
+    return trial(plugin, configuration)
 
 
 def _check(record: ProtocolRecord, configuration: Configuration) -> None:

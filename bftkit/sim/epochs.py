@@ -21,6 +21,9 @@ import attrs
 from bftkit.channel.interface import ReplicaSettings
 from bftkit.channel.preparing import trial
 from bftkit.channel.replica import Replica
+from bftkit.channel.steering import why_no_policy
+from bftkit.configuration.policy import Policy
+from bftkit.configuration.qos import QoS
 from bftkit.configuration.text import ConfigurationError
 from bftkit.core.digest import digest
 from bftkit.core.machine import Digest, MemberId, Slot
@@ -107,9 +110,13 @@ def founding(
     window: int,
     operators: int = 1,
     operator_threshold: int = 1,
+    qos: QoS | None = None,
+    policy: Policy | None = None,
 ) -> Configuration:
     """The configuration of epoch 0."""
-    coin = first_coin(names, quorum.available)[0] if record.coins or quorum.f else None
+    modes = () if policy is None else policy.modes
+    tossed = record.coins or any(load_protocol(mode.protocol).record.coins for mode in modes)
+    coin = first_coin(names, quorum.available)[0] if tossed or quorum.f else None
     return Configuration(
         0,
         record.name,
@@ -122,6 +129,8 @@ def founding(
         interval,
         window,
         coin,
+        qos,
+        policy,
     )
 
 
@@ -270,6 +279,14 @@ class WorldKeychain:
 
     def why_not(self, configuration: Configuration) -> str | None:
         """See `Keychain.why_not`."""
+        reason = self._why_not_protocol(configuration)
+        if reason is not None:
+            return reason
+        if self.me in configuration.members and self.key_for(configuration) is None:
+            return f"{self.me} has no key of its own for epoch {configuration.epoch}"
+        return why_no_policy(configuration, self._why_not_protocol)
+
+    def _why_not_protocol(self, configuration: Configuration) -> str | None:
         try:
             plugin = self._plugin(configuration.protocol)
             record = plugin.record
@@ -284,8 +301,6 @@ class WorldKeychain:
         unknown = sorted(set(configuration.parameters) - set(record.parameters))
         if unknown:
             return f"{record.name} has no parameter {unknown[0]}"
-        if self.me in configuration.members and self.key_for(configuration) is None:
-            return f"{self.me} has no key of its own for epoch {configuration.epoch}"
         return trial(plugin, configuration)
 
     def verifier(self, configuration: Configuration, opening: Digest) -> SignerProtocol:
