@@ -18,6 +18,7 @@ FORCED_LIES: list[tuple[str, dict[str, Any]]] = [
     ("thin-reports", {}),
     ("thin-reports", {"old": True}),
     ("forged-reports", {}),
+    ("false-histories", {}),
     ("two-reports", {}),
     ("bedrock-silence", {}),
     ("bedrock-silence", {"half": True}),

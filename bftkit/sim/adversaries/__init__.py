@@ -18,6 +18,7 @@ from bftkit.sim.adversaries.digests import BadChunks, ForgedCheckpoints, WrongDi
 from bftkit.sim.adversaries.endings import (
     BadDeals,
     BedrockSilence,
+    FalseHistories,
     FalseHolding,
     FewReports,
     ForgedReports,
@@ -54,6 +55,7 @@ __all__ = [
     "Echo",
     "Equivocate",
     "FalseClaims",
+    "FalseHistories",
     "FalseHolding",
     "FarFuture",
     "FarViews",

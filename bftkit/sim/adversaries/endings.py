@@ -29,7 +29,7 @@ from bftkit.channel.reconfiguring import READY_PURPOSE
 from bftkit.channel.replica import Replica
 from bftkit.channel.succession import HOLDING_PURPOSE
 from bftkit.channel.wedge import ENDING_CODEC, REPORT_CODEC, REPORT_PURPOSE, ForcedEnding, Report, SignedReport
-from bftkit.core.digest import digest
+from bftkit.core.digest import NO_DIGEST, digest
 from bftkit.core.machine import MemberId
 from bftkit.core.wire import WireError
 from bftkit.membership import keymaking_messages as making
@@ -146,6 +146,43 @@ class ForgedReports(_AtTheEnd):
                 changed = bytearray(report.history)
                 changed[middle] ^= 1
                 yield to, self.signed(attrs.evolve(report, history=bytes(changed)))
+
+
+class FalseHistories(_AtTheEnd):
+    """Reports say of the newest slot that can be contradicted that another batch was decided in it, and of no other.
+
+    The batch is one that everybody has, of the largest name, so that it wins over a true certificate of the same view;
+    the report is short, so that it is among those that are put together first. Only its certificate is no good.
+
+    The defence: the plug-in checks every history before it counts, and what was carried (SAFETY rules 6 and 22).
+    """
+
+    def say(self, to: tuple[MemberId, ...], frame: bytes) -> Iterator[Said]:
+        """Something else was decided."""
+        said = control_in(frame)
+        if isinstance(said, Wedged):
+            forged = self._forged(REPORT_CODEC.decode(said.report))
+            if forged is not None:
+                self.lie()
+                frame = self.signed(forged)
+        yield to, frame
+
+    def _forged(self, report: Report) -> Report | None:
+        replica = self.here
+        setup = replica.driving.setup
+        assert setup is not None
+        stable = 0 if report.stable is None else replica.wedge.court.stable_of(report)
+        names = replica.history
+        most = max((names.get(slot, NO_DIGEST) for slot in range(stable + 1, replica.applied + 1)), default=NO_DIGEST)
+        for slot in range(replica.applied, stable, -1):
+            true = names.get(slot, most)
+            if true in (most, NO_DIGEST):
+                continue
+            records = [record for at, record in replica.driving.records if at == slot]
+            history = replica.settings.plugin.history(setup, stable, records)
+            if true in history:
+                return attrs.evolve(report, history=history.replace(true, most))
+        return None
 
 
 class TwoReports(_AtTheEnd):
@@ -349,6 +386,7 @@ class BadDeals(_AtTheEnd):
 __all__ = [
     "BadDeals",
     "BedrockSilence",
+    "FalseHistories",
     "FalseHolding",
     "FewReports",
     "ForgedReports",

@@ -14,6 +14,7 @@ from bftkit.sim.adversaries.digests import BadChunks, ForgedCheckpoints, WrongDi
 from bftkit.sim.adversaries.endings import (
     BadDeals,
     BedrockSilence,
+    FalseHistories,
     FalseHolding,
     FewReports,
     ForgedReports,
@@ -42,6 +43,7 @@ ADVERSARIES: Final[dict[str, type[Honest]]] = {
     "echo": Echo,
     "equivocate": Equivocate,
     "false-claims": FalseClaims,
+    "false-histories": FalseHistories,
     "false-holding": FalseHolding,
     "far-future": FarFuture,
     "far-views": FarViews,
