@@ -21,31 +21,54 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cyclopts import App, CycloptsError
 
 from bftkit.cli.ending import ended_as_by_control_c
 from bftkit.cli.output import Output, output, use_output
 
-__all__ = ["COMMANDS", "FAILURES", "CommandFailed", "ExitCode", "Output", "create_app", "output", "run"]
+if TYPE_CHECKING:
+    from bftkit.core.ordering import ProtocolRecord
+
+__all__ = [
+    "COMMANDS",
+    "FAILURES",
+    "CommandFailed",
+    "ExitCode",
+    "Output",
+    "create_app",
+    "output",
+    "protocol_named",
+    "run",
+]
 
 
 class ExitCode(enum.IntEnum):
-    """What a command's exit code says."""
+    """What a command's exit code says: whose turn it is to mend what, not which module noticed."""
 
     OK = 0
     FAILED = 1
+    """It was tried, and the answer is no, or this machine could not: no such key, a proof that proves nothing, a file
+    in the way, a full disk, a bug of ours."""
     USAGE = 2
+    """What was typed cannot be, whatever group and files there are: an unknown command, option or name (of a protocol,
+    a parameter, a scenario, an adversary), or a value that none can have."""
     BAD_CONFIGURATION = 3
+    """A file or folder that was named is not there, cannot be read, is not of the right kind, or belongs to another
+    group."""
     NO_ANSWER = 4
     """No member answered."""
     TOO_FEW_AGREED = 5
     """Members answered, but too few agreed."""
     REFUSED = 6
+    """The members refused, or the group as it is now would: its rules, its roster, its operators, its limits."""
     SAFETY_VIOLATED = 10
+    """Something is not as the group promises."""
     PROGRESS_MISSED = 11
+    """A campaign or a demo was not served, although everything had healed."""
     INTERRUPTED = 130
+    """Ended by Ctrl-C."""
 
 
 class CommandFailed(Exception):
@@ -102,11 +125,16 @@ FAILURES: Final[tuple[tuple[str, ExitCode], ...]] = (
     ("bftkit.storage.recovery:LogMismatch", ExitCode.BAD_CONFIGURATION),
     ("bftkit.storage.files:StorageError", ExitCode.FAILED),
     ("bftkit.network.hub:HubError", ExitCode.FAILED),
+    ("bftkit.admin.serving:AdminError", ExitCode.FAILED),
     ("bftkit.client.errors:NoAnswer", ExitCode.NO_ANSWER),
     ("bftkit.client.errors:OutcomeUnknown", ExitCode.TOO_FEW_AGREED),
     ("bftkit.client.errors:Refused", ExitCode.REFUSED),
     ("bftkit.client.errors:OperationFailed", ExitCode.FAILED),
     ("bftkit.client.errors:Contradicted", ExitCode.SAFETY_VIOLATED),
+    # A path that was given and leads nowhere, as it is for a configuration's folder.
+    ("builtins:FileNotFoundError", ExitCode.BAD_CONFIGURATION),
+    ("builtins:NotADirectoryError", ExitCode.BAD_CONFIGURATION),
+    ("builtins:IsADirectoryError", ExitCode.BAD_CONFIGURATION),
     ("builtins:OSError", ExitCode.FAILED),
 )
 
@@ -114,7 +142,7 @@ _EPILOGUE: Final = """\
 With --json, every command writes one JSON object a line to standard output, and its logs to standard error.
 
 Exit codes: 0 ok, 1 failed, 2 usage, 3 bad configuration, 4 no member answered, 5 members answered but too few \
-agreed, 6 refused, 10 safety violated, 11 progress missed."""
+agreed, 6 refused, 10 safety violated, 11 progress missed, 130 Ctrl-C."""
 
 
 def _version() -> str:
@@ -137,6 +165,16 @@ def create_app() -> App:
     for name, place, text in COMMANDS:
         app.command(place, name=name, help=text)
     return app
+
+
+def protocol_named(name: str) -> ProtocolRecord:
+    """What a protocol says of itself that was named on the command line. Raises `CommandFailed` if there is none."""
+    from bftkit.core.plugin import UnknownProtocol, load_protocol
+
+    try:
+        return load_protocol(name).record
+    except UnknownProtocol as error:
+        raise CommandFailed(ExitCode.USAGE, str(error)) from None
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -199,7 +237,9 @@ def _explain(error: BaseException) -> tuple[ExitCode, str] | None:
         if module not in sys.modules:
             continue  # what was never imported cannot have been raised
         if isinstance(error, getattr(importlib.import_module(module), name)):
-            return code, _one_line(_words(error))
+            # A mistake in a configuration that stands on the command line is one of usage.
+            typed = str(getattr(error, "where", "")).startswith("--")
+            return ExitCode.USAGE if typed else code, _one_line(_words(error))
     return None
 
 

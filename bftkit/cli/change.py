@@ -9,6 +9,7 @@ If more operators must sign than have their keys here, `--out FILE` writes the c
 
 from __future__ import annotations
 
+import difflib
 import secrets
 import statistics
 import sys
@@ -25,11 +26,13 @@ from cyclopts import Parameter, validators
 from bftkit.channel import frames
 from bftkit.channel.client import CommandState
 from bftkit.channel.preparing import trial
-from bftkit.cli.app import CommandFailed, ExitCode, output
+from bftkit.cli.app import CommandFailed, ExitCode, output, protocol_named
 from bftkit.cli.change_view import FollowView
+from bftkit.cli.presence import look
 from bftkit.client import AsyncClient, OutcomeUnknown, connect
 from bftkit.configuration.keyfiles import KeyPair
 from bftkit.core.machine import MemberId
+from bftkit.core.ordering import ProtocolRecord
 from bftkit.core.plugin import load_protocol
 from bftkit.crypto.keys import verify_signature
 from bftkit.membership.chain import HandOver, Place
@@ -37,7 +40,7 @@ from bftkit.membership.command_files import command_to_text
 from bftkit.membership.commands import FORCED, Command, CommandError, SignedCommand, sign_command
 from bftkit.membership.epochs import Configuration, Schedule, extended
 from bftkit.membership.verifiers import founding_place
-from bftkit.membership.wishes import Prospect, Wish, explain, foresee
+from bftkit.membership.wishes import OF_THE_GROUP, Prospect, Wish, explain, foresee
 from bftkit.node.folders import ClientFolder, read_client, read_key, write_file
 
 STATES: Final[Mapping[int, str]] = {
@@ -133,13 +136,24 @@ async def change_group(make: Callable[[Known], Wish], how: How) -> ExitCode:
         try:
             wish = make(known)
             present = load_protocol(known.here.protocol).record
-            wished = load_protocol(wish.protocol).record if wish.protocol is not None else present
+            wished = protocol_named(wish.protocol) if wish.protocol is not None else present
+            require_names(wish, wished)
             nonce = secrets.token_bytes(16)
             prospect = foresee(known.here, known.schedule, wish, present, wished, group=known.group, nonce=nonce)
             require_beginning(prospect)
         except CommandError as error:
             raise CommandFailed(ExitCode.REFUSED, str(error)) from None
         return await carry_out(client, known, prospect, how)
+
+
+def require_names(wish: Wish, record: ProtocolRecord) -> None:
+    """Whether all settings of a wish are settings. Raises `CommandFailed`."""
+    known = {*record.parameters, *OF_THE_GROUP}
+    for name in wish.settings:
+        if name not in known:
+            near = ", ".join(difflib.get_close_matches(name, known, 1))
+            told = f"did you mean {near!r}?" if near else f"known here: {', '.join(sorted(known))}"
+            raise CommandFailed(ExitCode.USAGE, f"--set {name}: {record.name} has no parameter {name!r}; {told}")
 
 
 def require_change(known: Known) -> None:
@@ -154,7 +168,7 @@ def require_change(known: Known) -> None:
 
 async def carry_out(client: AsyncClient, known: Known, prospect: Prospect, how: How) -> ExitCode:
     """Tell, ask, sign, and send or write."""
-    tell(known, prospect, dry_run=how.dry_run)
+    await tell(client, known, prospect, dry_run=how.dry_run)
     if how.dry_run:
         return ExitCode.OK
     signed = sign_command(prospect.command, *(key.signing_key for key in operator_keys(known, how)))
@@ -170,7 +184,7 @@ def prospect_of(known: Known, command: Command) -> Prospect:
     require_change(known)
     here = known.here
     if command.group != known.group:
-        raise CommandFailed(ExitCode.REFUSED, f"the command is for another group, {command.group.hex()}")
+        raise CommandFailed(ExitCode.BAD_CONFIGURATION, f"the command is for another group, {command.group.hex()}")
     if command.epoch != here.epoch:
         raise CommandFailed(
             ExitCode.REFUSED,
@@ -200,10 +214,12 @@ def require_beginning(prospect: Prospect) -> None:
 # ------------------------------------------------------------------------------------------------- before
 
 
-def tell(known: Known, prospect: Prospect, *, dry_run: bool) -> None:
-    """What will happen."""
+async def tell(client: AsyncClient, known: Known, prospect: Prospect, *, dry_run: bool) -> None:
+    """What will happen, and who of those that must be there for it was heard of."""
     here, command = prospect.here, prospect.command
     change = command.change
+    presence = await look(client, known.folder, here, change) if change is not None else None
+    missing = presence.in_words() if presence is not None else ()
     output().event(
         "plan",
         kind=prospect.kind,
@@ -212,11 +228,14 @@ def tell(known: Known, prospect: Prospect, *, dry_run: bool) -> None:
         **{"from": here.protocol, "to": change.protocol if change is not None else here.protocol},
         changes=[{"what": what, "before": before, "after": after} for what, before, after in prospect.differences],
         meanwhile=prospect.meanwhile,
-        warnings=prospect.warnings,
+        warnings=(*prospect.warnings, *missing),
+        absent=presence.missing if presence is not None else (),
+        bears=presence.bears if presence is not None else None,
         dry_run=dry_run,
     )
     if output().json:
         return
+    from rich.markup import escape
     from rich.table import Table
 
     name = known.folder.genesis.name
@@ -232,8 +251,8 @@ def tell(known: Known, prospect: Prospect, *, dry_run: bool) -> None:
     output().plain("")
     for told in prospect.meanwhile:
         output().plain(told)
-    for told in prospect.warnings:
-        output().show(f"[yellow]Note:[/yellow] {told}")
+    for told in (*prospect.warnings, *missing):
+        output().show(f"[yellow]Note:[/yellow] {escape(told)}")
     if dry_run:
         output().plain("\nNothing was signed, nothing was sent.")
 

@@ -22,6 +22,12 @@ TimeoutOption = Annotated[float, Parameter(help="Seconds to wait for an answer."
 
 DEFAULT_FOLDER = Path("client")
 
+TITLES = ("member", "state", "epoch", "protocol", "view", "leader", "applied", "stable", "waiting", "durability")
+"""What `status` shows in a line; the last ones are missed least."""
+COLUMNS_MIN = 4
+GAP = 2
+COLOURS = {"no answer": "red", "stopped": "red", "up": "green"}
+
 
 def put(
     key: Annotated[str, Parameter(help="The key.")],
@@ -94,7 +100,7 @@ def status(*, client: FolderOption = DEFAULT_FOLDER, timeout: TimeoutOption = 2.
         fields: dict[str, Any] = dict(found.get(member, {"member": member}))
         output().event("status", answered=member in found, **fields)
     if not output().json:
-        _show(members, found)
+        show_status(members, found)
     if not found:
         raise CommandFailed(ExitCode.NO_ANSWER, "no member answered")
     return ExitCode.OK
@@ -116,27 +122,42 @@ def _refusing_oversize() -> Generator[None]:
         raise CommandFailed(ExitCode.REFUSED, str(error)) from None
 
 
-def _show(members: tuple[str, ...], found: Any) -> None:
+def show_status(members: tuple[str, ...], found: Mapping[str, Mapping[str, Any]]) -> None:
+    """The answers as a table, as wide as there is room."""
     from rich.table import Table
 
+    rows = [TITLES, *(_row(member, found.get(member)) for member in members)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(TITLES))]
+    # On a narrow terminal the last columns are left out whole: a row that is cut in the middle of a word says less.
+    room = output().console.width
+    fit = next(
+        (count for count in range(len(TITLES), COLUMNS_MIN, -1) if sum(widths[:count]) + GAP * (count - 1) <= room),
+        COLUMNS_MIN,
+    )
     table = Table(box=None, pad_edge=False)
-    names = ("epoch", "protocol", "view", "leader", "applied", "stable", "waiting", "durability")
-    for title in ("member", "state", *names):
+    for title in TITLES[:fit]:
         table.add_column(title)
-    for member in members:
-        one = found.get(member)
-        if one is None:
-            table.add_row(member, "[red]no answer[/red]")
-            continue
-        state = "[red]stopped[/red]" if one.get("stopped") else "silent" if one.get("silent") else "[green]up[/green]"
-        if one.get("catching_up"):
-            state = "catching up"
-        if one.get("everybody_proposes"):
-            one = {**one, "leader": "everybody"}
-        table.add_row(member, state, *("-" if one.get(name) is None else str(one[name]) for name in names))
+    for member, state, *more in rows[1:]:
+        colour = COLOURS.get(state)
+        table.add_row(member, f"[{colour}]{state}[/{colour}]" if colour else state, *more[: fit - 2])
     output().show(table)
+    if fit < len(TITLES):
+        output().plain(f"({', '.join(TITLES[fit:])}: on a wider terminal, or with --json)")
     for line in proposed(found):
         output().plain(line)
+
+
+def _row(member: str, one: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """A member's line. It may say anything of itself."""
+    if one is None:
+        return (member, "no answer", *[""] * (len(TITLES) - 2))
+    state = "stopped" if one.get("stopped") else "silent" if one.get("silent") else "up"
+    if one.get("catching_up"):
+        state = "catching up"
+    if one.get("everybody_proposes"):
+        one = {**one, "leader": "everybody"}
+    told = ("-" if one.get(name) is None else _printable(str(one[name])) for name in TITLES[2:])
+    return (member, state, *told)
 
 
 def proposed(found: Mapping[str, Any]) -> list[str]:

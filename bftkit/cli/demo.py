@@ -17,12 +17,11 @@ from typing import Annotated, Final
 import trio
 from cyclopts import Parameter
 
-from bftkit.cli.app import CommandFailed, ExitCode
+from bftkit.cli.app import CommandFailed, ExitCode, protocol_named
 from bftkit.cli.demo_run import Demo
 from bftkit.cli.demo_switch import FOUNDERS, FROM, SwitchDemo
 from bftkit.cli.ending import uninterrupted
 from bftkit.cli.quiet import found_group
-from bftkit.core.plugin import load_protocol
 from bftkit.node.processes import ProcessGroup
 
 CHECKPOINT_INTERVAL: Final = 64
@@ -49,7 +48,7 @@ async def demo(
     if switch and (members is not None or protocol is not None):
         raise CommandFailed(ExitCode.USAGE, f"--switch begins with {FROM} on {FOUNDERS} members; say neither of them")
     protocol = protocol or (FROM if switch else "pbft")
-    record = load_protocol(protocol).record
+    record = protocol_named(protocol)
     least = record.members_needed(1) if record.byzantine else record.members_needed(0, 1)
     members = least if members is None else members
     if members < least:

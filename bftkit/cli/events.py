@@ -29,7 +29,7 @@ def events(
     """Show the epochs that were entered, pauses, refused commands, blames and halts. A member may lie about its own."""
     if folder is not None:
         if not (folder / MEMBER_FILE).exists():
-            raise CommandFailed(ExitCode.FAILED, f"{folder} is no member's folder")
+            raise CommandFailed(ExitCode.BAD_CONFIGURATION, f"{folder} is no member's folder")
         found = {read_settings(folder).id: list(read_events(folder))}
     else:
         with connect_sync(client) as connection:

@@ -112,16 +112,15 @@ def check(evidence: Evidence, folder: ClientFolder, links: tuple[HandOver, ...])
     if evidence.opening == place.opening and any(proves_false_dealing(evidence, link, verifiers) for link in near):
         return None
     verifier = verifiers(here, place.opening)
-    return why_not_proved(evidence, place, load_protocol(here.protocol), verifier, _judge(folder, place))
+    return why_not_proved(evidence, place, load_protocol(here.protocol), verifier, _judge(folder, here))
 
 
-def _judge(folder: ClientFolder, place: Place) -> Callable[[bytes], bool]:
+def _judge(folder: ClientFolder, here: Configuration) -> Callable[[bytes], bool]:
     """Whether a batch is bad, by the rules of the group's members in that epoch."""
     genesis = folder.genesis
     rules = attrs.evolve(
         genesis_settings(genesis, genesis.roster.ids[0], None, None),
-        member_keys={entry.epoch_key: entry.id for entry in place.configuration.roster.entries},
-        place=place,
+        member_keys={entry.epoch_key: entry.id for entry in here.roster.entries},
     )
 
     def is_bad(batch: bytes) -> bool:
@@ -151,5 +150,5 @@ async def _links(folder: ClientFolder, found: list[Evidence], timeout: float) ->
 def _folder(path: Path) -> Path:
     """The folder with evidence in it."""
     if not path.is_dir():
-        raise CommandFailed(ExitCode.FAILED, f"{path}: there is no such folder")
+        raise CommandFailed(ExitCode.BAD_CONFIGURATION, f"{path}: there is no such folder")
     return path / FOLDER if (path / FOLDER).is_dir() or (path / "member.toml").exists() else path

@@ -26,7 +26,7 @@ import attrs
 from cyclopts import Parameter
 
 from bftkit.channel.settling import own_record
-from bftkit.cli.app import CommandFailed, ExitCode, output
+from bftkit.cli.app import CommandFailed, ExitCode, output, protocol_named
 from bftkit.cli.keygen import address_argument, new_epochs, new_key, public_entry
 from bftkit.configuration.keyfiles import EPOCHS_DEFAULT, CoinShare, KeyPair
 from bftkit.configuration.settings import ClientSettings, MemberSettings
@@ -147,7 +147,7 @@ def init(
         raise CommandFailed(ExitCode.USAGE, "--id means nothing without --join")
     if not 1 <= members <= MEMBERS_MAX:
         raise CommandFailed(ExitCode.USAGE, f"--members {members}: a group has 1 to {MEMBERS_MAX} members")
-    record = load_protocol(protocol).record
+    record = protocol_named(protocol)
     f, c = default_faults(record, members, byzantine, crash)
     ids = tuple(f"m{index}" for index in range(members))
     addresses = _addresses(ids, address, base_port)
@@ -181,7 +181,7 @@ def init(
         )
         genesis.check_protocol(record)
     except ConfigurationError as error:
-        raise CommandFailed(ExitCode.BAD_CONFIGURATION, str(error)) from None
+        raise CommandFailed(ExitCode.USAGE, str(error)) from None  # all of it was typed
     _build(directory, genesis, keys, shares, client, operator)
     _report(directory, genesis, operator is not None)
 
@@ -197,7 +197,7 @@ def _addresses(ids: tuple[str, ...], given: tuple[str, ...], base_port: int | No
         if not equals or member not in ids:
             known = "m0" if len(ids) == 1 else f"m0 to m{len(ids) - 1}"
             raise CommandFailed(ExitCode.USAGE, f"--address {text}: give member=host:port, for {known}")
-        found[member] = (*found.get(member, ()), address_argument(text, place))
+        found[member] = (*found.get(member, ()), address_argument(f"--address {text}", place))
     if base_port is not None and not 1 <= base_port <= 65536 - len(ids):
         raise CommandFailed(
             ExitCode.USAGE, f"--base-port {base_port}: {len(ids)} ports from there on must be 1 to 65535"
@@ -351,7 +351,7 @@ def _join(
             f"{genesis_path}: it does not list the members' epoch keys, so this group can never be changed",
         )
     if address:
-        places = tuple(address_argument(text, text.removeprefix(f"{member}=")) for text in address)
+        places = tuple(address_argument(f"--address {text}", text.removeprefix(f"{member}=")) for text in address)
     else:
         places = _addresses((member,), (), base_port)[member]
     identity, epochs = new_key("identity"), new_epochs(EPOCHS_DEFAULT)

@@ -53,9 +53,9 @@ def public_entry(member: str, identity: KeyPair, epochs: EpochKeys, addresses: t
 
 
 def address_argument(argument: str, address: str) -> str:
-    """The address in its one spelling; `argument` is what stood on the command line."""
+    """The address in its one spelling; `argument` is what stood on the command line, with its option if it has one."""
     try:
-        return canonical_address(f"--address {argument}", address)
+        return canonical_address(argument, address)
     except ConfigurationError as error:
         raise CommandFailed(ExitCode.USAGE, str(error)) from None
 
@@ -87,9 +87,9 @@ def keygen(
     if not 1 <= epochs <= KEYS_MAX:
         raise CommandFailed(ExitCode.USAGE, f"--epochs {epochs}: give a number between 1 and {KEYS_MAX}")
     if kind == "next":
-        _next_keys(path, tuple(address_argument(text, text) for text in address), epochs)
+        _next_keys(path, tuple(address_argument(f"--address {text}", text) for text in address), epochs)
         return
-    places = tuple(address_argument(text, text) for text in address)
+    places = tuple(address_argument(f"--address {text}", text) for text in address)
     identity, keys = new_key("identity"), new_epochs(epochs)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_file(path / "identity.key", identity.to_text(), 0o600)

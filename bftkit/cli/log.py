@@ -29,7 +29,7 @@ def verify(
     if (folder / MEMBER_FILE).exists():
         where = folder / read_settings(folder).data / "log"
     elif not folder.is_dir():
-        raise CommandFailed(ExitCode.FAILED, f"{folder}: there is no such folder")
+        raise CommandFailed(ExitCode.BAD_CONFIGURATION, f"{folder}: there is no such folder")
     report = verify_log(DiskDirectory(where))
     out, problem = output(), report.problem
     out.event(

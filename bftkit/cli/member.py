@@ -12,7 +12,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from bftkit.cli.app import CommandFailed, ExitCode, output
+from bftkit.cli.app import CommandFailed, ExitCode, output, protocol_named
 from bftkit.cli.change import How, Known, change_group, connected
 from bftkit.cli.client import DEFAULT_FOLDER, FolderOption, TimeoutOption
 from bftkit.cli.keygen import address_argument
@@ -94,6 +94,8 @@ async def add(
     """Take new members in, and change the protocol in the same step if you like."""
     if not card:
         raise CommandFailed(ExitCode.USAGE, "--card is missing: give the card of each new member")
+    if protocol is not None:
+        protocol_named(protocol)
 
     def make(known: Known) -> Wish:
         seats = tuple(read_seat(path, known) for path in card)

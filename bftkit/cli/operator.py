@@ -2,7 +2,9 @@
 
 An operator's key never leaves its file: a command is signed where the key is. If the group asks for more signatures
 than one person can give, the command travels as a file from one to the next (`show`, `sign`), and whoever has it last
-sends it. Each sees what it says before signing it.
+sends it. Each sees what it says before signing it, and whose signatures in it are good: the file says who signed, but
+whoever had it may have written anything there. One that is forged, or of somebody who is no operator now, is told and
+left out. It does not count, and members refuse a command that carries it, however many good ones it has besides.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import secrets
 from pathlib import Path
 from typing import Annotated
 
+import attrs
 from cyclopts import App, Parameter
 
 from bftkit.cli.app import CommandFailed, ExitCode, output
@@ -32,8 +35,9 @@ from bftkit.cli.change import (
 from bftkit.cli.client import DEFAULT_FOLDER, FolderOption, TimeoutOption
 from bftkit.cli.switch import NOW, AtOption
 from bftkit.configuration.text import ConfigurationError, hex_bytes
+from bftkit.crypto.keys import verify_signature
 from bftkit.membership.command_files import command_from_text, command_to_text
-from bftkit.membership.commands import SignedCommand
+from bftkit.membership.commands import OperatorSignature, SignedCommand, statement
 from bftkit.membership.wishes import Wish, cancelling
 from bftkit.node.folders import read_key
 
@@ -94,25 +98,29 @@ async def cancel(*, how: How = NOW) -> ExitCode:
 async def show(file: FileArgument, /, *, client: FolderOption = DEFAULT_FOLDER, timeout: TimeoutOption = 10.0) -> None:
     """What a command in a file would do to the group as it is now, and who has signed it. Nothing is sent."""
     signed = read_command(file)
-    async with connected(client, timeout) as (_, known):
+    async with connected(client, timeout) as (connection, known):
         if _tell_done(signed, known):
             return
-        tell(known, prospect_of(known, signed.command), dry_run=False)
-    _tell_signatures(signed, known)
+        await tell(connection, known, prospect_of(known, signed.command), dry_run=False)
+    _tell_signatures(*judged(signed, known), known)
 
 
 @app.command
 async def sign(file: FileArgument, /, *, how: How = NOW) -> ExitCode:
-    """See what a command in a file would do, and put your signature into the file."""
+    """See what a command in a file would do and who has signed it, and put your signature into the file.
+
+    Signatures in it that are not good are told and left out.
+    """
     if how.out is not None:
         raise CommandFailed(ExitCode.USAGE, "--out: the signature goes into the file itself")
     if not how.operator_key:
         raise CommandFailed(ExitCode.USAGE, "--operator-key is missing: whose signature is it to be?")
     signed = read_command(file)
-    async with connected(how.client, how.timeout) as (_, known):
-        tell(known, prospect_of(known, signed.command), dry_run=how.dry_run)
+    async with connected(how.client, how.timeout) as (client, known):
+        await tell(client, known, prospect_of(known, signed.command), dry_run=how.dry_run)
         keys = read_operator_keys(how.operator_key, known.here)
-    _tell_signatures(signed, known)
+    signed, refused = judged(signed, known)
+    _tell_signatures(signed, refused, known)
     if how.dry_run:
         return ExitCode.OK
     ask(how)
@@ -130,8 +138,9 @@ async def send_(file: FileArgument, /, *, how: How = NOW) -> ExitCode:
     async with connected(how.client, how.timeout) as (client, known):
         if _tell_done(signed, known):
             return ExitCode.OK
-        tell(known, prospect_of(known, signed.command), dry_run=how.dry_run)
-        _tell_signatures(signed, known)
+        await tell(client, known, prospect_of(known, signed.command), dry_run=how.dry_run)
+        signed, refused = judged(signed, known)
+        _tell_signatures(signed, refused, known)
         if how.dry_run:
             return ExitCode.OK
         require_enough(known, signed)
@@ -176,11 +185,34 @@ def _tell_done(signed: SignedCommand, known: Known) -> bool:
     return True
 
 
-def _tell_signatures(signed: SignedCommand, known: Known) -> None:
+def judged(signed: SignedCommand, known: Known) -> tuple[SignedCommand, tuple[tuple[bytes, str], ...]]:
+    """The command with the good signatures of present operators alone; and whose else stood there, with the reason."""
+    said = statement(known.group, signed.body)
+    good: dict[bytes, OperatorSignature] = {}
+    refused: list[tuple[bytes, str]] = []
+    for item in signed.signatures:
+        if item.operator not in known.here.operators:
+            refused.append((item.operator, f"no operator in epoch {known.here.epoch}"))
+        elif not verify_signature(item.operator, said, item.signature):
+            refused.append((item.operator, "not made with this key under this command"))
+        else:
+            good[item.operator] = item
+    return attrs.evolve(signed, signatures=tuple(good[key] for key in sorted(good))), tuple(refused)
+
+
+def _tell_signatures(signed: SignedCommand, refused: tuple[tuple[bytes, str], ...], known: Known) -> None:
     signers = [item.operator.hex() for item in signed.signatures]
-    output().event("signatures", command=signed.name, signed_by=signers, threshold=known.here.operator_threshold)
+    output().event(
+        "signatures",
+        command=signed.name,
+        signed_by=signers,
+        refused=[{"operator": key.hex(), "reason": reason} for key, reason in refused],
+        threshold=known.here.operator_threshold,
+    )
     names = ", ".join(signer[:16] for signer in signers) or "nobody"
     output().plain(f"\nSigned by {names}; {known.here.operator_threshold} must sign.")
+    for key, reason in refused:
+        output().show(f"[red]A signature that is none:[/red] {key.hex()[:16]}, {reason}. It is left out.")
 
 
 def _replace(path: Path, text: str) -> None:

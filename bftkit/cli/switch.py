@@ -10,7 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
-from bftkit.cli.app import CommandFailed, ExitCode
+from bftkit.cli.app import CommandFailed, ExitCode, protocol_named
 from bftkit.cli.change import How, change_group
 from bftkit.membership.wishes import Wish
 
@@ -65,6 +65,7 @@ async def switch(
         )
     if force and at:
         raise CommandFailed(ExitCode.USAGE, "--at means nothing with --force: a forced switch happens at once")
+    protocol_named(protocol)  # told before anybody is asked
     wish = Wish(
         protocol=protocol,
         settings=settings_of(set_),

@@ -208,7 +208,9 @@ class SignedCommand:
             if not verify(item.operator, said, item.signature):
                 raise CommandError(f"the signature of operator {item.operator.hex()[:16]} is not good")
         if len(keys) < threshold:
-            raise CommandError(f"{len(keys)} operators signed, and {threshold} must")
+            raise CommandError(
+                f"{len(keys)} {'operator' if len(keys) == 1 else 'operators'} signed, and {threshold} must"
+            )
         return command
 
     def check_epoch(self, group: bytes, epoch: int) -> None:

@@ -280,7 +280,8 @@ def check_record(record: ProtocolRecord, change: Change) -> None:
     """Whether the protocol, by what it says of itself, can run such a group. Raises `CommandError`."""
     n, f, c = len(change.members), change.f, change.c
     if f and not record.byzantine:
-        raise CommandError(f"{record.name} survives crashes only, and {f} members that lie are allowed for")
+        lie = "member that lies is" if f == 1 else "members that lie are"
+        raise CommandError(f"{record.name} survives crashes only, and {f} {lie} allowed for")
     needed = record.members_needed(f, c)
     if n < needed:
         raise CommandError(

@@ -89,6 +89,14 @@ class ClientFolder:
     key: KeyPair
 
 
+MAKERS: Final = {
+    MEMBER_FILE: " of a member's folder, or make one with bftkit init",
+    CLIENT_FILE: " of a client's folder, as bftkit init made it",
+    GENESIS_FILE: ", or found a group with bftkit init",
+}
+"""What to do about a file that is missing, by its name."""
+
+
 def read_genesis(path: Path) -> Genesis:
     """The genesis in a file. Raises `ConfigurationError`."""
     return _parsed(path, Genesis.from_text)
@@ -236,7 +244,7 @@ def _read(path: Path) -> bytes:
             raise ConfigurationError(str(path), "the file is far too large", "give the path of the right file")
         return path.read_bytes()
     except FileNotFoundError:
-        advice = "give the right path, or use bftkit init"
+        advice = f"give the right path{MAKERS.get(path.name, '')}"
         raise ConfigurationError(str(path), "there is no such file", advice) from None
     except OSError as error:
         reason = error.strerror or type(error).__name__

@@ -166,7 +166,7 @@ def test_the_command_shows_a_members_file(tmp_path: Path, capsys: pytest.Capture
         "count": 2,
     }  # fmt: skip
     assert last == {"event": "result", "count": 1}
-    assert main(["events", str(tmp_path)]) == 1
+    assert main(["events", str(tmp_path)]) == 3
 
 
 def test_what_a_liar_says_of_its_events_breaks_nothing() -> None:

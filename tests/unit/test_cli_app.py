@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ import pytest
 from bftkit.cli import app as app_module
 from bftkit.cli import main
 from bftkit.cli.app import COMMANDS, CommandFailed, ExitCode, create_app, output
+from bftkit.cli.client import show_status
+from bftkit.cli.output import Output, use_output
 from bftkit.configuration.text import ConfigurationError
 from bftkit.core.plugin import UnknownProtocol
 from bftkit.storage.files import DiskFull, StorageFailed
@@ -184,7 +188,7 @@ def test_every_command_has_help_that_tells_of_json_and_exit_codes(
 
 
 def test_json_after_two_dashes_is_an_argument_and_no_option(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["log", "verify", "--", "--json"]) == 1
+    assert main(["log", "verify", "--", "--json"]) == 3
     assert "--json: there is no such folder" in capsys.readouterr().err
 
 
@@ -230,3 +234,75 @@ def test_a_reader_that_goes_away_early_gets_no_complaint() -> None:
     process.stderr.close()
     assert process.wait(timeout=60) == 1
     assert errors == ""
+
+
+# ------------------------------------------------------------------------------------------------- exit codes
+
+
+def test_the_guide_has_every_exit_code_and_no_other() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "guide" / "operating.md").read_text("utf-8")
+    text = text[text.index("## Exit codes") :]
+    table = text[: text.index("\n## ")]
+    assert [int(code) for code in re.findall(r"(?m)^\| (\d+) \|", table)] == sorted(ExitCode)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "code", "commands"),
+    [
+        (
+            "a protocol that is none", 2,
+            ["init {0} --protocol pbt", "demo --protocol pbt", "bench --protocol pbt", "simulate --list --protocol pbt",
+             "switch pbt --client {0}", "member add --card x --protocol pbt --client {0}"],
+        ),
+        (
+            "a parameter that is none", 2,
+            ["init {0} --parameter speed=3", "bench --parameter speed=3"],
+        ),
+        (
+            "something where a number should be", 2,
+            ["init {0} --parameter speed", "init {0} --members x", "get k --timeout x --client {0}",
+             "switch paxos --set speed --client {0}"],
+        ),
+        (
+            "a path that leads nowhere", 3,
+            ["events {0}", "evidence list {0}", "evidence verify {0} --client {0}", "history --client {0}",
+             "get k --client {0}", "config check {0}", "config show {0}", "log verify {0}", "node run {0}",
+             "replay {0}", "trace show {0}", "operator show {0} --client {0}", "operator send {0} --client {0}",
+             "keygen {0} --kind next", "init {0} --join {0}/genesis.toml --id m4"],
+        ),
+        (
+            "a file that is there already", 1,
+            ["init {1}", "keygen {1}/file"],
+        ),
+    ],
+)  # fmt: skip
+def test_alike_mistakes_have_alike_codes(
+    mistake: str, code: int, commands: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "file").write_text("something")
+    for command in commands:
+        words = command.format(tmp_path / "nowhere", there).split()
+        found = main(words)
+        error = capsys.readouterr().err
+        assert (found, "Traceback" in error) == (code, False), f"{mistake}: bftkit {command}: {error}"
+
+
+# ------------------------------------------------------------------------------------------------- status
+
+
+@pytest.mark.parametrize(("columns", "last"), [(120, "durability"), (80, "waiting"), (58, "leader")])
+def test_on_a_narrow_terminal_the_last_columns_of_status_are_left_out_whole(
+    columns: int, last: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    use_output(Output())
+    one = {"epoch": 3, "protocol": "coordinator", "view": 12, "leader": "m0", "applied": 1234567, "stable": 1234560}
+    show_status(("m0", "m1"), {"m0": {**one, "waiting": 12, "durability": "fsync"}})
+    title, up, away, *more = capsys.readouterr().out.splitlines()
+    assert title.split()[-1] == last
+    assert up.split()[:4] == ["m0", "up", "3", "coordinator"][: len(up.split())]
+    assert away.split() == ["m1", "no", "answer"]
+    assert bool(more) == (columns < 120)
+    assert max(map(len, (title, up))) <= columns

@@ -162,7 +162,7 @@ def test_files_that_are_no_traces(
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["replay", str(tmp_path / "nothing")]) == 1
+    assert main(["replay", str(tmp_path / "nothing")]) == 3
     assert "No such file" in capsys.readouterr().err
 
 

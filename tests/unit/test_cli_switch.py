@@ -27,10 +27,10 @@ from bftkit.client import NoAnswer, TooFewAgreed
 from bftkit.crypto.keys import verify_signature
 from bftkit.crypto.signed import Certificate
 from bftkit.membership.chain import Ending, HandOver
-from bftkit.membership.command_files import command_from_text
-from bftkit.membership.commands import CANCEL, FORCED, PLANNED, Command, SignedCommand
+from bftkit.membership.command_files import command_from_text, command_to_text
+from bftkit.membership.commands import CANCEL, FORCED, PLANNED, Command, OperatorSignature, SignedCommand
 from bftkit.membership.epochs import Configuration, extended, following
-from bftkit.node.folders import read_client, read_genesis
+from bftkit.node.folders import read_client, read_genesis, read_key
 
 FOUNDING = ("--protocol", "coordinator", "--members", "3", "--json")
 
@@ -222,18 +222,22 @@ def test_at_a_slot(stage: Stage) -> None:
     [
         (("switch", "pbft"), 6, "which need 4 members"),
         (("switch", "paxos", "--byzantine", "1"), 6, "paxos survives crashes only"),
-        (("switch", "paxos", "--set", "speed=3"), 6, "paxos has no parameter 'speed'"),
+        (("switch", "paxos", "--set", "speed=3"), 2, "paxos has no parameter 'speed'"),
+        (("switch", "paxos", "--set", "pipelin=3"), 2, "did you mean 'pipeline'?"),
         (("switch", "paxos", "--set", "speed"), 2, "give name=number"),
         (("switch", "paxos", "--set", "beat=50", "--set", "beat=60"), 2, "beat is there twice"),
         (("switch", "coordinator", "--set", "coordinator=7"), 6, "the members are numbered 0 to 2"),
         (("switch", "paxos", "--set", "window=4000000"), 6, "the window can be"),
-        (("switch", "pxos"), 3, "did you mean 'paxos'"),
+        (("switch", "pxos"), 2, "did you mean 'paxos'"),
         (("switch", "paxos", "--accept-loss"), 2, "means nothing without --force"),
         (("switch", "paxos", "--force", "--at", "5"), 2, "means nothing with --force"),
         (("switch", "paxos", "--operator-key", "nowhere.key"), 3, "nowhere.key"),
         (("member", "remove", "m9"), 6, "m9 is no member"),
         (("member", "remove", "m2"), 6, "2 members bear 0 faults under coordinator"),
-        (("member", "address", "m1", "tcp://nowhere"), 2, "tcp://nowhere"),
+        (("member", "address", "m1", "tcp://nowhere"), 2, "bftkit: tcp://nowhere: "),
+        (("member", "add", "--card", "nowhere.toml"), 3, "nowhere.toml: No such file"),
+        (("member", "add", "--card", "nowhere.toml", "--protocol", "pxos"), 2, "did you mean 'paxos'"),
+        (("operator", "sign", "nowhere.toml", "--operator-key", "x"), 3, "nowhere.toml: No such file"),
         (("operator", "remove", "00" * 32), 6, "is no operator"),
         (("operator", "add", "zz"), 2, "public key"),
     ],
@@ -407,7 +411,7 @@ def test_two_of_two_operators_sign_one_after_the_other(
     stage = make_stage(tmp_path / "shop", capsys, monkeypatch)
     told = stage.run("switch", "paxos", "--operator-key", keys[0])
     assert (told.code, stage.client.ordered) == (6, [])
-    assert "1 operators signed, and 2 must" in told.error
+    assert "1 operator signed, and 2 must" in told.error
 
     file = tmp_path / "switch.toml"
     told = stage.run("switch", "paxos", "--operator-key", keys[0], "--out", file)
@@ -425,6 +429,44 @@ def test_two_of_two_operators_sign_one_after_the_other(
     change_ = stage.sent.change
     assert change_ is not None
     assert change_.protocol == "paxos"
+
+
+def test_forged_signatures_in_a_file_are_told_left_out_and_count_for_nobody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has the file may write any signature into it; members refuse a command that carries a bad one."""
+    keys = [tmp_path / name for name in ("ann.key", "bob.key", "eve.key")]
+    for key in keys:
+        assert main(["keygen", str(key), "--kind", "operator"]) == 0
+    ann, bob, eve = capsys.readouterr().out.split()
+    two = ("--operator-key", ann, "--operator-key", bob, "--operator-threshold", "2")
+    assert main(["init", str(tmp_path / "shop"), *FOUNDING, *two]) == 0
+    capsys.readouterr()
+    stage = make_stage(tmp_path / "shop", capsys, monkeypatch)
+    file = tmp_path / "switch.toml"
+    assert stage.run("switch", "paxos", "--operator-key", keys[0], "--out", file).code == 0
+    signed = command_from_text(file.read_text()).signed_by(read_key(keys[2], "operator").signing_key)
+    forged = (*signed.signatures, OperatorSignature(bytes.fromhex(bob), bytes(64)))
+    file.write_text(command_to_text(attrs.evolve(signed, signatures=forged)))
+
+    shown = stage.run("operator", "show", file).of("signatures")[0]
+    assert shown["signed_by"] == [ann]
+    assert {one["operator"]: one["reason"] for one in shown["refused"]} == {
+        eve: "no operator in epoch 0", bob: "not made with this key under this command",
+    }  # fmt: skip
+    assert "A signature that is none:" in stage.run("operator", "show", file, json_lines=False).out
+    told = stage.run("operator", "send", file)
+    assert (told.code, stage.client.ordered) == (6, []), "one good one is not two"
+    assert "1 operator signed, and 2 must" in told.error
+
+    told = stage.run("operator", "sign", file, "--operator-key", keys[0])
+    assert told.of("written")[0]["missing"] == 1, "what ann signs twice counts once, and bob has not signed"
+    assert [item.operator.hex() for item in command_from_text(file.read_text()).signatures] == [ann]
+    assert stage.run("operator", "sign", file, "--operator-key", keys[1]).of("written")[0]["missing"] == 0
+    good = command_from_text(file.read_text())
+    file.write_text(command_to_text(attrs.evolve(good, signatures=(*good.signatures, forged[-1], *signed.signatures))))
+    assert stage.run("operator", "send", file).code == 0, "enough are good; what is not is not sent"
+    assert stage.sent == good.command
 
 
 def test_a_command_file_that_was_changed_is_refused(stage: Stage) -> None:
