@@ -21,8 +21,7 @@ from bftkit.cli.client import DEFAULT_FOLDER, FolderOption, TimeoutOption
 from bftkit.client import OutcomeUnknown, connect
 from bftkit.core.plugin import load_protocol
 from bftkit.core.wire import WireError
-from bftkit.membership.chain import HandOver
-from bftkit.membership.epochs import Configuration
+from bftkit.membership.chain import HandOver, Place
 from bftkit.membership.evidence import Evidence, proves_false_dealing, why_not_proved
 from bftkit.membership.verifiers import roster_verifier
 from bftkit.node.assembly import genesis_settings
@@ -112,15 +111,16 @@ def check(evidence: Evidence, folder: ClientFolder, links: tuple[HandOver, ...])
     if evidence.opening == place.opening and any(proves_false_dealing(evidence, link, verifiers) for link in near):
         return None
     verifier = verifiers(here, place.opening)
-    return why_not_proved(evidence, place, load_protocol(here.protocol), verifier, _judge(folder, here))
+    return why_not_proved(evidence, place, load_protocol(here.protocol), verifier, _judge(folder, place))
 
 
-def _judge(folder: ClientFolder, here: Configuration) -> Callable[[bytes], bool]:
+def _judge(folder: ClientFolder, place: Place) -> Callable[[bytes], bool]:
     """Whether a batch is bad, by the rules of the group's members in that epoch."""
     genesis = folder.genesis
     rules = attrs.evolve(
         genesis_settings(genesis, genesis.roster.ids[0], None, None),
-        member_keys={entry.epoch_key: entry.id for entry in here.roster.entries},
+        member_keys={entry.epoch_key: entry.id for entry in place.configuration.roster.entries},
+        place=place,
     )
 
     def is_bad(batch: bytes) -> bool:
