@@ -47,7 +47,7 @@ Watch = Callable[..., Any]
 RunCommand = Callable[..., Any]
 Statuses = Mapping[str, dict[str, Any]]
 
-TIMEOUT = 30.0
+TIMEOUT = 60.0
 AT_ONCE = 8
 """So many runs with a cut share the processor: each of them mostly waits."""
 
@@ -450,16 +450,16 @@ def test_processes_change_lose_power_and_forget_their_keys(found: MakeGroup, cli
     assert first_seed in secrets_on_disk(folder)
     group.start_all()
     user = client(group)
-    user.submit(keyvalue.append(b"marks", b"a"))
+    user.submit(keyvalue.append(b"marks", b"a"), timeout=TIMEOUT)
     carry_out(group, user, change_to(user.configuration, "paxos"))
-    user.submit(keyvalue.append(b"marks", b"b"))
+    user.submit(keyvalue.append(b"marks", b"b"), timeout=TIMEOUT)
     watch(group, "all in epoch 1", all_in(1, 3))
     group.kill_all()
     group.start_all()
     user.submit(keyvalue.append(b"marks", b"c"), timeout=TIMEOUT)
     carry_out(group, user, change_to(user.configuration, "coordinator"))
     watch(group, "all in epoch 2", all_in(2, 3))
-    assert keyvalue.parse_value(user.submit(keyvalue.get(b"marks"))) == b"abc"
+    assert keyvalue.parse_value(user.submit(keyvalue.get(b"marks"), timeout=TIMEOUT)) == b"abc"
     group.stop()
     keys = read_epoch_keys(folder / "keys" / "epochs.key")
     assert (keys.first, keys.count) == (2, 256)
@@ -478,7 +478,7 @@ def test_a_process_joins(found: MakeGroup, client: OpenClient, watch: Watch, com
         group.start_all(("m0", "m1", "m2", "m3"))
         user = client(group)
         for letter in b"abc":
-            user.submit(keyvalue.append(b"marks", bytes((letter,))))
+            user.submit(keyvalue.append(b"marks", bytes((letter,))), timeout=TIMEOUT)
         carry_out(group, user, change_to(user.configuration, "pbft", card))
         watch(group, "all in epoch 1", all_in(1, 4))
         group.kill("m3")
@@ -498,7 +498,7 @@ def test_a_member_whose_disk_is_gone_is_replaced_by_itself(
     group = found("--members", 3, "--protocol", "paxos", "--checkpoint-interval", 8)
     group.start_all()
     user = client(group)
-    user.submit(keyvalue.append(b"marks", b"a"))
+    user.submit(keyvalue.append(b"marks", b"a"), timeout=TIMEOUT)
     group.kill("m2")
     shutil.rmtree(group.directory / "m2")
     (address,) = group.genesis.roster.entry("m2").addresses
@@ -523,7 +523,7 @@ def test_a_member_gets_new_epoch_keys_and_goes_on(
     group = found("--members", 3, "--protocol", "paxos", "--checkpoint-interval", 8)
     group.start_all()
     user = client(group)
-    user.submit(keyvalue.append(b"marks", b"a"))
+    user.submit(keyvalue.append(b"marks", b"a"), timeout=TIMEOUT)
     old = read_epoch_keys(group.directory / "m2" / "keys" / "epochs.key")
     assert main(["keygen", str(group.directory / "m2"), "--kind", "next", "--epochs", "16"]) == 0
     card = MemberCard.from_text(capsys.readouterr().out)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 from bftkit.client import OperationFailed, SyncClient
+from bftkit.node.evidence import FOLDER, evidence_files
 from bftkit.node.processes import ProcessGroup
 from bftkit.service import keyvalue
-from tests.system.conftest import RunCommand
+from tests.system.conftest import PATIENCE_SECONDS, RunCommand
 
 MakeGroup = Callable[..., ProcessGroup]
 OpenClient = Callable[..., SyncClient]
@@ -68,6 +70,10 @@ def test_a_liar_is_blamed_and_fools_no_client(
         assert accused <= {liar}, statuses[member]["blamed"]
         if _blamed_for_equivocation(statuses[member], liar):
             assert statuses[member]["counters"]["evidence"] >= 1
+            end = time.monotonic() + PATIENCE_SECONDS
+            while not evidence_files(group.directory / member / FOLDER):  # it is written by a thread of its own
+                assert time.monotonic() < end
+                time.sleep(0.01)
             # What the member keeps on its disk convinces somebody who has nothing but a client's folder.
             told = command("evidence", "verify", group.directory / member, "--client", group.directory / "client")
             assert told.code == 0, told.events

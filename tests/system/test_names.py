@@ -7,6 +7,8 @@ are left, all of them needed, and nothing can be decided until the two have foun
 
 from __future__ import annotations
 
+import contextlib
+import random
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from bftkit.cli.init import PORTS
 from bftkit.client import OutcomeUnknown, SyncClient
 from bftkit.client.connect import connect_sync
 from bftkit.node.processes import ProcessGroup
@@ -28,10 +31,12 @@ MOVED = ("m2", "m3")
 
 
 def free_port() -> int:
-    """A port on which nobody listens; the kernel gives out others first before it gives this one again."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port on which nobody listens, of those that no system gives to whoever dials and that `bftkit init` leaves."""
+    while True:
+        port = random.randrange(PORTS.stop, 32_000)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 @attrs.frozen

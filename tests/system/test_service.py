@@ -44,7 +44,7 @@ def test_an_operation_that_fails_says_why_and_stops_nobody(
     told = command("submit", "no operation", "-c", shared.directory / "client")
     assert told.code == 1
     assert "unknown operation" in told.error or "does not fit" in told.error
-    assert client(shared).submit(keyvalue.put(b"after", b"it")) == b"="
+    assert client(shared).submit(keyvalue.put(b"after", b"it"), timeout=60) == b"="
 
 
 _WORK = textwrap.dedent(
@@ -57,18 +57,18 @@ _WORK = textwrap.dedent(
     async def work(folder, name, count):
         try:
             async with connect(folder) as client:
-                await client.submit(b"rubbish")
+                await client.submit(b"rubbish", timeout=60)
         except OperationFailed:
             pass  # as it was raised, in no group
         async with connect(folder) as client:
             for index in range(count):
-                assert await client.submit(keyvalue.append(b"log-" + name, b"%d," % index)) == b"="
-                assert await client.submit(keyvalue.append(b"together", name)) == b"="
+                assert await client.submit(keyvalue.append(b"log-" + name, b"%d," % index), timeout=60) == b"="
+                assert await client.submit(keyvalue.append(b"together", name), timeout=60) == b"="
             expected = b"+" + b"".join(b"%d," % index for index in range(count))
-            assert await client.read(keyvalue.get(b"log-" + name)) == expected, expected
-            outcomes = await client.submit_many([keyvalue.put(b"many", name), b"rubbish"])
+            assert await client.read(keyvalue.get(b"log-" + name), timeout=60) == expected, expected
+            outcomes = await client.submit_many([keyvalue.put(b"many", name), b"rubbish"], timeout=60)
             assert outcomes[0] == b"=" and isinstance(outcomes[1], Exception), outcomes
-            together = await client.read(keyvalue.get(b"together"))
+            together = await client.read(keyvalue.get(b"together"), timeout=60)
             assert together.count(name) == count, together
             print("verified", client.core.machine.session)
 
@@ -98,11 +98,11 @@ def test_two_client_processes_in_two_event_loops_and_a_synchronous_one_work_toge
     try:
         mine = client(shared)
         for index in range(count):
-            assert mine.submit(keyvalue.append(b"log-S", b"%d," % index)) == b"="
-            assert mine.submit(keyvalue.append(b"together", b"S")) == b"="
+            assert mine.submit(keyvalue.append(b"log-S", b"%d," % index), timeout=60) == b"="
+            assert mine.submit(keyvalue.append(b"together", b"S"), timeout=60) == b"="
         sessions: set[str] = set()
         for process in processes:
-            out, error = process.communicate(timeout=60)
+            out, error = process.communicate(timeout=120)
             assert (process.returncode, error) == (0, ""), error
             assert out.startswith("verified")
             sessions.add(out)
@@ -111,7 +111,7 @@ def test_two_client_processes_in_two_event_loops_and_a_synchronous_one_work_toge
         for process in processes:
             process.kill()
             process.communicate()
-    together = keyvalue.parse_value(mine.read(keyvalue.get(b"together")))
+    together = keyvalue.parse_value(mine.read(keyvalue.get(b"together"), timeout=60))
     assert together is not None
     assert {name: together.count(name) for name in (b"T", b"A", b"S")} == {b"T": count, b"A": count, b"S": count}
 
@@ -134,7 +134,7 @@ def test_sigterm_ends_a_member_cleanly_under_load_with_its_log_sealed(
     finally:
         del os.environ["PYTHONDEVMODE"]
     mine = client(group)
-    assert all(result == b"=" for result in mine.submit_many([keyvalue.append(b"k", b"x")] * 100))
+    assert all(result == b"=" for result in mine.submit_many([keyvalue.append(b"k", b"x")] * 100, timeout=60))
     pending = mine.core.submit([keyvalue.append(b"k", b"x")] * 1000, lambda: None)
     while not mine.core.hub.queued("m0") and pending.missing == 1000:
         mine.core.turn(0.01)
@@ -146,6 +146,6 @@ def test_sigterm_ends_a_member_cleanly_under_load_with_its_log_sealed(
         assert command("log", "verify", group.directory / member).code == 0
         assert "Warning" not in group.log_text(member), group.log_text(member)
     group.start_all()
-    value = keyvalue.parse_value(client(group).submit(keyvalue.get(b"k"), timeout=30))
+    value = keyvalue.parse_value(client(group).submit(keyvalue.get(b"k"), timeout=60))
     assert value is not None
     assert len(value) >= 100
