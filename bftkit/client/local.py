@@ -33,7 +33,10 @@ from bftkit.client.aio import AsyncClient, driving
 from bftkit.client.connect import client_settings
 from bftkit.client.core import ClientCore
 from bftkit.client.sync import SyncClient
+from bftkit.configuration.policy import Policy
+from bftkit.configuration.qos import QoS
 from bftkit.core.machine import MemberId
+from bftkit.core.ordering import ProtocolRecord
 from bftkit.core.plugin import load_protocol
 from bftkit.crypto.keys import EpochKeys, SigningKey
 from bftkit.crypto.merkle import root as merkle_root
@@ -287,12 +290,14 @@ class LocalGroup:
         parameters: Mapping[str, int] | None = None,
         checkpoint_interval: int | None = None,
         coin: bool | None = None,
+        qos: QoS | None = None,
+        policy: Policy | None = None,
     ) -> Change:
         """The present configuration with this changed; whatever is not named stays as it is.
 
         With another protocol or number of members, `f` and `c` are as large as can be, and with another protocol the
         parameters are its defaults. `members` may name spares. `coin`: whether the members make a coin key; by default
-        they do where the protocol tosses coins, and where members may lie (SAFETY rule 26).
+        they do where the protocol, or one of the policy's, tosses coins, and where members may lie (SAFETY rule 26).
         """
         here = self.configuration
         name = protocol if protocol is not None else here.protocol
@@ -313,9 +318,9 @@ class LocalGroup:
             here.operator_threshold,
             interval,
             max(2 * interval, here.window),
-            (record.coins or f > 0) if coin is None else coin,
-            here.qos,
-            here.policy,
+            (_coined(record, policy or here.policy) or f > 0) if coin is None else coin,
+            qos or here.qos,
+            policy or here.policy,
         )
 
     def command(self, change: Change, *, kind: int = PLANNED, at: int = 0) -> SignedCommand:
@@ -335,6 +340,8 @@ class LocalGroup:
         parameters: Mapping[str, int] | None = None,
         checkpoint_interval: int | None = None,
         coin: bool | None = None,
+        qos: QoS | None = None,
+        policy: Policy | None = None,
         timeout: float = SWITCH_SECONDS,
     ) -> Configuration:
         """Change the group, by an operator's command, and wait until all running members are in the new epoch.
@@ -350,6 +357,8 @@ class LocalGroup:
             parameters=parameters,
             checkpoint_interval=checkpoint_interval,
             coin=coin,
+            qos=qos,
+            policy=policy,
         )
         return await self.carry_out(self.command(change), timeout)
 
@@ -495,14 +504,26 @@ def _listed(roots: Mapping[MemberId, tuple[tuple[int, int], bytes]]) -> str:
     )
 
 
+def _coined(record: ProtocolRecord, policy: Policy | None) -> bool:
+    """Whether this protocol, or one that the policy may change to, tosses coins."""
+    modes = () if policy is None else policy.modes
+    return record.coins or any(load_protocol(mode.protocol).record.coins for mode in modes)
+
+
 def _founded(
-    members: int, protocol: str, parameters: Mapping[str, int], interval: int
+    members: int,
+    protocol: str,
+    parameters: Mapping[str, int],
+    interval: int,
+    qos: QoS | None,
+    policy: Policy | None,
 ) -> tuple[Genesis, list[_Member], SigningKey]:
     """A genesis with fresh keys, every member's disk as `bftkit init` would leave it, and the operator's key."""
     record = load_protocol(protocol).record
     f, c = default_faults(record, members, None, None)
     ids = tuple(f"m{index}" for index in range(members))
-    coin, shares = deal_coin(record, ids, f, c, secrets.token_bytes(DEAL_SECRET_SIZE))
+    needs_coin = attrs.evolve(record, coins=_coined(record, policy))
+    coin, shares = deal_coin(needs_coin, ids, f, c, secrets.token_bytes(DEAL_SECRET_SIZE))
     found = [_Member.made(member) for member in ids]
     operator = SigningKey(secrets.token_bytes(32))
     genesis = Genesis(
@@ -519,6 +540,8 @@ def _founded(
         checkpoint_interval=interval,
         coin=coin,
         schedule={member.id: member.vault.epochs.publics for member in found},
+        qos=qos,
+        policy=policy,
     )
     genesis.check_protocol(record)
     for member in found:
@@ -535,6 +558,8 @@ async def local_group(
     protocol: str = "pbft",
     parameters: Mapping[str, int] | None = None,
     checkpoint_interval: int = 128,
+    qos: QoS | None = None,
+    policy: Policy | None = None,
 ) -> AsyncGenerator[LocalGroup]:
     """A group of so many members, m0 and so on, that run this class (or whatever else makes a service when called).
 
@@ -542,7 +567,7 @@ async def local_group(
     that cannot run so many members or has no such parameters.
     """
     checked_service(service)
-    genesis, found, operator = _founded(members, protocol, dict(parameters or {}), checkpoint_interval)
+    genesis, found, operator = _founded(members, protocol, dict(parameters or {}), checkpoint_interval, qos, policy)
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         group = LocalGroup(service, genesis, found, operator, nursery)
