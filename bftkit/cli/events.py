@@ -75,7 +75,9 @@ def in_words(entry: Mapping[str, Any]) -> str:
             )
         case {"event": "entered", "epoch": epoch, "from": before, "to": after, "kind": kind, "members": members}:
             slot = entry.get("after_slot")
-            return f"entered epoch {epoch} after slot {slot}: {before} to {after}, {kind}, {_names(members)}"
+            by = " by the policy" if entry.get("cause") == "policy" else ""
+            why = f"; why: {entry['reason']}" if entry.get("reason") else ""
+            return f"entered epoch {epoch} after slot {slot}: {before} to {after}, {kind}{by}, {_names(members)}{why}"
         case {"event": "resumed", "epoch": epoch, "pause_ms": pause}:
             return f"first decision of epoch {epoch}, {pause} ms after the last one of the epoch before"
         case {"event": "refused", "command": str(command), "reason": reason}:

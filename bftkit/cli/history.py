@@ -48,6 +48,8 @@ def _event(configuration: Configuration, link: HandOver | None) -> None:
         crash=configuration.c,
         quorum=quorum.certificate,
         kind=link.kind if link is not None else "founded",
+        cause=link.cause if link is not None else "founders",
+        reason=link.signed.command.reason if link is not None else "",
         after_slot=link.ending.slot if link is not None else 0,
         state=link.ending.root if link is not None else None,
         opening=link.ending.opening if link is not None else None,
@@ -67,7 +69,7 @@ def _show(known: Known, configurations: tuple[Configuration, ...]) -> None:
         link = known.links[one.epoch - 1] if one.epoch else None
         table.add_row(
             str(one.epoch),
-            link.kind if link is not None else "founded",
+            _kind(link) if link is not None else "founded",
             f"{link.ending.slot:,}" if link is not None else "-",
             one.protocol,
             " ".join(one.members),
@@ -77,5 +79,13 @@ def _show(known: Known, configurations: tuple[Configuration, ...]) -> None:
             " ".join(item.operator.hex()[:8] for item in link.signed.signatures) if link is not None else "-",
         )
     output().show(table)
+    for one in configurations:
+        reason = known.links[one.epoch - 1].signed.command.reason if one.epoch else ""
+        if reason:
+            output().plain(f"epoch {one.epoch}, why: {reason}")
     name = known.folder.genesis.name
     output().plain(f"\n{name} is in epoch {known.here.epoch}; every link was verified from its genesis on.")
+
+
+def _kind(link: HandOver) -> str:
+    return f"{link.kind} by policy" if link.cause == "policy" else link.kind

@@ -154,7 +154,7 @@ class Chronicle:
     def entered(self, place: Place, link: bytes) -> None:
         """This member is in a new epoch."""
         here = place.configuration
-        ending, kind = _read(link)
+        ending, kind, cause, reason = _read(link)
         decided = self._decided if self._applied == ending else None
         stopped = self._wedged if decided is not None and self._wedged is not None else decided
         protocols, members = (self._protocol, here.protocol), len(here.members)
@@ -167,6 +167,8 @@ class Chronicle:
             epoch=here.epoch,
             **{"from": self.switch.before, "to": here.protocol},
             kind=kind,
+            cause=cause,
+            reason=reason,
             members=list(here.members),
             byzantine=here.f,
             crash=here.c,
@@ -227,10 +229,10 @@ def read_events(folder: Path) -> Iterator[dict[str, Any]]:
                 yield entry
 
 
-def _read(link: bytes) -> tuple[int, str]:
-    """The last slot of the epoch that this hand-over ends, and which kind of change it is."""
+def _read(link: bytes) -> tuple[int, str, str, str]:
+    """The last slot of the epoch that this hand-over ends, which kind of change it is, who decided it, and why."""
     try:
         handover = HandOver.decode(link)
     except WireError:  # pragma: no cover - a replica gives out what it has checked
-        return 0, "planned"
-    return handover.ending.slot, handover.kind
+        return 0, "planned", "operators", ""
+    return handover.ending.slot, handover.kind, handover.cause, handover.signed.command.reason

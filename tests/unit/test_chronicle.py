@@ -196,6 +196,20 @@ def test_what_a_liar_says_of_its_events_breaks_nothing() -> None:
             },
             "entered epoch 1 after slot 3: a to b, forced, m0",
         ),
+        (
+            {
+                "event": "entered",
+                "epoch": 2,
+                "from": "b",
+                "to": "a",
+                "kind": "planned",
+                "cause": "policy",
+                "reason": "calm",
+                "members": ["m0"],
+                "after_slot": 9,
+            },
+            "entered epoch 2 after slot 9: b to a, planned by the policy, m0; why: calm",
+        ),
         ({"event": "resumed", "epoch": 1, "pause_ms": 3.5}, "first decision of epoch 1, 3.5 ms after"),
         ({"event": "refused", "command": "ab" * 32, "reason": "no"}, "refused command abababababababab: no"),
         (
