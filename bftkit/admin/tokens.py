@@ -95,7 +95,7 @@ def new_token() -> str:
 
 def digest_of(token: str) -> bytes:
     """What is kept of a token."""
-    return digest(b"bftkit admin token", token.encode("utf-8", "surrogateescape"))
+    return digest(b"bftkit admin token", token.encode("utf-8", "surrogatepass"))
 
 
 def entry_of(name: str, role: Role, token: str) -> Entry:

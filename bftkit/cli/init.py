@@ -4,6 +4,7 @@
     DIR/m0 ... m3/           one folder a member: settings, genesis, secret keys, an empty log
     DIR/client/              a client's folder
     DIR/operator/            the key that signs commands to the group; keep it off the members' machines
+    DIR/admin/               tokens for the members' HTTP interfaces, with --admin-base-port
 
 With `--join GENESIS`, DIR is the folder of one more member of that group, with its *card* (`card.toml`): what an
 operator must put into the command that takes it in. Its secrets are made here and never leave the machine.
@@ -19,12 +20,15 @@ import secrets
 import shutil
 import socket
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import attrs
 from cyclopts import Parameter
 
+from bftkit.admin.founding import FOLDER as TOKENS_FOLDER
+from bftkit.admin.founding import Access
 from bftkit.channel.settling import own_record
 from bftkit.cli.app import CommandFailed, ExitCode, output, protocol_named
 from bftkit.cli.keygen import address_argument, new_epochs, new_key, public_entry
@@ -86,6 +90,10 @@ def init(
     base_port: Annotated[
         int | None, Parameter(help="m0 gets this port, m1 the next, and so on. Default: ports that are free now.")
     ] = None,
+    admin_base_port: Annotated[
+        int | None,
+        Parameter(help="m0 gets an HTTP interface for operators at this port, m1 at the next. Default: none."),
+    ] = None,
     service: Annotated[
         str, Parameter(help='The state machine that the group runs, as "package.module:Class".')
     ] = DEFAULT_SERVICE,
@@ -141,7 +149,7 @@ def init(
         }
         for option in (option for option, given in founding.items() if given):
             raise CommandFailed(ExitCode.USAGE, f"{option} means nothing with --join: the group is as its genesis says")
-        _join(directory, join, id, address, base_port)
+        _join(directory, join, id, address, base_port, admin_base_port)
         return
     if id is not None:
         raise CommandFailed(ExitCode.USAGE, "--id means nothing without --join")
@@ -182,7 +190,8 @@ def init(
         genesis.check_protocol(record)
     except ConfigurationError as error:
         raise CommandFailed(ExitCode.USAGE, str(error)) from None  # all of it was typed
-    _build(directory, genesis, keys, shares, client, operator)
+    access = _access(addresses, admin_base_port)
+    _build(directory, genesis, keys, shares, client, operator, access)
     _report(directory, genesis, operator is not None)
 
 
@@ -209,6 +218,18 @@ def _addresses(ids: tuple[str, ...], given: tuple[str, ...], base_port: int | No
     elif base_port is not None:
         found.update({m: (f"tcp://127.0.0.1:{base_port + i}",) for i, m in enumerate(ids) if m in missing})
     return found
+
+
+def _access(addresses: Mapping[str, tuple[str, ...]], base_port: int | None) -> dict[str, Access]:
+    """The HTTP interfaces of members at these addresses, from `base_port` on; none without one."""
+    if base_port is None:
+        return {}
+    if not 1 <= base_port <= 65536 - len(addresses):
+        count = len(addresses)
+        raise CommandFailed(
+            ExitCode.USAGE, f"--admin-base-port {base_port}: {count} ports from there on must be 1 to 65535"
+        )
+    return {member: Access.at(places[0], base_port + i) for i, (member, places) in enumerate(addresses.items())}
 
 
 def _free_ports(count: int) -> int:
@@ -262,6 +283,7 @@ def _build(
     shares: dict[str, bytes],
     client: KeyPair,
     operator: KeyPair | None,
+    access: Mapping[str, Access],
 ) -> None:
     parent = directory.resolve().parent
     parent.mkdir(parents=True, exist_ok=True)
@@ -270,7 +292,8 @@ def _build(
         text = genesis.to_text()
         write_file(work / GENESIS_FILE, text)
         for member, (identity, epochs) in keys.items():
-            _build_member(work / member, member, genesis, text, identity, epochs, shares.get(member))
+            share = shares.get(member)
+            _build_member(work / member, member, genesis, text, identity, epochs, share, access.get(member))
         _folder(work / "client")
         write_file(work / "client" / GENESIS_FILE, text)
         write_file(work / "client" / CLIENT_FILE, ClientSettings().to_text())
@@ -278,6 +301,7 @@ def _build(
         if operator is not None:
             _folder(work / "operator")
             write_file(work / "operator" / "operator.key", operator.to_text(), 0o600)
+        _write_tokens(work / TOKENS_FOLDER, access)
         os.rename(work, directory)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
@@ -292,14 +316,16 @@ def _build_member(
     identity: KeyPair,
     epochs: EpochKeys,
     coin_share: bytes | None,
+    access: Access | None,
 ) -> MemberFolder:
     settings = MemberSettings(
         id=member,
         service=genesis.service,
         listen=_listen(genesis.roster.entry(member).addresses),
         durability=genesis.durability,
+        admin=access.settings if access is not None else None,
     )
-    return _write_member(folder, settings, genesis, text, identity, epochs, coin_share)
+    return _write_member(folder, settings, genesis, text, identity, epochs, coin_share, access=access)
 
 
 def _write_member(
@@ -311,6 +337,7 @@ def _write_member(
     epochs: EpochKeys,
     coin_share: bytes | None = None,
     standing: tuple[bytes, ...] = (),
+    access: Access | None = None,
 ) -> MemberFolder:
     _folder(folder)
     write_file(folder / GENESIS_FILE, text)
@@ -320,6 +347,8 @@ def _write_member(
     write_file(folder / settings.keys.epochs, epochs.to_bytes(), 0o600)
     if coin_share is not None:
         write_file(folder / settings.keys.coin, CoinShare.of(0, coin_share).to_text(), 0o600)
+    if access is not None:
+        access.write_digests(folder)
     _folder(folder / settings.data)
     built = read_member(folder)
     _folder(built.log)
@@ -333,8 +362,21 @@ def _write_member(
     return built
 
 
+def _write_tokens(folder: Path, access: Mapping[str, Access]) -> None:
+    """The founder's tokens, a file each; members have digests only."""
+    if access:
+        _folder(folder)
+        for member, one in access.items():
+            one.write_tokens(folder, member)
+
+
 def _join(
-    directory: Path, genesis_path: Path, member: str | None, address: tuple[str, ...], base_port: int | None
+    directory: Path,
+    genesis_path: Path,
+    member: str | None,
+    address: tuple[str, ...],
+    base_port: int | None,
+    admin_base_port: int | None,
 ) -> None:
     """The folder of a member that is to join a group, and its card."""
     if member is None:
@@ -355,9 +397,15 @@ def _join(
     else:
         places = _addresses((member,), (), base_port)[member]
     identity, epochs = new_key("identity"), new_epochs(EPOCHS_DEFAULT)
+    access = _access({member: places}, admin_base_port)
     card = MemberCard(member, identity.public, epochs.root, places, epochs.publics, genesis.group_id)
     settings = MemberSettings(
-        id=member, service=genesis.service, listen=_listen(places), durability=genesis.durability, joins=True
+        id=member,
+        service=genesis.service,
+        listen=_listen(places),
+        durability=genesis.durability,
+        admin=access[member].settings if access else None,
+        joins=True,
     )
     # In the place of one whose promises it does not know, it is silent until a roster has its keys (SAFETY rule 16).
     standing = (own_record(0, silent=True),) if member in genesis.roster.by_id else ()
@@ -366,7 +414,9 @@ def _join(
     work = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=parent))  # mode 0700
     try:
         made = work / "member"
-        _write_member(made, settings, genesis, genesis.to_text(), identity, epochs, standing=standing)
+        own = access.get(member)
+        _write_member(made, settings, genesis, genesis.to_text(), identity, epochs, standing=standing, access=own)
+        _write_tokens(made / TOKENS_FOLDER, access)
         write_file(made / CARD_FILE, card.to_text())
         if directory.exists():
             directory.rmdir()
