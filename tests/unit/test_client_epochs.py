@@ -335,7 +335,7 @@ async def test_operators_bring_a_group_from_epoch_to_epoch_and_clients_follow() 
     async with local_group(KeyValueStore, members=3, protocol="paxos", checkpoint_interval=4) as group:
         client, sleeper = await group.client(), group.client_core()
         CORES.append(sleeper)
-        await client.submit(put(b"key", b"0"))
+        await client.submit(put(b"key", b"0"), timeout=60)
         await group.add_spare("m3")
         changes: tuple[Callable[[], Change], ...] = (
             lambda: group.change("coordinator"),

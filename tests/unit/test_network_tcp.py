@@ -160,6 +160,7 @@ def test_a_replayed_conversation_does_not_become_a_link(make_site: Callable[...,
     """FAULTS 11: somebody who recorded Ann's bytes sends them again; replies keep going to the real Ann."""
     site = make_site()
     recorder = socket.create_server(("127.0.0.1", 0))
+    site.sockets.append(recorder)
     client = TcpHub(ANN, GROUP, clock=site.clock)
     site.clients.append(client)
     client.connect("bob", BOB.public_key, [Address("tcp", "127.0.0.1", recorder.getsockname()[1])])
@@ -293,6 +294,7 @@ def test_a_silent_listener_does_not_hold_us(make_site: Callable[..., Site]) -> N
     """It accepts and says nothing: after the handshake's time the next address is tried."""
     site = make_site()
     silent = socket.create_server(("127.0.0.1", 0))
+    site.sockets.append(silent)
     client = TcpHub(ANN, GROUP, clock=site.clock)
     site.clients.append(client)
     client.connect("bob", BOB.public_key, [Address("tcp", "127.0.0.1", silent.getsockname()[1]), site.address])
