@@ -101,7 +101,7 @@ async def set_(
     """Change what is needed of the group, and the group so that it gives that."""
     _check_names(policy, protocol)
     check_reason(reason)
-    if not needs.given and policy is None:
+    if not needs.given and policy is None and protocol is None:
         raise CommandFailed(ExitCode.USAGE, "nothing is named that should change, such as --byzantine 1")
 
     def make(known: Known) -> Wish:
