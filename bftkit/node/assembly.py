@@ -35,7 +35,7 @@ from bftkit.node.keychain import MemberKeychain, NoKey, keyring_of, taking_no_pa
 from bftkit.node.names import open_names
 from bftkit.node.neighbours import Door
 from bftkit.node.node import Adversary, Node
-from bftkit.node.recovery import newest_link, open_storage
+from bftkit.node.recovery import durability_keeper, keeps_nothing, newest_link, open_storage
 from bftkit.node.scribe import Scribe
 from bftkit.node.vault import FolderVault
 from bftkit.service import ServiceError, checked_service
@@ -157,7 +157,7 @@ def assemble(
     """Open everything that a member needs. Raises `ConfigurationError`, `StorageError`, `HubError`."""
     genesis, me = folder.genesis, folder.settings.id
     vault = FolderVault(folder)
-    keychain = MemberKeychain(genesis.group_id, me, vault)
+    keychain = MemberKeychain(genesis.group_id, me, vault, keeps_nothing=keeps_nothing(folder))
     settings = genesis_settings(genesis, me, keychain.key(Configuration.first(genesis)), vault.coin, keychain)
     service = application if application is not None else load_service(folder.settings.service)
     log, snapshots, restored = open_storage(folder)
@@ -181,6 +181,7 @@ def assemble(
         names=open_names(folder.settings.names, folder.path, genesis, me),
         door=door,
         vault=vault,
+        durability=durability_keeper(folder),
         chronicle=Chronicle(folder.path / EVENTS_FILE, write=scribe.write),
         evidence=EvidenceStore(
             folder.path / EVIDENCE_FOLDER, genesis.group_id, me, founding_place(genesis), write=scribe.write

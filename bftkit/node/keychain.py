@@ -79,9 +79,9 @@ class MemberKeychain(Keychain):
         if not self._keeps_nothing or needs is None or needs.durability == "memory" or not self._is_in(configuration):
             return None
         return (
-            f'{self._me} keeps nothing on disk (durability = "memory" in its member.toml), and the needs say durability '
-            f'"{needs.durability}": give it that durability, start it again and give it new keys (bftkit switch '
-            "--rotate), or replace it"
+            f'{self._me} keeps nothing on disk (durability = "memory" in its member.toml), and durability '
+            f'"{needs.durability}" is needed: write that there, start it again, and then give it new keys '
+            "(bftkit member rotate) or replace it"
         )
 
     def _is_in(self, configuration: Configuration) -> bool:

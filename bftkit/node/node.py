@@ -66,6 +66,7 @@ from bftkit.node.names import Names
 from bftkit.node.neighbours import Door, Neighbours, Peers
 from bftkit.node.scribe import Scribe
 from bftkit.node.vault import Vault
+from bftkit.storage.durability import DurabilityKeeper
 from bftkit.storage.files import DiskFull
 from bftkit.storage.log import Durability, RecordLog
 from bftkit.storage.snapshots import SnapshotStore
@@ -199,6 +200,7 @@ class Node:
         names: Names | None = None,
         door: Door | None = None,
         vault: Vault | None = None,
+        durability: DurabilityKeeper | None = None,
         chronicle: Chronicle | None = None,
         evidence: EvidenceStore | None = None,
         scribe: Scribe | None = None,
@@ -206,7 +208,8 @@ class Node:
         """`peers`: identity key and addresses of every other member. `names`: where to learn of newer addresses.
 
         In a group whose configuration can change, `door` is the hub's accept callback, which is told who the members
-        are, and `vault` has this member's secrets; `peers` may then be empty. `chronicle` and `evidence` keep what
+        are, and `vault` has this member's secrets; `peers` may then be empty. `durability` says how the log is to work
+        in each epoch; None: as it does. `chronicle` and `evidence` keep what
         happened, and proofs of lies; `scribe` writes for them. The hub, log, store and scribe become the node's.
         """
         self.replica = replica
@@ -216,6 +219,7 @@ class Node:
         self.counters = NodeCounters()
         self._neighbours = Neighbours(hub, door, replica.me, peers)
         self._vault = vault
+        self._durability = durability
         self._chronicle = chronicle if chronicle is not None else Chronicle(None)
         self._evidence = evidence
         self._scribe = scribe
@@ -454,6 +458,7 @@ class Node:
                             if self._linking:  # the log may be about to lose the only copy of a link
                                 await self._keep_links()
                             await self._when_not_full(partial(log.rotate, standing))
+                            await self._when_not_full(self._suit_log)
                             self._gated = False
                         case Cut(slot):
                             self._cut = slot
@@ -499,6 +504,17 @@ class Node:
             await self._when_not_full(partial(log.rotate, self.replica.standing()))
         if drawn:
             await self._draw(drawn, nursery)
+
+    def _suit_log(self) -> None:
+        """A segment was begun, and all before it is durable; it may be a new epoch's, with other needs.
+
+        What is appended in this round before the new epoch's segment, if this is not yet that, is made durable by it,
+        and nothing leaves before (SAFETY rule 5).
+        """
+        place = self.replica.settings.place
+        if self._durability is not None and place is not None:
+            needs = place.configuration.qos
+            self._durability.suit(self.log, None if needs is None else needs.durability)
 
     def _send(self, peer: Peer, frame: bytes) -> None:
         # Bounds in the channel keep frames below the hub's. Should one exceed them, it is lost and this member is not.

@@ -14,12 +14,13 @@ from typing import Final
 
 from bftkit.channel.frames import CONTROL_CODEC, Manifest
 from bftkit.channel.interface import Restored
-from bftkit.channel.records import EPOCH_RECORD
-from bftkit.channel.settling import own_record
+from bftkit.channel.records import EPOCH_RECORD, OWN_RECORD
+from bftkit.channel.settling import own_record, read_own_record
 from bftkit.core.wire import WireError
 from bftkit.membership.chain import HandOver
 from bftkit.node.folders import MemberFolder
 from bftkit.storage.disk import DiskDirectory
+from bftkit.storage.durability import DurabilityKeeper
 from bftkit.storage.head import SALT_SIZE
 from bftkit.storage.log import Durability, Log, LogCorrupt, LogMissing, MemoryLog, RecordLog, set_aside
 from bftkit.storage.snapshots import MemorySnapshots, SnapshotCorrupt, SnapshotStore
@@ -28,26 +29,25 @@ from bftkit.storage.sqlite_snapshots import SqliteSnapshots, set_database_aside
 logger = logging.getLogger("bftkit.node")
 
 SNAPSHOTS_FILE: Final = "checkpoints.db"
-STARTED_FILE: Final = "started"
-"""Says that a member without synced records was started before."""
-
 FoundCheckpoint = tuple[int, bytes, list[bytes]]
 """Slot, manifest and chunks."""
 
 
 def open_storage(folder: MemberFolder) -> tuple[RecordLog, SnapshotStore, Restored]:
     """The member's disk, and what it remembers. Raises `StorageFailed`, `LogMismatch`, `StorageBusy`, `DiskFull`."""
-    durability = Durability(folder.settings.durability)
-    if durability is Durability.MEMORY:
-        before = _started_before(folder)
+    keeper = durability_keeper(folder)
+    before = keeper.is_marked
+    if keeps_nothing(folder):
+        keeper.mark()
         return MemoryLog(), MemorySnapshots(), Restored(amnesic=before, forgotten=folder.epochs.root if before else b"")
     directory = DiskDirectory(folder.log)
     directory.lock()
     group, identity = folder.genesis.group_id, folder.identity.public
-    # What the kernel had not written when the power went is gone, and nobody can tell (durability `async`).
-    amnesic = durability is Durability.ASYNC and _started_before(folder)
+    # What the kernel had not written when the power went is gone, and nobody can tell (durability `async`). It is the
+    # mark that says so, and not the setting: somebody may have changed that while the member was down.
+    amnesic = before
     try:
-        log, recovered = Log.open(directory, group=group, identity=identity, durability=durability)
+        log, recovered = Log.open(directory, group=group, identity=identity)
     except (LogMissing, LogCorrupt) as error:
         logger.error("%s: this member has forgotten what it promised, and stays silent in this epoch", error)
         set_aside(directory)
@@ -55,13 +55,21 @@ def open_storage(folder: MemberFolder) -> tuple[RecordLog, SnapshotStore, Restor
         remark = own_record(0, silent=True, forgotten=folder.epochs.root)
         salt = secrets.token_bytes(SALT_SIZE)
         Log.create(directory, group=group, identity=identity, salt=salt, standing=[remark])
-        log, recovered = Log.open(directory, group=group, identity=identity, durability=durability)
+        log, recovered = Log.open(directory, group=group, identity=identity)
         amnesic = True
     if recovered.torn_bytes:
         logger.warning("cut a torn tail of %d bytes: nothing in it was ever acknowledged", recovered.torn_bytes)
     snapshots = _open_snapshots(folder)
     records = [entry.payload for entry in recovered.records]
     slots = [entry.slot for entry in recovered.records]
+    newest = newest_link(records)
+    needs = folder.genesis.qos if newest is None else newest.next.qos
+    asked = None if needs is None else needs.durability
+    if before and keeper.needed(asked) is Durability.FSYNC:
+        log.append(own_record(_voted(records), silent=True, forgotten=folder.epochs.root), 0)
+        log.settle()
+        keeper.unmark()  # the log itself says now that its member has forgotten
+    keeper.suit(log, asked)
     forgotten = folder.epochs.root if amnesic else b""
     checkpoint, links = newest_checkpoint(snapshots), snapshots.links()
     return log, snapshots, Restored(records, checkpoint, amnesic, forgotten, links, slots=slots)
@@ -73,12 +81,26 @@ def newest_link(records: Sequence[bytes]) -> HandOver | None:
     return HandOver.decode(opened[-1][len(EPOCH_RECORD) :]) if opened else None
 
 
-def _started_before(folder: MemberFolder) -> bool:
-    marker = folder.path / folder.settings.data / STARTED_FILE
-    before = marker.exists()
-    marker.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    marker.touch(mode=0o600)
-    return before
+def durability_keeper(folder: MemberFolder) -> DurabilityKeeper:
+    """Knows how durable this member's records are to be."""
+    data = DiskDirectory(folder.path / folder.settings.data)
+    return DurabilityKeeper(Durability(folder.settings.durability), data)
+
+
+def keeps_nothing(folder: MemberFolder) -> bool:
+    """Whether the member has no log on disk: by its own setting, and by what the group needed when it was founded.
+
+    That is for good, until it is started with another setting: a log that begins in the middle would lack what the
+    member promised before.
+    """
+    needs = folder.genesis.qos
+    return durability_keeper(folder).needed(None if needs is None else needs.durability) is Durability.MEMORY
+
+
+def _voted(records: Sequence[bytes]) -> int:
+    """The newest checkpoint that the member voted for, as far as its log knows."""
+    own = [record for record in records if record.startswith(OWN_RECORD)]
+    return read_own_record(own[-1][len(OWN_RECORD) :])[0] if own else 0
 
 
 def _open_snapshots(folder: MemberFolder) -> SnapshotStore:

@@ -19,7 +19,8 @@ members is later than all of these writes. A slot is looked at once, when the fi
 What the members executed because they left the protocol by force rests on the bedrock's agreement instead: who voted
 for it holds the reports that it is about, and the batches that these carry. That counts as holding, too.
 
-A protocol that does not claim to survive a power cut promises nothing here, and the guard stays out.
+A protocol that does not claim to survive a power cut promises nothing here, and the guard stays out; so it does in
+epochs whose members need not sync what they write.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from bftkit.membership.chain import HandOver
 from bftkit.membership.commands import SignedCommand
 from bftkit.sim.disk import Disk
 from bftkit.storage.head import HEAD_NAME, Head, HeadDamaged, segment_number
+from bftkit.storage.log import Durability
 from bftkit.storage.records import CHECK_SIZE, OVERHEAD, Codec, Kind
 
 if TYPE_CHECKING:
@@ -248,7 +250,7 @@ class Holding:
         era = world.chain.era_of(slot)
         promise = self._promise(era)
         exempt = world.recorder.exempt & set(era.members)
-        if not promise.active or len(exempt) > era.quorum.f:
+        if not promise.active or not self._is_synced(era) or len(exempt) > era.quorum.f:
             return  # more than the group is made for
         needed = promise.needed - len(exempt)
         known = world.recorder.batches.get(slot)
@@ -276,6 +278,11 @@ class Holding:
                 f"a client was told of slot {slot}, which {needed} correct members must hold durably; "
                 f"{', '.join(holders) or 'nobody'} does (SAFETY rules 5 and 24)",
             )
+
+    def _is_synced(self, era: Era) -> bool:
+        """Whether what is told in this epoch is promised to be on the disks: by the members' setting, or the needs."""
+        needs = None if era.place is None else era.place.configuration.qos
+        return self._world.durability is Durability.FSYNC or (needs is not None and needs.durability == "fsync")
 
     def _reader(self, member: MemberId) -> _Reader:
         reader = self._readers[member]

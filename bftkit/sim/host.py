@@ -9,7 +9,7 @@ partly or wholly lost, and nothing of it has left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,12 +25,14 @@ from bftkit.channel.interface import (
     Saved,
     SecretKept,
 )
+from bftkit.channel.records import EPOCH_RECORD, OWN_RECORD
 from bftkit.channel.replica import Replica
-from bftkit.channel.settling import own_record
+from bftkit.channel.settling import own_record, read_own_record
 from bftkit.core.machine import (
     MemberId,
     Out,
 )
+from bftkit.membership.chain import HandOver
 from bftkit.sim.adversaries import Honest
 from bftkit.sim.costs import Meter
 from bftkit.sim.disk import Disk
@@ -39,7 +41,7 @@ from bftkit.sim.interpreter import HUB, Due, Event, FromMember, Inlet, Interpret
 from bftkit.sim.journal import DISK, DUE, HEARD, OTHER, ROUND
 from bftkit.sim.links import WallClock
 from bftkit.storage.files import DiskFull, StorageFailed
-from bftkit.storage.log import Log, LogCorrupt, LogMissing, set_aside
+from bftkit.storage.log import Durability, Log, LogCorrupt, LogMissing, set_aside
 from bftkit.storage.memory_files import PowerCut
 from bftkit.storage.snapshots import SnapshotCorrupt
 
@@ -143,7 +145,8 @@ class Host(Interpreter):
 
     def _open(self) -> Restored:
         world, directory, settings = self.world, self.disk.directory, self.settings
-        amnesic = False
+        keeper = self.keeper
+        amnesic = before = keeper.is_marked
         try:
             self._log, recovered = self._open_log()
         except (LogMissing, LogCorrupt) as error:
@@ -176,8 +179,26 @@ class Host(Interpreter):
                 break
         links = [self.disk.links[epoch] for epoch in sorted(self.disk.links)]
         slots = [entry.slot for entry in recovered.records]
+        self._suit_opened(self._log, records, before=before)
         forgotten = self._root() if amnesic else b""
         return Restored(records, checkpoint, amnesic, forgotten, links, dict(self.disk.secrets), slots)
+
+    def _suit_opened(self, log: Log, records: Sequence[bytes], *, before: bool) -> None:
+        """As `open_storage` does it."""
+        place, keeper = self.settings.place, self.keeper
+        opened = [record for record in records if record.startswith(EPOCH_RECORD)]
+        newest = HandOver.decode(opened[-1][1:]).next if opened else None
+        here = newest or (place.configuration if place is not None else None)
+        asked = here.qos.durability if here is not None and here.qos is not None else None
+        if before:
+            self.world.note(self.me, "its log may lack what it promised")
+        if before and keeper.needed(asked) is Durability.FSYNC:
+            own = [record for record in records if record.startswith(OWN_RECORD)]
+            voted = read_own_record(own[-1][1:])[0] if own else 0
+            log.append(own_record(voted, silent=True, forgotten=self._root()), 0)
+            log.settle()
+            keeper.unmark()
+        keeper.suit(log, asked)
 
     def _root(self) -> bytes:
         """The root of the keys that the member signed with last, as its key file says."""

@@ -57,6 +57,7 @@ from bftkit.sim.costs import FREE, Meter
 from bftkit.sim.disk import Disk
 from bftkit.sim.journal import DISK, DRAWN, TIMER
 from bftkit.sim.links import WallClock
+from bftkit.storage.durability import DurabilityKeeper
 from bftkit.storage.files import DiskFull, StorageFailed
 from bftkit.storage.log import Log
 from bftkit.storage.memory_files import PowerCut
@@ -121,6 +122,8 @@ class Interpreter:
         self.clock = clock
         self.adversary = adversary
         self.disk = Disk()
+        self.durability = world.durability
+        """The member's own setting."""
         self.replica: Replica | None = None
         self.watched: Watched | None = None
         self.incarnation: int = 0
@@ -280,6 +283,7 @@ class Interpreter:
                     appended = True
                 elif isinstance(output, Rotate):
                     yield from self._when_not_full(partial(log.rotate, output.standing))
+                    yield from self._when_not_full(self._suit_log)
                     self._gated = False
                 elif isinstance(output, Cut):
                     log.cut(output.slot)
@@ -349,6 +353,18 @@ class Interpreter:
                 world.journal.add(world.now_us, DRAWN, self.number, 0, b"%d" % value)
                 replica.on_draw(effect.key, value, inner)
             yield from self._carry_out(inner)
+
+    @property
+    def keeper(self) -> DurabilityKeeper:
+        """Knows how durable its records are to be."""
+        return DurabilityKeeper(self.durability, self.disk.directory)
+
+    def _suit_log(self) -> None:
+        """See `Node._suit_log`."""
+        replica = self.replica
+        place = replica.settings.place if replica is not None else None
+        if place is not None:
+            self.keeper.suit(self.log, None if place.configuration.qos is None else place.configuration.qos.durability)
 
     def _on_epoch(self, output: Linked | Neighbours | Entered | KeepSecret) -> None:
         """What belongs to going from epoch to epoch: files of their own, and whom to have links with."""

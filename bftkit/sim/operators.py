@@ -17,6 +17,7 @@ from bftkit.channel import frames
 from bftkit.channel.bundles import COMMAND, make_proved_bundle
 from bftkit.channel.client import ClientSettings
 from bftkit.channel.frames import ANSWER_CODEC, REFUSED, AskCommand, CommandAnswer, pack_ask
+from bftkit.configuration.qos import QoS
 from bftkit.core.machine import Digest, MemberId
 from bftkit.core.plugin import load_protocol
 from bftkit.core.wire import WireError
@@ -115,6 +116,7 @@ def changed(
     window: int | None = None,
     operators: Sequence[int] | None = None,
     threshold: int | None = None,
+    qos: QoS | None = None,
 ) -> Change:
     """The change from this configuration to another one; what is not named stays.
 
@@ -148,6 +150,7 @@ def changed(
         checkpoint_interval=interval or here.checkpoint_interval,
         window=window or here.window,
         coin=f > 0 or load_protocol(chosen).record.coins,
+        qos=qos or here.qos,
     )
 
 

@@ -73,6 +73,7 @@ from bftkit.sim.register import Get, RegisterModel, RegisterOperation
 from bftkit.sim.scheduler import US
 from bftkit.sim.witness import Held, check_order, check_states, leaves_of
 from bftkit.sim.workloads import Closed, KeyValueLoad, Open, PoisonedStore, Rhythm, WorkloadFactory, key_names
+from bftkit.storage.log import Durability
 
 __all__ = ["START_MS", "Network", "Violation", "World"]
 
@@ -116,6 +117,7 @@ class World(Controls):
         operator_threshold: int = 1,
         qos: QoS | None = None,
         policy: Policy | None = None,
+        durability: str = "fsync",
         host: type[Host] = Host,
         trace: bool = False,
         rerun: str | None = None,
@@ -127,13 +129,14 @@ class World(Controls):
         for these). `costs` says what work costs; without it work takes no time, and chance decides when rounds begin
         and how long syncs take. A `reconfigurable` group goes from epoch to epoch when `operators` say so (`switch`);
         `spares` are further machines that may become members. `qos` and `policy` are what its operators need, and by
-        what it changes its protocol itself. `rerun` is put into every violation; by default it names
-        the test that runs.
+        what it changes its protocol itself. `durability` is the members' own setting, ``fsync`` or ``async``.
+        `rerun` is put into every violation; by default it names the test that runs.
         """
         super().__init__(seed, trace=trace)
         self._begin_traffic()
         self.protocol = protocol
         self.segment_bytes = segment_bytes
+        self.durability = Durability(durability)
         self.costs = costs or Costs.none()
         self.recorder = Recorder()
         self.history: History[RegisterOperation, Any] = History()
@@ -543,6 +546,7 @@ class World(Controls):
         window: int | None = None,
         operators: Sequence[int] | None = None,
         threshold: int | None = None,
+        qos: QoS | None = None,
         at: Slot = 0,
         forced: bool = False,
         signers: Sequence[int] = (0,),
@@ -571,6 +575,7 @@ class World(Controls):
             window=window,
             operators=operators,
             threshold=threshold,
+            qos=qos,
         )
         if forced:
             change = attrs.evolve(change, coin=configuration.coin is not None)  # it keeps the key that there is

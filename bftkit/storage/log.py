@@ -31,7 +31,7 @@ from bftkit.storage.head import (
     segment_name,
     segment_number,
 )
-from bftkit.storage.record_log import Durability, LogCounters, MemoryLog, RecordLog
+from bftkit.storage.record_log import Durability, LogCounters, MemoryLog, RecordLog, strictest
 from bftkit.storage.records import NO_CHECK, OVERHEAD, PAYLOAD_SIZE_MAX, Codec, Kind
 from bftkit.storage.recovery import (
     OPENING,
@@ -283,6 +283,11 @@ class Log(RecordLog):
         self.flush()
         if self._dirty:
             self._sync_file()
+
+    def work_at(self, durability: Durability) -> None:
+        """See `RecordLog`. Raises `DiskFull`, `StorageFailed`; the durability is what it was then."""
+        self.settle()
+        self._durability = strictest(durability, Durability.ASYNC)
 
     def _sync_file(self) -> None:
         assert not self._buffer

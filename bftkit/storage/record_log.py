@@ -26,6 +26,14 @@ class Durability(enum.Enum):
     """Never. A restart counts as amnesia."""
 
 
+_FROM_THE_STRICTEST = (Durability.FSYNC, Durability.ASYNC, Durability.MEMORY)
+
+
+def strictest(*durabilities: Durability) -> Durability:
+    """The one of these that survives most."""
+    return min(durabilities, key=_FROM_THE_STRICTEST.index)
+
+
 @attrs.define
 class LogCounters:
     """What the log has done since it was opened."""
@@ -88,6 +96,13 @@ class RecordLog(Protocol):
 
     def settle(self) -> None:
         """Flush and wait for the disk, whatever the durability setting (not for `MEMORY`)."""
+        ...
+
+    def work_at(self, durability: Durability) -> None:
+        """From now on `sync` waits for this; what was appended before is durable on return.
+
+        A log on disk is never laxer than `ASYNC`, and one in memory stays what it is.
+        """
         ...
 
     def seal(self) -> bool:
@@ -160,6 +175,9 @@ class MemoryLog(RecordLog):
 
     def settle(self) -> None:
         """Nothing to do."""
+
+    def work_at(self, durability: Durability) -> None:
+        """There is no disk to wait for."""
 
     def seal(self) -> bool:
         """Nothing to do."""
