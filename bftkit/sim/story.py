@@ -21,7 +21,21 @@ from bftkit.core.plugin import load_protocol
 from bftkit.sim.faults import ClientDies, LyingClient, Partition, Twin
 from bftkit.sim.plan import Plan
 from bftkit.sim.running import Result, run_world
-from bftkit.sim.watching import ANSWERED, ASKED, CRASH, DECIDED, NOTE, RETURN, TOLD, VIEW, Happened, Said, WatchedWorld
+from bftkit.sim.turning import command_words, standing_of
+from bftkit.sim.watching import (
+    ANSWERED,
+    ASKED,
+    CRASH,
+    DECIDED,
+    NOTE,
+    RETURN,
+    STEP,
+    TOLD,
+    VIEW,
+    Happened,
+    Said,
+    WatchedWorld,
+)
 from bftkit.sim.wording import counted, operation_words, short
 
 if TYPE_CHECKING:
@@ -82,7 +96,7 @@ class _Line:
     def __str__(self) -> str:
         verb, space, rest = self.text.partition(" ")
         if len(self.who) > 1:
-            verb = {"is": "are", "EXECUTES": "EXECUTE"}.get(verb, verb.removesuffix("s"))
+            verb = {"is": "are", "has": "have"}.get(verb, verb.removesuffix("S" if verb.isupper() else "s"))
         return f"{self.at_us / 1000:>9.1f}  {', '.join(self.who)}{' ' if self.who else ''}{verb}{space}{rest}"
 
 
@@ -241,6 +255,10 @@ class _Teller:
             return 0 if one.slot in self.slots else None
         if one.kind in (CRASH, RETURN):
             return 1
+        if one.kind == STEP:
+            return (
+                1 if one.text[:1].isupper() or one.text.startswith(("refuses", "signs", "halts", "has a hand")) else 3
+            )
         if one.kind == VIEW:
             return 4 if one.who.rstrip("'") in liars else 2
         concerned = any(part in one.operation for part in self._concerned)
@@ -452,7 +470,9 @@ class _Teller:
             if replica is None:
                 told.append(f"  {name} is down{f': {host.broken_disk}' if host.broken_disk else ''}")
                 continue
+            standing = standing_of(replica)
             parts = [
+                *([f"epoch {standing.configuration.epoch} of {standing.configuration.protocol}"] if standing else ()),
                 f"{'round' if replica.proposer.everybody else 'view'} {replica.machine.view}",
                 "everybody proposes" if replica.proposer.everybody else f"led by {replica.machine.leader or 'nobody'}",
                 f"executed up to slot {replica.applied}",
@@ -462,6 +482,12 @@ class _Teller:
                 parts.append(f"{counted(len(replica.pool), 'bundle')} waiting")
             if replica.machine.room:
                 parts.append("would take proposals")
+            if replica.wedged:
+                parts.append("has left its protocol by force")
+            elif standing is not None and standing.takes_part and not standing.active:
+                parts.append("waits until enough members hold the state that the epoch begins with")
+            if standing is not None and standing.pending is not None:
+                parts.append(f"{'committed' if standing.boundary else 'prepared'}: {command_words(standing.pending)}")
             if replica.silent:
                 parts.append("silent, since it forgot what it had said")
             if replica.catchup.transfer is not None:

@@ -12,8 +12,10 @@ import attrs
 
 from bftkit.channel.frames import ANSWER, ASK, BUNDLE, REPLY
 from bftkit.core.machine import MemberId
+from bftkit.core.ordering import Plugin
 from bftkit.sim.actors import Actor
 from bftkit.sim.host import Event, FromMember, Host
+from bftkit.sim.turning import Standing, standing_of, steps
 from bftkit.sim.wording import Wording
 from bftkit.sim.world import AnyActor, World
 
@@ -25,6 +27,8 @@ DECIDED: Final = "decided"
 ASKED: Final = "asked"
 TOLD: Final = "told"
 ANSWERED: Final = "answered"
+STEP: Final = "step"
+"""Towards another epoch."""
 _ASKED: Final = (bytes((BUNDLE,)), bytes((ASK,)))
 _ANSWERED: Final = (bytes((REPLY,)), bytes((ANSWER,)))
 
@@ -62,11 +66,16 @@ class WatchedWorld(World):
         self.happened: list[Happened] = []
         self._last_said: dict[tuple[str, bytes], Said] = {}
         self._seen: dict[Host, tuple[int, int, str | None]] = {}
+        self._standing: dict[Host, Standing] = {}
         self._asked: set[bytes] = set()
         self._names_by_public: dict[bytes, str] = {}
         super().__init__(*given, **named)
-        self.wording = Wording(self._template.plugin, self._names_by_public)
+        self.wording = Wording(self._template.plugin, self._names_by_public, self._plugin_of)
         self.inputs.append(self._on_input)
+
+    def _plugin_of(self, epoch: int) -> Plugin | None:
+        """The protocol of an epoch, as far as the world has seen it begin."""
+        return next((era.settings.plugin for era in self.chain.eras if era.epoch == epoch), None)
 
     def name_of(self, host: Host) -> str:
         """The member's name; a twin's second copy has a mark behind it."""
@@ -108,6 +117,7 @@ class WatchedWorld(World):
         if lost > 0:
             what += f"; {lost} bytes were not synced and are gone"
         self._seen.pop(host, None)
+        self._standing.pop(host, None)
         self.happened.append(Happened(self.now_us, CRASH, self.name_of(host), what))
 
     def _start(self, host: Host) -> None:
@@ -119,6 +129,11 @@ class WatchedWorld(World):
             text = f"cannot start: {host.broken_disk}"
         else:
             text = f"is back in view {replica.machine.view}, with all slots up to {replica.applied} executed"
+            standing = standing_of(replica)
+            if standing is not None:
+                self._standing[host] = standing
+                if standing.configuration.epoch:
+                    text += f", in epoch {standing.configuration.epoch} of {standing.configuration.protocol}"
             if replica.silent:
                 text += ", and knows that it has forgotten what it said"
         self.happened.append(Happened(self.now_us, RETURN, self.name_of(host), text))
@@ -133,6 +148,11 @@ class WatchedWorld(World):
                 batch = replica.history.get(slot)
                 if batch is not None:
                     self.happened.append(Happened(now, DECIDED, name, f"executes slot {slot}", slot, batch))
+            standing = standing_of(replica)
+            if standing is not None:
+                for step in steps(self._standing.get(host), standing):
+                    self.happened.append(Happened(now, STEP, name, step))
+                self._standing[host] = standing
             if machine.view != view and not replica.proposer.everybody:
                 told = f"enters view {machine.view}" + (f", led by {machine.leader}" if machine.leader else "")
                 self.happened.append(Happened(now, VIEW, name, told))

@@ -7,18 +7,20 @@ codecs that the plug-in names (`Plugin.inside`), and which slots it speaks of st
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, cast
 
 import attrs
 
 from bftkit.channel import frames
-from bftkit.channel.bundles import CLOCK, OPEN, Bundle, parse_batch, parse_bundle
+from bftkit.channel.bundles import CLOCK, COMMAND, COMMIT, OPEN, REQUESTS, Bundle, parse_batch, parse_bundle
 from bftkit.core.digest import NO_DIGEST, digest
 from bftkit.core.ordering import Plugin
 from bftkit.core.trace import describe
 from bftkit.core.wire import WireError
 from bftkit.crypto.signed import Certificate
+from bftkit.membership.commands import SignedCommand
+from bftkit.sim.turning import command_words
 
 OPERATIONS_MAX: Final = 3
 """So many operations of a batch are told; the others are counted."""
@@ -87,10 +89,20 @@ def _text(data: bytes) -> str:
 class Wording:
     """Reads the frames of one world."""
 
-    def __init__(self, plugin: Plugin, clients: Mapping[bytes, str]) -> None:
-        """`clients`: their names by public key; may grow."""
+    def __init__(
+        self,
+        plugin: Plugin,
+        clients: Mapping[bytes, str],
+        plugins: Callable[[int], Plugin | None] = lambda epoch: None,
+    ) -> None:
+        """`clients`: their names by public key; may grow. `plugins`: the protocol of each epoch, if it is not `plugin`.
+
+        What is asked for before its epoch has begun in the world cannot be read.
+        """
         self._plugin = plugin
+        self._plugins = plugins
         self._clients = clients
+        self._codecs = plugin.inside
         self._read: dict[bytes, Message] = {}
         self.batches: dict[bytes, bytes] = {}
         """The bytes of every batch that travelled, by name."""
@@ -132,6 +144,12 @@ class Wording:
             return [f"{self.client(bundle.client)} opens a session"]
         if bundle.kind == CLOCK:
             return ["a clock report"]
+        if bundle.kind == COMMAND:
+            return [_command(bundle)]
+        if bundle.kind == COMMIT:
+            return [f"a commit of command {bundle.client.hex()[:6]}"]
+        if bundle.kind not in (REQUESTS, OPEN):
+            return ["a report for the policy"]
         return [f"{self.client(bundle.client)}: {operation_words(payload)}" for payload in bundle.payloads()]
 
     def operations(self, name: bytes) -> list[tuple[bytes, bytes]]:
@@ -140,16 +158,19 @@ class Wording:
             _, bundles = parse_batch(self.batches.get(name, b""), bundle_bytes_max=1 << 30)
         except WireError:
             return []
-        return [(one.client, payload) for one in bundles if one.kind not in (OPEN, CLOCK) for payload in one.payloads()]
+        return [(one.client, payload) for one in bundles if one.kind == REQUESTS for payload in one.payloads()]
 
     # ------------------------------------------------------------------------------------------ frames
 
     def _message(self, frame: bytes) -> Message:
         match frame[:1]:
             case b"\x01":
-                _, packed, carried = frames.unpack_protocol(frame)
-                message = self._plugin.codec.decode(packed)
-                found = self._of(message)
+                epoch, packed, carried = frames.unpack_protocol(frame)
+                plugin = self._plugins(epoch) or self._plugin
+                message = plugin.codec.decode(packed)
+                found = self._of(message, plugin)
+                if epoch:
+                    found = attrs.evolve(found, text=f"(epoch {epoch}) {found.text}")
                 if not carried:
                     return found
                 text = f"{found.text} + {'batch' if len(carried) == 1 else f'{len(carried)} batches'}"
@@ -174,8 +195,9 @@ class Wording:
             case _:
                 raise WireError(f"unknown kind of frame {frame[0] if frame else None}")
 
-    def _of(self, message: object) -> Message:
+    def _of(self, message: object, plugin: Plugin | None = None) -> Message:
         name = type(message).__name__
+        self._codecs = (plugin or self._plugin).inside
         slots: set[int] = set()
         self._slots(message, slots, 0)
         own: object = getattr(message, "digest", None)
@@ -244,7 +266,7 @@ class Wording:
         return next((f"for {short(name)}" for name in self.batches if name in body), "")
 
     def _inner(self, data: bytes) -> Any:
-        for codec in self._plugin.inside:
+        for codec in self._codecs:
             try:
                 return codec.decode(data)
             except WireError:
@@ -272,6 +294,13 @@ class Wording:
                         self._slots(part, slots, depth + 1)
         if isinstance(value, frames.DecidedClaims):
             slots.update(range(value.first, value.first + len(value.digests)))
+
+
+def _command(bundle: Bundle) -> str:
+    try:
+        return command_words(SignedCommand.decode(bundle.payloads()[0]))
+    except WireError:
+        return "a command that is none"
 
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:

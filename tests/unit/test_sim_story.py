@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ from bftkit.channel import frames
 from bftkit.core.digest import NO_DIGEST
 from bftkit.core.plugin import load_protocol
 from bftkit.service import keyvalue
+from bftkit.sim.changes import Switch
 from bftkit.sim.faults import ClockJump, Crash, Partition
 from bftkit.sim.plan import Load, Plan
 from bftkit.sim.running import run
 from bftkit.sim.story import story_of
+from bftkit.sim.watching import STEP
 from bftkit.sim.wording import Wording, operation_words, short
 from bftkit_pbft.machine import PbftMachine
 from bftkit_pbft.messages import CODEC, Commit
@@ -73,6 +76,56 @@ def test_long_stories_are_cut_in_the_middle() -> None:
     assert len(short_one) < len(whole)
     assert len(short_one) <= 40
     assert [line for line in whole if "EXECUTE" in line] == [line for line in short_one if "EXECUTE" in line]
+
+
+def test_a_planned_switch_can_be_followed_from_its_order_to_the_next_epoch() -> None:
+    plan = Plan(
+        seed=1,
+        reconfigurable=True,
+        load=Load(operations=60, bursts=3),
+        ticks=1500,
+        faults=(Switch(at=100, protocol="cks"), Crash(at=1400, who="m3", ticks=50)),
+    )
+    story = story_of(plan, lines=None)
+    assert story.result.ok, story.result.violation
+    steps = [one.text for one in story.world.happened if one.kind == STEP and one.who == "m0"]
+    wanted = [
+        r"PREPARES command [0-9a-f]{6} \(epoch 0, planned: cks on m0, m1, m2, m3, f = 1, c = 0\)",
+        r"COMMITS command [0-9a-f]{6}: epoch 0 ends at slot \d+",
+        r"signs the end of epoch 0: slot \d+, state [0-9a-f]{6}",
+        r"ENTERS epoch 1: cks on m0, m1, m2, m3, f = 1, c = 0$",
+        r"takes part in epoch 1",
+    ]
+    found = [next(at for at, text in enumerate(steps) if re.match(pattern, text)) for pattern in wanted]
+    assert found == sorted(found), steps
+    assert "makes a coin key with the others" in steps
+    assert "holds a share of the coin key of epoch 1" in steps
+    assert re.search(r"is back in view \d+, with all slots up to \d+ executed, in epoch 1 of cks", story.text)
+    read = [story.world.wording.read(said.frame) for said in story.world.said]
+    assert not [message for message in read if message.name == "garbage"], "messages of the next protocol are read, too"
+    assert [message for message in read if message.text.startswith("(epoch 1) ")]
+    assert [message for message in read if "(epoch 0, planned: cks on" in message.text], "the command as it travels"
+
+
+def test_a_forced_switch_is_told_with_its_reports_and_what_was_agreed() -> None:
+    plan = Plan(
+        seed=2,
+        reconfigurable=True,
+        load=Load(operations=30, bursts=2),
+        ticks=1500,
+        faults=(Switch(at=300, protocol="cks", forced=True),),
+    )
+    story = story_of(plan, lines=None)
+    assert story.result.ok, story.result.violation
+    steps = [one.text for one in story.world.happened if one.kind == STEP and one.who == "m1"]
+    wanted = [
+        r"LEAVES pbft by force and votes in it no more, by command [0-9a-f]{6} \(epoch 0, forced: cks on ",
+        r"has reports of m\d, m\d, m\d",
+        r"AGREES by the bedrock: epoch 0 goes on from slot \d+ and ends at \d+",
+        r"ENTERS epoch 1: cks",
+    ]
+    found = [next(at for at, text in enumerate(steps) if re.match(pattern, text)) for pattern in wanted]
+    assert found == sorted(found), steps
 
 
 def test_operations_in_words() -> None:
