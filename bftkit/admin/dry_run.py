@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from bftkit.admin.explaining import quorum_sizes
+from bftkit.admin.explaining import quorum_sizes, unmet
 from bftkit.admin.facade import Facade
 from bftkit.admin.models import DryRunBody, Row, Signatures
 from bftkit.admin.refusals import Refused
@@ -68,12 +68,13 @@ def _signatures(facade: Facade, signed: SignedCommand) -> Signatures:
 
 def _told(facade: Facade, prospect: Prospect, signatures: Signatures | None) -> DryRunBody:
     switch = facade.node.chronicle.switch
+    change = prospect.command.change
     return DryRunBody(
         kind=prospect.kind,
         epoch=prospect.here.epoch,
         rows=[Row(what=what, before=before, after=after) for what, before, after in prospect.rows],
         meanwhile=list(prospect.meanwhile),
-        warnings=list(prospect.warnings),
+        warnings=[*prospect.warnings, *(unmet(change) if change is not None else ())],
         quorum_before=quorum_sizes(prospect.here.quorum),
         quorum_after=quorum_sizes(_quorum_after(prospect.command, prospect.here.quorum)),
         last_pause_ms=switch.pause_ms if switch is not None else None,

@@ -7,8 +7,14 @@ import base64
 from bftkit.admin.models import ConfigurationBody, FullLink, Link, PendingChange, QuorumSizes
 from bftkit.admin.wish_models import Needs, PolicyTerms
 from bftkit.channel.reconfiguring import Pending
+from bftkit.configuration.manager import Refusal, choose, present_needs
+from bftkit.configuration.shelf import BrokenPolicy, UnknownPolicy
+from bftkit.configuration.text import ConfigurationError
+from bftkit.core.ordering import ProtocolRecord
+from bftkit.core.plugin import BrokenProtocol, UnknownProtocol, load_protocol, protocol_names
 from bftkit.core.quorum import Quorum
 from bftkit.membership.chain import HandOver
+from bftkit.membership.commands import Change
 from bftkit.membership.epochs import Configuration
 
 
@@ -36,6 +42,42 @@ def configuration_body(configuration: Configuration) -> ConfigurationBody:
         policy=PolicyTerms.of(configuration.policy),
         digest=configuration.digest.hex(),
     )
+
+
+def installed() -> tuple[ProtocolRecord, ...]:
+    """What the protocols say of themselves that this member could run."""
+    found: list[ProtocolRecord] = []
+    for name in protocol_names():
+        try:
+            found.append(load_protocol(name).record)
+        except BrokenProtocol:
+            continue
+    return tuple(found)
+
+
+def needs_in_words(here: Configuration, durability: str) -> list[str]:
+    """What is needed of the group, what that led to, and how other protocols compare."""
+    told = [] if here.qos is not None else ["Nobody has said what is needed; this is what the group gives."]
+    try:
+        timing = load_protocol(here.protocol).record.timing
+        found = choose(present_needs(here, durability, timing), here.members, installed(), here, protocol=here.protocol)
+    except (UnknownProtocol, BrokenProtocol, ConfigurationError, UnknownPolicy, BrokenPolicy) as error:
+        return [*told, str(error)]
+    if isinstance(found, Refusal):
+        return [*told, f"{here.protocol} alone does not give that: {found.text}"]
+    needs = [f"{one.field} = {one.value}: {one.led_to}" for one in found.because]
+    return [*told, found.summary, *needs, *(f"{one.protocol}: {one.text}" for one in found.protocols), *found.notes]
+
+
+def unmet(change: Change) -> list[str]:
+    """Which needs a change names that it does not meet: members would carry it out all the same."""
+    if change.qos is None:
+        return []
+    try:
+        found = choose(change.qos, [seat.id for seat in change.members], installed(), protocol=change.protocol)
+    except (ConfigurationError, UnknownPolicy, BrokenPolicy) as error:
+        return [str(error)]
+    return [f"The needs are not met: {found.text}."] if isinstance(found, Refusal) else []
 
 
 def pending_body(pending: Pending | None) -> PendingChange | None:

@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 import trio
 
 from bftkit.admin.events import Feed
-from bftkit.admin.explaining import configuration_body, full_link_body, link_body, pending_body
+from bftkit.admin.explaining import configuration_body, full_link_body, link_body, needs_in_words, pending_body
 from bftkit.admin.models import (
     Checkpoint,
     CommandBody,
@@ -237,7 +237,7 @@ class Facade:
 
     def qos(self) -> QosBody:
         """What is needed of the group."""
-        return QosBody(qos=Needs.of(self.here.qos), explanation=explained(self.here))
+        return QosBody(qos=Needs.of(self.here.qos), explanation=needs_in_words(self.here, self.genesis.durability))
 
     def policy(self) -> PolicyBody:
         """By what the group changes itself."""
@@ -304,13 +304,6 @@ def read_command(*, command: str | None = None, file: str | None = None) -> Sign
         raise Refused(422, error.wrong, f"file.{error.where}" if error.where else "file", error.suggestion) from None
     except (binascii.Error, WireError, ValueError) as error:
         raise Refused(422, f"it cannot be read: {error}", "command", "a signed command, in base64") from None
-
-
-def explained(here: Configuration) -> list[str]:
-    """How a configuration meets what is needed, in words."""
-    if here.qos is None:
-        return ["Nobody has said what is needed; the configuration is as operators chose it."]
-    return [f"{here.protocol} on {len(here.members)} members bears {here.f} liars and {here.c} crashes."]
 
 
 def _numbers(table: Mapping[str, Any]) -> list[tuple[str, int | float]]:

@@ -41,6 +41,7 @@ from bftkit.admin.models import (
     Proof,
     QosBody,
     Status,
+    WishBody,
 )
 from bftkit.admin.refusals import BUG, Refused
 from bftkit.membership.commands import SignedCommand
@@ -247,6 +248,7 @@ def _add_commands(app: FastAPI, facade: Facade) -> None:
         return dry_run.of_wish(facade, body.wish.to_wish(facade.group))
 
 
+_KINDS: Final = frozenset(kind.__name__ for kind in (CommandBytes, CommandFile, WishBody))
 _LINKS: Final = {"state": {"operationId": "command", "parameters": {"name": "$response.body#/name"}}}
 
 
@@ -264,8 +266,9 @@ async def _on_refused(request: Request, error: Exception) -> Response:
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    first = cast("list[dict[str, Any]]", error.errors())[0]
-    where = ".".join(str(part) for part in first.get("loc", ()))[:200]
+    # Of a body that may be one of several, the kind that it came nearest to is the one that was meant.
+    first = max(cast("list[dict[str, Any]]", error.errors()), key=lambda one: len(one.get("loc", ())))
+    where = ".".join(str(part) for part in first.get("loc", ()) if str(part) not in _KINDS)[:200]
     refused = Refused(422, "the request is not of the right form", where, str(first.get("msg", ""))[:200])
     return await _on_refused(request, refused)
 
