@@ -32,7 +32,10 @@ from bftkit.admin.founding import Access
 from bftkit.channel.settling import own_record
 from bftkit.cli.app import CommandFailed, ExitCode, output, protocol_named
 from bftkit.cli.keygen import address_argument, new_epochs, new_key, public_entry
+from bftkit.cli.needs import NO_NEEDS, Founding, coin_record, founding_choice, tell_choice
 from bftkit.configuration.keyfiles import EPOCHS_DEFAULT, CoinShare, KeyPair
+from bftkit.configuration.manager import Choice
+from bftkit.configuration.policy import Policy
 from bftkit.configuration.settings import ClientSettings, MemberSettings
 from bftkit.configuration.text import ConfigurationError, hex_bytes
 from bftkit.core.plugin import load_protocol
@@ -58,6 +61,8 @@ from bftkit.storage.disk import DiskDirectory
 from bftkit.storage.head import SALT_SIZE
 from bftkit.storage.log import Log
 
+DEFAULT_MEMBERS: Final = 4
+DEFAULT_PROTOCOL: Final = "pbft"
 DEFAULT_SERVICE: Final = "bftkit.service.keyvalue:KeyValueStore"
 
 PORTS: Final = range(20000, 30000)
@@ -68,8 +73,11 @@ def init(
     directory: Annotated[Path, Parameter(help="The group's folder; it must be absent or empty.")],
     /,
     *,
-    members: Annotated[int, Parameter(help="How many members.")] = 4,
-    protocol: Annotated[str, Parameter(help="The ordering protocol.")] = "pbft",
+    members: Annotated[int, Parameter(help="How many members.")] = DEFAULT_MEMBERS,
+    protocol: Annotated[
+        str | None,
+        Parameter(help="The ordering protocol. Default: pbft, or the least costly one that gives what is needed."),
+    ] = None,
     byzantine: Annotated[
         int | None,
         Parameter(help="How many members may lie. Default: as many as the group can bear, 0 for a crash protocol."),
@@ -130,14 +138,15 @@ def init(
         ),
     ] = None,
     id: Annotated[str | None, Parameter(help="With --join: the member's id.")] = None,  # noqa: A002
+    needed: Founding = NO_NEEDS,
 ) -> None:
     """Found a group: one folder for each member, one for a client, the operator's key. Or make a member that joins."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise CommandFailed(ExitCode.FAILED, f"{directory} is there already and not empty; nothing was changed")
     if join is not None:
         founding = {
-            "--members": members != 4,
-            "--protocol": protocol != "pbft",
+            "--members": members != DEFAULT_MEMBERS,
+            "--protocol": protocol is not None,
             "--byzantine": byzantine is not None,
             "--crash": crash is not None,
             "--service": service != DEFAULT_SERVICE,
@@ -146,6 +155,7 @@ def init(
             "--operator-key": bool(operator_key) or operator_threshold != 1,
             "--parameter": bool(parameter) or checkpoint_interval != 128,
             "--name": name is not None,
+            **needed.options,
         }
         for option in (option for option, given in founding.items() if given):
             raise CommandFailed(ExitCode.USAGE, f"{option} means nothing with --join: the group is as its genesis says")
@@ -155,8 +165,12 @@ def init(
         raise CommandFailed(ExitCode.USAGE, "--id means nothing without --join")
     if not 1 <= members <= MEMBERS_MAX:
         raise CommandFailed(ExitCode.USAGE, f"--members {members}: a group has 1 to {MEMBERS_MAX} members")
-    record = protocol_named(protocol)
-    f, c = default_faults(record, members, byzantine, crash)
+    choice = None
+    if needed.given:
+        choice = _chosen(needed, members, protocol, byzantine, crash, None if durability == "fsync" else durability)
+        members, protocol, durability = len(choice.members), choice.protocol, choice.qos.durability
+    record = protocol_named(protocol or DEFAULT_PROTOCOL)
+    f, c = (choice.f, choice.c) if choice is not None else default_faults(record, members, byzantine, crash)
     ids = tuple(f"m{index}" for index in range(members))
     addresses = _addresses(ids, address, base_port)
     client = new_key("client")
@@ -166,12 +180,14 @@ def init(
     if client_key and clients == "open":
         raise CommandFailed(ExitCode.USAGE, "--client-key means nothing without --clients listed")
     # This process is the dealer of the coin key: it keeps nothing but what it writes into the members' folders.
-    coin, shares = deal_coin(record, ids, f, c, secrets.token_bytes(DEAL_SECRET_SIZE))
+    tossing = coin_record(choice) if choice is not None else record
+    coin, shares = deal_coin(tossing, ids, f, c, secrets.token_bytes(DEAL_SECRET_SIZE))
     keys = {member: (new_key("identity"), new_epochs(EPOCHS_DEFAULT)) for member in ids}
+    settings = {**(choice.parameters if choice is not None else {}), **_parameters(parameter)}
     try:
         genesis = Genesis(
             name=name if name is not None else _group_name(directory),
-            protocol=protocol,
+            protocol=record.name,
             f=f,
             c=c,
             roster=Roster(tuple(public_entry(member, *keys[member], addresses[member]) for member in ids)),
@@ -181,10 +197,12 @@ def init(
             nonce=secrets.token_bytes(NONCE_SIZE),
             client_policy=clients,
             clients=listed if clients == "listed" else (),
-            parameters=_parameters(parameter),
+            parameters=settings,
             durability=durability,
             checkpoint_interval=checkpoint_interval,
             coin=coin,
+            qos=choice.qos if choice is not None else None,
+            policy=_policy_of(choice, settings) if choice is not None else None,
             schedule={member: epochs.publics for member, (_, epochs) in keys.items()},
         )
         genesis.check_protocol(record)
@@ -196,6 +214,38 @@ def init(
 
 
 # ------------------------------------------------------------------------------------------------- choices
+
+
+def _chosen(
+    needed: Founding,
+    members: int,
+    protocol: str | None,
+    byzantine: int | None,
+    crash: int | None,
+    durability: str | None,
+) -> Choice:
+    """The configuration that gives what is needed."""
+    if needed.qos is None:
+        # As without needs: as many faults as so many members bear.
+        record = protocol_named(protocol or DEFAULT_PROTOCOL)
+        byzantine, crash = default_faults(record, members, byzantine, crash)
+    qos = needed.needs(byzantine=byzantine, crash=crash, durability=durability)
+    known = qos.replicas if members == DEFAULT_MEMBERS and qos.replicas else members
+    choice = founding_choice(qos, tuple(f"m{index}" for index in range(known)), needed.policy, protocol)
+    tell_choice(choice)
+    output().plain("")
+    return choice
+
+
+def _policy_of(choice: Choice, settings: Mapping[str, int]) -> Policy | None:
+    """The policy, with the settings that were typed in the mode that they belong to."""
+    if not choice.policy.modes:
+        return None
+    modes = tuple(
+        attrs.evolve(mode, parameters=dict(settings)) if mode.protocol == choice.protocol else mode
+        for mode in choice.policy.modes
+    )
+    return attrs.evolve(choice.policy, modes=modes)
 
 
 def _addresses(ids: tuple[str, ...], given: tuple[str, ...], base_port: int | None) -> dict[str, tuple[str, ...]]:

@@ -10,7 +10,7 @@ import attrs
 from cyclopts import Parameter
 
 from bftkit.cli.app import CommandFailed, ExitCode, output
-from bftkit.configuration.manager import Choice, Refusal
+from bftkit.configuration.manager import Choice, Refusal, choose
 from bftkit.configuration.needs import QoSTable, qos_from_table, qos_table
 from bftkit.configuration.policy import REASON_MAX, Policy, PolicyAlgorithm
 from bftkit.configuration.qos import QoS
@@ -77,6 +77,67 @@ class Needs:
 
 
 NOTHING: Final = Needs()
+
+
+@Parameter(name="*")
+@attrs.frozen
+class Founding:
+    """What is needed of a group that is to be founded, beside the options that `init` has anyway."""
+
+    qos: Annotated[
+        Path | None,
+        Parameter(help="A TOML file with what is needed (a table [qos]): protocol and parameters are chosen for it."),
+    ] = None
+    network: Annotated[
+        Literal["synchronous", "partial", "asynchronous"] | None,
+        Parameter(help="The most that may be assumed of the network: the protocol is chosen for it."),
+    ] = None
+    deadline_ms: Annotated[
+        int | None, Parameter(help='Later than this (ms), a request is answered "too late". Default: never.')
+    ] = None
+    consistency: Annotated[
+        Literal["strong", "best-effort"] | None,
+        Parameter(help="Reads: linearizable, or from one member and marked as such. Default: strong."),
+    ] = None
+    policy: Annotated[
+        str | None,
+        Parameter(help='By what the members change their protocol themselves, such as "steady". Default: never.'),
+    ] = None
+
+    @property
+    def options(self) -> dict[str, bool]:
+        """Which of the options are named."""
+        return {
+            f"--{field.name.replace('_', '-')}": getattr(self, field.name) is not None
+            for field in attrs.fields(type(self))
+        }
+
+    @property
+    def given(self) -> bool:
+        """Whether anything is named: else a group states no needs."""
+        return any(self.options.values())
+
+    def needs(self, **named: Any) -> QoS:
+        """The needs: of the file, with these options over it. `None` is not named. Raises as `Needs.over` does."""
+        own = Needs(network=self.network, deadline_ms=self.deadline_ms, consistency=self.consistency, qos=self.qos)
+        return attrs.evolve(own, **named).over(QoS())
+
+
+NO_NEEDS: Final = Founding()
+
+
+def founding_choice(qos: QoS, members: Sequence[str], policy: str | None, protocol: str | None) -> Choice:
+    """The configuration for a group that is to be founded. Raises `CommandFailed`."""
+    if policy is not None:
+        policy_named(policy)
+    return accepted(choose(qos, members, records(), None, policy, protocol=protocol))
+
+
+def coin_record(choice: Choice) -> ProtocolRecord:
+    """The record of the protocol that the coin key is for: one of the modes, or the chosen one."""
+    names = (choice.protocol, *(mode.protocol for mode in choice.policy.modes))
+    found = [load_protocol(name).record for name in names]
+    return next((record for record in found if record.coins), found[0])
 
 
 def read_needs(path: Path) -> QoS:
