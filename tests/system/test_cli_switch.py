@@ -105,7 +105,7 @@ def test_two_operators_rotate_a_members_keys(operator: Operator, command: RunCom
     card = operator.join("m2", "m2-again")
     old = read_genesis(group.directory / "genesis.toml").roster.entry("m2")
     told = operator("member", "rotate", "m2", "--card", card, code=6)
-    assert "1 operators signed, and 2 must" in told.error
+    assert "1 operator signed, and 2 must" in told.error
     file = group.directory / "rotate.toml"
     told = operator("member", "rotate", "m2", "--card", card, "--out", file)
     assert told.last["missing"] == 1
@@ -122,3 +122,16 @@ def test_two_operators_rotate_a_members_keys(operator: Operator, command: RunCom
     assert row["epoch_root"] != old.epoch_root.hex()
     group.kill("m1")
     assert operator("get", "greeting").last["value"] == "hello", "m2 counts again"
+
+
+def test_a_member_that_is_removed_ends_by_itself(found: MakeGroup, command: RunCommand) -> None:
+    """With exit code 0, so that what keeps processes running need not start it again."""
+    group = found("--protocol", "paxos", "--members", 4, "--checkpoint-interval", 8)
+    group.start_all()
+    operator = Operator(command, group)
+    operator("put", "greeting", "hello")
+    operator("member", "remove", "m3")
+    assert group.wait_end("m3") == 0
+    assert "no part of the group since epoch 1" in group.log_text("m3")
+    assert "ERROR" not in group.log_text("m3")
+    assert operator("get", "greeting").last["value"] == "hello"
