@@ -122,6 +122,10 @@ class Halted:
     """This member stopped taking part, for this reason; it still answers what it knows."""
 
     reason: str
+    removed: bool = False
+    """Nothing is wrong: operators took it out of the group, and the next epoch has begun."""
+    needed: bool = True
+    """Whether its process should go on, to tell others what it knows. Only a removed one may be needed no more."""
 
 
 @attrs.frozen

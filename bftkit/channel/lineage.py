@@ -189,7 +189,7 @@ class Lineage:
         replica, settings = self._replica, self._replica.settings
         keychain = settings.keychain
         assert keychain is not None
-        place = self._begin_of(link.ending.epoch)
+        place = self.begin_of(link.ending.epoch)
         if place is None:
             return  # nothing here says whether it is genuine, so it is nobody's fault
         try:
@@ -200,7 +200,7 @@ class Lineage:
             replica.blame(member, "two hand-overs of one epoch", two_endings(known, link), out)
         replica.halt(f"epoch {link.ending.epoch} has two hand-overs: its members broke the rules", out)
 
-    def _begin_of(self, epoch: int) -> Place | None:
+    def begin_of(self, epoch: int) -> Place | None:
         """Where this epoch began, if that is known.
 
         What leads there was checked when it came, and is not checked again: a liar would make a member verify the whole

@@ -450,9 +450,16 @@ class Replica:
 
     def halt(self, reason: str, out: ReplicaOut) -> None:
         """Stop taking part, and say why."""
+        self._stop(Halted(reason), out)
+
+    def leave(self, reason: str, out: ReplicaOut, *, needed: bool) -> None:
+        """Stop taking part since operators took this member out of the group: nothing is wrong."""
+        self._stop(Halted(reason, removed=True, needed=needed), out)
+
+    def _stop(self, halted: Halted, out: ReplicaOut) -> None:
         if self.stopped is None:
-            self.stopped = reason
-            out.deliver(Halted(reason))
+            self.stopped = halted.reason
+            out.deliver(halted)
 
     def status(self) -> dict[str, Any]:
         """How this member is, as plain data for people."""

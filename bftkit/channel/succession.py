@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from bftkit.channel.replica import Replica
 
 HOLDING_PURPOSE: Final = "holding"
+NO_SIGNATURE: Final = bytes(64)
+"""In place of one by who is no member, and only asks."""
 REPEAT_BEATS: Final = 3
 """What others may have missed is said again every so many beats."""
 EARLY_FRAMES: Final = 256
@@ -104,6 +106,8 @@ class Succession:
         self._early: dict[MemberId, _Early] = {}
         self.leaving: tuple[RosterEntry, ...] = ()
         """Members of the epoch before that are none any more, and may still need its end."""
+        self.staying = 0
+        """How many members of the epoch before are members of this one."""
 
     # ------------------------------------------------------------------------------------------ what others see
 
@@ -350,8 +354,7 @@ class Succession:
         before = self.configuration
         place = Place(link.next, link.ending.opening)
         self.lineage.cross(link, place)
-        members = set(place.configuration.members)
-        self.leaving = tuple(entry for entry in before.roster.entries if entry.id not in members)
+        self._part(before, place.configuration)
         self.crossing = self.last = self.ending = None
         self.votes, self.holders = {}, {}
         self.place = place
@@ -367,6 +370,12 @@ class Succession:
         for sender in sorted(early):
             for frame in early[sender].frames:
                 replica.on_message(sender, frame, out)
+
+    def _part(self, before: Configuration, here: Configuration) -> None:
+        """Who of the members before stays, and who leaves."""
+        members = set(here.members)
+        self.leaving = tuple(entry for entry in before.roster.entries if entry.id not in members)
+        self.staying = len(before.members) - len(self.leaving)
 
     def begin(self, out: ReplicaOut) -> None:
         """In a new epoch, or up again in one: say that the state that it begins with is held here."""
@@ -389,14 +398,14 @@ class Succession:
         if message.epoch < self.configuration.epoch:
             self.lineage.send(sender, message.epoch, out)
             return
-        if sender not in replica.indices:
-            return
-        if not replica.settings.keyring.verify(sender, HOLDING_PURPOSE, self.place.opening, message.signature):
-            raise WireError("a bad signature under the state that an epoch begins with")
-        self.holders[sender] = message.signature
         mine = self.holders.get(replica.me)
         if message.answer and mine is not None:
             out.send(sender, pack_control(Holding(message.epoch, mine, answer=False)))
+        if sender not in replica.indices:
+            return  # one that leaves wants to know whether it is needed
+        if not replica.settings.keyring.verify(sender, HOLDING_PURPOSE, self.place.opening, message.signature):
+            raise WireError("a bad signature under the state that an epoch begins with")
+        self.holders[sender] = message.signature
         self._count_holders(out)
 
     def _count_holders(self, out: ReplicaOut) -> None:
@@ -405,11 +414,20 @@ class Succession:
             self._activate(out)
 
     def _activate(self, out: ReplicaOut) -> None:
-        """The new epoch has begun: whoever left is needed no more."""
+        """The new epoch has begun: whoever left is needed no more, if enough stay.
+
+        Clients and members that were away since before the change know the old members only. One that is correct and
+        runs must be among them, to show the way: so more than f + c of those that are members now.
+        """
         replica = self._replica
         self.active = True
-        if replica.observing and any(entry.id == replica.me for entry in self.leaving):
-            replica.halt(f"this member is no part of the group since epoch {self.configuration.epoch}", out)
+        if not replica.observing or all(entry.id != replica.me for entry in self.leaving):
+            return
+        reason = f"this member is no part of the group since epoch {self.configuration.epoch}"
+        needed = self.staying <= replica.quorum.faulty
+        if needed:
+            reason += f"; only {self.staying} of the members before stayed, so it goes on to show others the way"
+        replica.leave(reason, out, needed=needed)
 
     def _prove_links(self, out: ReplicaOut) -> None:
         """Clients' links are proved with the epoch's key, so that replies over them count (SAFETY rule 8)."""
@@ -507,6 +525,9 @@ class Succession:
             out.broadcast(pack_control(Holding(self.configuration.epoch, held, answer=True)))
         elif held is None and not self.active and not replica.passive:
             self.begin(out)  # the state that was lost may be here again
+        elif not self.active and replica.observing and replica.stopped is None:
+            # Nobody waits for this member, so what the others held when it was on its way is not said again by itself.
+            out.broadcast(pack_control(Holding(self.configuration.epoch, NO_SIGNATURE, answer=True)))
         if self.ahead:
             self.lineage.approach(out)
 
@@ -516,3 +537,6 @@ class Succession:
         if newest is not None:
             # The log's own newest link is the member's own word: it crossed there.
             self.place = Place(newest.next, newest.ending.opening)
+            before = self.lineage.begin_of(newest.ending.epoch)
+            if before is not None:
+                self._part(before.configuration, newest.next)

@@ -14,6 +14,7 @@ from cyclopts import App, Parameter
 from bftkit.cli.app import output
 from bftkit.node.assembly import Member, assemble, load_adversary
 from bftkit.node.folders import MemberFolder, read_member
+from bftkit.node.node import Node
 
 if TYPE_CHECKING:
     from bftkit.admin.serving import Admin
@@ -31,7 +32,7 @@ async def run(
         Parameter(help='Make this member a liar, for fault injection: such as "silent", or "package.module:Class".'),
     ] = None,
 ) -> None:
-    """Run a member until SIGTERM or SIGINT."""
+    """Run a member until SIGTERM or SIGINT, or until it was taken out of the group and nobody needs it any more."""
     found = read_member(folder)
     logging.basicConfig(level=found.settings.log.level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     # What is loaded stays: the collector need not look through it again and again. Rounds leave few cycles behind.
@@ -50,11 +51,25 @@ async def run(
             output().show(f"{found.settings.id} runs at {member.address}; stop it with SIGTERM or Ctrl-C")
             if admin is not None:
                 output().show(f"its HTTP interface is at {admin.url}")
-            async for _ in signals:
-                break
+            async with trio.open_nursery() as waiting:
+                waiting.start_soon(_await_release, member.node, waiting.cancel_scope)
+                async for _ in signals:
+                    break
+                waiting.cancel_scope.cancel()
+            if member.node.released.is_set():
+                output().event("removed", member=found.settings.id)
+                output().show(
+                    f"{found.settings.id} was taken out of the group, which goes on without it: it ends. "
+                    "Its folder is of no use to the group any more"
+                )
             if admin is not None:
                 admin.stop()
             member.node.stop()
+
+
+async def _await_release(node: Node, waiting: trio.CancelScope) -> None:
+    await node.released.wait()
+    waiting.cancel()
 
 
 def _open_admin(found: MemberFolder, member: Member) -> Admin | None:

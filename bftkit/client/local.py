@@ -255,7 +255,7 @@ class LocalGroup:
         replica = Replica(settings, application)
         rounds = _Rounds(self._waiting)
         node = Node(replica, hub, log, member.snapshots, peers={}, door=door, vault=vault, chronicle=rounds)
-        return _Run(node, application), checked(restored, keychain, genesis)
+        return _Run(node, application), checked(restored, keychain, genesis, vault.epochs.root)
 
     # ------------------------------------------------------------------------------------------ changes
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 
 from bftkit.channel.application import Application
 from bftkit.channel.interface import Keychain
+from bftkit.channel.records import OWN_RECORD
 from bftkit.channel.replica import Limits, Replica, ReplicaSettings, Restored
+from bftkit.channel.settling import read_own_record
 from bftkit.configuration.text import ConfigurationError
 from bftkit.core.machine import MemberId
 from bftkit.core.plugin import load_protocol
@@ -163,7 +165,10 @@ def assemble(
     log, snapshots, restored = open_storage(folder)
     door = admission(genesis, settings)
     try:
-        restored = attrs.evolve(checked(restored, keychain, genesis), secrets=vault.secrets())
+        # Who keeps no log has a mark that says whether it spoke before.
+        root = b"" if keeps_nothing(folder) else folder.epochs.root
+        restored = checked(restored, keychain, genesis, root)
+        restored = attrs.evolve(restored, secrets=vault.secrets())
         hub = open_hub(folder, settings, door)
     except BaseException:
         log.close()
@@ -191,19 +196,30 @@ def assemble(
     return Member(node, restored, address)
 
 
-def checked(restored: Restored, keychain: MemberKeychain, genesis: Genesis) -> Restored:
-    """What the disk holds, compared with this member's keys.
+def checked(restored: Restored, keychain: MemberKeychain, genesis: Genesis, root: bytes) -> Restored:
+    """What the disk holds, compared with this member's keys, which are those under `root` (b"": it keeps no log).
 
     Keys are erased after the log has entered the next epoch, and never before. A log of an epoch whose key is erased
-    is an older one that came back: its member has forgotten what it promised since (SAFETY rule 16). Who has other
-    keys than the epoch's roster says, since it is to replace a member of the same id, is silent in this epoch as well.
+    is an older one that came back: its member has forgotten what it promised since (SAFETY rule 16), and with the keys
+    that it has it may have promised anything. Who has other keys than the epoch's roster says, since it is to replace
+    a member of the same id, is silent in this epoch as well; but it has never spoken with them, as its log says from
+    the first record on (`bftkit init --join`).
     """
     newest = newest_link(restored.records)
     reason = keychain.why_no_key(newest.next if newest is not None else Configuration.first(genesis))
     if reason is None or restored.amnesic:
         return restored
     logger.error("%s: this member takes no part in this epoch", reason)
-    return attrs.evolve(restored, amnesic=True)
+    return attrs.evolve(restored, amnesic=True, forgotten=b"" if _replaces(restored.records) else root)
+
+
+def _replaces(records: Sequence[bytes]) -> bool:
+    """Whether a log is that of a folder made to replace a member: silent, and nothing is forgotten."""
+    own = [record for record in records if record.startswith(OWN_RECORD)]
+    if not own:
+        return False
+    _, silent, forgotten = read_own_record(own[-1][len(OWN_RECORD) :])
+    return silent and not forgotten
 
 
 def open_hub(folder: MemberFolder, settings: ReplicaSettings, door: Door | None = None) -> TcpHub:

@@ -212,6 +212,8 @@ class Node:
         in each epoch; None: as it does. `chronicle` and `evidence` keep what
         happened, and proofs of lies; `scribe` writes for them. The hub, log, store and scribe become the node's.
         """
+        self.released = trio.Event()
+        """This member was taken out of the group, and nobody needs its process any more: it may be stopped."""
         self.replica = replica
         self.hub = hub
         self.log = log
@@ -219,6 +221,10 @@ class Node:
         self.counters = NodeCounters()
         self._neighbours = Neighbours(hub, door, replica.me, peers)
         self._vault = vault
+        self._root: bytes | None = None
+        """The root of this member's keys in the present roster."""
+        self._has_new_keys = False
+        """Whether they are others than in the epoch before, and the key file has not followed yet."""
         self._durability = durability
         self._chronicle = chronicle if chronicle is not None else Chronicle(None)
         self._evidence = evidence
@@ -467,9 +473,13 @@ class Node:
                         case StatusAsked(client, number):
                             text = json.dumps(self.status())
                             self._send(client, pack_answer(StatusAnswer(number, text)))
-                        case Halted(reason):
-                            logger.error("%s halts: %s", self.replica.me, reason)
+                        case Halted(reason, removed, needed):
+                            # Operators asked for it if it was removed: nobody need be alarmed.
+                            level = logging.INFO if removed else logging.ERROR
+                            logger.log(level, "%s halts: %s", self.replica.me, reason)
                             self._chronicle.note("halted", epoch=self.replica.settings.epoch, reason=reason)
+                            if not needed:
+                                self.released.set()
                         case Linked(epoch, link):
                             self._linking[epoch] = link
                             self._tidy_soon(nursery)
@@ -496,6 +506,10 @@ class Node:
             await self._when_not_full(log.sync)
             self._gated = False
             self.counters.sync_rounds += 1
+        if self._has_new_keys:
+            # Should the log be lost right now, the key file must say what keys were in use (SAFETY rule 16).
+            self._has_new_keys = False
+            await self._settle_vault()
         hub.flush()
         if appended and (self._seal_at == float("inf") or log.durability is Durability.FSYNC):
             # A log that syncs is sealed once it is idle; one that does not is settled every so often, busy or not.
@@ -621,6 +635,8 @@ class Node:
         if self._vault is not None:
             mine = configuration.roster.by_id.get(self.replica.me)
             root = mine.epoch_root if mine is not None else None
+            self._has_new_keys = None not in (self._root, root) and self._root != root
+            self._root = root
             self._vault.forget(configuration.epoch, coin_since(self.replica), root)
 
     async def _settle_vault(self) -> None:

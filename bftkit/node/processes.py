@@ -128,6 +128,15 @@ class ProcessGroup:
         """The last lines that the member wrote to its log."""
         return " | ".join(self.log_text(member).strip().splitlines()[-lines:])
 
+    def wait_end(self, member: MemberId) -> int:
+        """The exit code of a process that ends by itself. Raises `ProcessFailed` if it does not."""
+        try:
+            code = self._running[member].process.wait(READY_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise ProcessFailed(f"{member} did not end within {READY_SECONDS:g} s: {self.log_tail(member)}") from None
+        self._reap(member)
+        return code
+
     def stop(self, members: Sequence[MemberId] | None = None) -> dict[MemberId, int]:
         """SIGTERM to these (or all), SIGKILL to those that do not end in time; their exit codes."""
         chosen = [member for member in (self.members if members is None else members) if member in self._running]

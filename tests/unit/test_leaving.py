@@ -1,0 +1,132 @@
+"""Members that are taken out of the group, old logs that come back, and new keys: what each may still be asked for."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+
+from bftkit.channel.interface import Restored
+from bftkit.channel.settling import own_record
+from bftkit.client.local import local_group
+from bftkit.node.assembly import checked
+from bftkit.service import keyvalue
+from bftkit.service.keyvalue import KeyValueStore
+from bftkit.sim.world import World
+from tests.unit.test_coin_keys import group_of
+
+PATIENCE_SECONDS = 60.0
+ROOT = b"r" * 32
+
+
+# ------------------------------------------------------------------------------------------------ leaving
+
+
+async def test_a_removed_member_may_end_once_the_next_epoch_has_begun(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "bftkit.node")
+    async with local_group(KeyValueStore, members=4, protocol="paxos") as group:
+        node = group.node("m3")
+        await group.switch(members=("m0", "m1", "m2"))
+        with trio.fail_after(PATIENCE_SECONDS):
+            await node.released.wait()
+        assert not any(group.node(name).released.is_set() for name in ("m0", "m1", "m2"))
+    (halt,) = [record for record in caplog.records if "no part of the group since epoch 1" in record.getMessage()]
+    assert halt.levelno == logging.INFO
+
+
+def moved(members: tuple[str, ...]) -> World:
+    """A world in which these four are members since epoch 1."""
+    world = World(1, "pbft", 4, reconfigurable=True, spares=4)
+    world.load(40)
+    world.run(300)
+    world.switch(members=members)
+    world.run_until(lambda: world.chain.now.epoch >= 1, 8000, "the next epoch")
+    world.run_until(lambda: world.replica("m3").stopped is not None, 8000, "m3 knows it")
+    return world
+
+
+def test_the_last_that_know_the_way_stay() -> None:
+    """Of three members that stay one may lie and none more; of one that stays nobody knows whether it runs."""
+    world = moved(("m0", "m4", "m5", "m6"))
+    text = "epoch 1; only 1 of the members before stayed, so it goes on to show others the way"
+    assert text in str(world.replica("m3").stopped)
+    world.load(20)
+    world.finish()
+
+
+def test_a_removed_member_that_is_started_again_comes_to_know_it_again() -> None:
+    """Else its process would follow the group for ever, and nobody would know why."""
+    world = moved(("m0", "m1", "m2", "m4"))
+    for name in ("m0", "m3"):  # m0 forgets whom it told what, too
+        world.crash(name)
+        world.restart(name)
+    assert world.replica("m3").settings.epoch == 1
+    world.load(20)
+    world.run_until(lambda: world.replica("m3").stopped is not None, 8000, "m3 knows it again")
+    assert str(world.replica("m3").stopped).endswith("no part of the group since epoch 1")
+    world.finish()
+
+
+# ------------------------------------------------------------------------------------------------ old logs
+
+
+def kept(*records: bytes) -> Restored:
+    """What is found where the keys are not those of the epoch that the log is in."""
+    keychain: Any = SimpleNamespace(why_no_key=lambda configuration: "the keys are others")
+    return checked(Restored(records), keychain, group_of(), ROOT)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        (own_record(8, silent=False),),
+        (own_record(0, silent=True), own_record(8, silent=False)),
+        (own_record(0, silent=True, forgotten=b"o" * 32),),
+        (),
+    ],
+    ids=["that spoke", "that was made to replace a member, and spoke", "that had forgotten older keys", "that is bare"],
+)
+def test_with_an_old_log_its_keys_may_have_promised_anything(records: tuple[bytes, ...]) -> None:
+    """SAFETY rule 16: it came back after the keys were rotated, and the member signed with those that are here since.
+
+    Without the root of these keys, the next epoch that the chain shows would end the silence.
+    """
+    found = kept(*records)
+    assert (found.amnesic, found.forgotten) == (True, ROOT)
+
+
+def test_a_folder_that_is_to_replace_a_member_has_promised_nothing() -> None:
+    found = kept(own_record(0, silent=True))
+    assert (found.amnesic, found.forgotten) == (True, b"")
+
+
+# ------------------------------------------------------------------------------------------------ new keys
+
+
+async def test_new_keys_are_in_their_file_before_a_word_that_they_signed_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SAFETY rule 16: if the log is lost after that word, the key file must say what was forgotten under which keys."""
+    async with local_group(KeyValueStore, checkpoint_interval=4) as group:
+        client = await group.client()
+        await client.submit(keyvalue.put(b"k", b"1"), timeout=PATIENCE_SECONDS)
+        node: Any = group.node("m1")
+        order: list[str] = []
+
+        def noting(what: str, call: Any) -> Any:
+            def noted(*arguments: Any, **named: Any) -> Any:
+                order.append(what)
+                return call(*arguments, **named)
+
+            return noted
+
+        for thing, name in ((node._vault, "forget"), (node._vault, "settle"), (node.log, "sync"), (node.hub, "flush")):
+            monkeypatch.setattr(thing, name, noting(name, getattr(thing, name)))
+        node._root = bytes(32)  # so the keys that the next roster names are others
+        await group.switch()
+        entered = order.index("forget")
+        assert order[entered:].index("settle") < order[entered:].index("flush")
+        assert "sync" in order[entered : entered + order[entered:].index("settle")]  # never before the log has entered
