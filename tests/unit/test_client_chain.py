@@ -345,7 +345,7 @@ WORDS: dict[Callable[[Group], HandOver | bytes], str] = {
     bad_signature: "is not signed by 3 members of epoch 0",
     one_signer_often: "is not signed by 3 members of epoch 0",
     present_keys: "is not signed by 3 members of epoch 0",
-    one_operator: "1 operators signed, and 2 must",
+    one_operator: "1 operator signed, and 2 must",
     no_operator: "is no operator of this epoch",
     not_asked_for: "is not the one that the command names",
     forced_with_another_coin: "a forced change keeps the coin key",
