@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +12,9 @@ import attrs
 import pytest
 
 from bftkit.cli import main
+from bftkit.cli.app import create_app
 from bftkit.configuration.manager import STALL_MS
+from bftkit.configuration.policies.conditions import PARAMETERS
 from bftkit.configuration.policy import Mode, Policy
 from bftkit.configuration.qos import QoS
 from bftkit.crypto.signed import Certificate
@@ -21,6 +25,7 @@ from bftkit.membership.steering import steered
 from bftkit.node.folders import read_genesis
 from tests.unit.test_cli_switch import Stage, make_stage
 
+ROOT: Final = Path(__file__).resolve().parents[2]
 MEMBERS: Final = ("m0", "m1", "m2", "m3")
 TWO: Final = (Mode("pbft"), Mode("cks"))
 DECISION: Final = {
@@ -280,3 +285,36 @@ def test_the_new_needs_of_a_steered_group_keep_its_mode(watched: Stage) -> None:
     assert (change.protocol, signed.command.epoch) == ("cks", 2)
     assert change.policy is not None
     assert change.policy.mode_of(change.protocol, change.parameters) == 1
+
+
+# ------------------------------------------------------------------------------------------------- the guides
+
+GUIDES: Final = ("docs/guide/qos.md", "docs/guide/policies.md")
+TYPED: Final = tuple(
+    line
+    for guide in GUIDES
+    for line in re.findall(r"^\$ bftkit (.*)$", (ROOT / guide).read_text(encoding="utf-8"), re.MULTILINE)
+)
+
+
+@pytest.mark.parametrize("line", TYPED)
+def test_what_the_guides_show_can_be_typed(line: str) -> None:
+    words = shlex.split(line)
+    command, bound, _ = create_app().parse_args(words, exit_on_error=False, print_error=False)
+    assert callable(command)
+    assert bound.args or bound.kwargs or words == ["policy", "list"]
+
+
+def test_the_guides_show_every_command_and_every_field() -> None:
+    assert {" ".join(line.split()[:2]) for line in TYPED} == {
+        "init shop", "qos show", "qos explain", "qos set", "policy list", "policy set", "policy show", "policy history",
+    }  # fmt: skip
+    text = (ROOT / GUIDES[0]).read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) != []
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == {field.name for field in attrs.fields(QoS)}
+
+
+def test_the_guide_of_policies_names_every_parameter_with_its_default() -> None:
+    text = (ROOT / GUIDES[1]).read_text(encoding="utf-8")
+    for name, parameter in PARAMETERS.items():
+        assert f"`{name}` ({parameter.default})" in text, name
