@@ -27,6 +27,7 @@ from cyclopts import App, CycloptsError
 
 from bftkit.cli.ending import ended_as_by_control_c
 from bftkit.cli.output import Output, output, use_output
+from bftkit.cli.way import Way, WayError, take_way, use_way
 
 if TYPE_CHECKING:
     from bftkit.core.ordering import ProtocolRecord
@@ -145,6 +146,9 @@ FAILURES: Final[tuple[tuple[str, ExitCode], ...]] = (
 _EPILOGUE: Final = """\
 With --json, every command writes one JSON object a line to standard output, and its logs to standard error.
 
+With --api URL --token-file FILE (and --ca FILE), what asks or changes a group does so through a member's HTTP \
+interface; both may be repeated, for more members. No client's folder is needed then.
+
 Exit codes: 0 ok, 1 failed, 2 usage, 3 bad configuration, 4 no member answered, 5 members answered but too few \
 agreed, 6 refused, 10 safety violated, 11 progress missed, 130 Ctrl-C."""
 
@@ -187,6 +191,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     json = _take_json(words)
     use_output(Output(json))
     try:
+        use_way(_take_way(words))
         app = create_app()
         # Ours, because cyclopts would import every command to suggest one.
         if words and not words[0].startswith("-") and words[0] not in app:
@@ -271,6 +276,13 @@ def _take_json(words: list[str]) -> bool:
     found = "--json" in words[:end]
     words[:end] = [word for word in words[:end] if word != "--json"]
     return found
+
+
+def _take_way(words: list[str]) -> Way | None:
+    try:
+        return take_way(words)
+    except WayError as error:
+        raise CommandFailed(ExitCode.USAGE, str(error)) from None
 
 
 def _command_of(words: Sequence[str]) -> str:

@@ -29,7 +29,8 @@ from bftkit.channel.preparing import trial
 from bftkit.cli.app import CommandFailed, ExitCode, output, protocol_named
 from bftkit.cli.change_view import FollowView
 from bftkit.cli.presence import look
-from bftkit.client import AsyncClient, OutcomeUnknown, connect
+from bftkit.cli.reach import Connection, history_of, reached
+from bftkit.client import OutcomeUnknown
 from bftkit.configuration.keyfiles import KeyPair
 from bftkit.core.machine import MemberId
 from bftkit.core.ordering import ProtocolRecord
@@ -41,7 +42,7 @@ from bftkit.membership.commands import FORCED, Command, CommandError, SignedComm
 from bftkit.membership.epochs import Configuration, Schedule, extended
 from bftkit.membership.verifiers import founding_place
 from bftkit.membership.wishes import OF_THE_GROUP, Prospect, Wish, explain, foresee
-from bftkit.node.folders import ClientFolder, read_client, read_key, write_file
+from bftkit.node.folders import ClientFolder, read_key, write_file
 
 STATES: Final[Mapping[int, str]] = {
     frames.UNKNOWN_COMMAND: "unknown",
@@ -101,12 +102,11 @@ class Known:
 
 
 @asynccontextmanager
-async def connected(folder: Path, timeout: float) -> AsyncGenerator[tuple[AsyncClient, Known]]:
-    """A client of the group, and the group's verified history. Raises as `AsyncClient.history` does."""
-    found = read_client(folder)
-    async with connect(found) as client:
+async def connected(folder: Path, timeout: float) -> AsyncGenerator[tuple[Connection, Known]]:
+    """A connection with the group, and its verified history. Raises as `AsyncClient.history` does."""
+    async with reached(folder) as (client, found):
         changes = found.genesis.schedule is not None
-        links = await client.history(timeout=min(timeout, 10.0)) if changes else ()
+        links = await history_of(client, found, min(timeout, 10.0)) if changes else ()
         yield client, known_by(found, links)
 
 
@@ -166,7 +166,7 @@ def require_change(known: Known) -> None:
         )
 
 
-async def carry_out(client: AsyncClient, known: Known, prospect: Prospect, how: How) -> ExitCode:
+async def carry_out(client: Connection, known: Known, prospect: Prospect, how: How) -> ExitCode:
     """Tell, ask, sign, and send or write."""
     await tell(client, known, prospect, dry_run=how.dry_run)
     if how.dry_run:
@@ -214,7 +214,7 @@ def require_beginning(prospect: Prospect) -> None:
 # ------------------------------------------------------------------------------------------------- before
 
 
-async def tell(client: AsyncClient, known: Known, prospect: Prospect, *, dry_run: bool) -> None:
+async def tell(client: Connection, known: Known, prospect: Prospect, *, dry_run: bool) -> None:
     """What will happen, and who of those that must be there for it was heard of."""
     here, command = prospect.here, prospect.command
     change = command.change
@@ -332,11 +332,11 @@ def ask(how: How) -> None:
 # ------------------------------------------------------------------------------------------------- after
 
 
-async def send(client: AsyncClient, known: Known, signed: SignedCommand, timeout: float) -> ExitCode:
+async def send(client: Connection, known: Known, signed: SignedCommand, timeout: float) -> ExitCode:
     """Send the command, follow it, and say what became of it."""
     here = known.here
     began = time.monotonic()
-    view = FollowView(client.core.machine.settings.members)
+    view = FollowView(client.configuration.members)
     last: CommandState | None = None
     late: OutcomeUnknown | None = None
     with view:
@@ -394,7 +394,7 @@ def still_under_way(state: CommandState, kind: int, timeout: float) -> CommandFa
     )
 
 
-async def _watch(client: AsyncClient, view: FollowView) -> None:
+async def _watch(client: Connection, view: FollowView) -> None:
     while True:
         view.on_statuses(await client.status(timeout=STATUS_SECONDS))
         await trio.sleep(STATUS_SECONDS)
@@ -411,7 +411,7 @@ def refusal_of(state: CommandState) -> str:
     return "; ".join(f"{', '.join(members)}: {text}" for text, members in told.items()) or "refused"
 
 
-async def _tell_switch(client: AsyncClient, known: Known, signed: SignedCommand, seconds: float) -> None:
+async def _tell_switch(client: Connection, known: Known, signed: SignedCommand, seconds: float) -> None:
     """The end: what is in force now, and how long service was paused, as the members measured it."""
     here, epoch = known.here, known.here.epoch + 1
     change = signed.command.change
@@ -439,7 +439,7 @@ async def _tell_switch(client: AsyncClient, known: Known, signed: SignedCommand,
     output().plain(pause_in_words(pause, ready, _measured(told, "ready_ms")))
 
 
-async def _switches(client: AsyncClient, epoch: int) -> dict[MemberId, dict[str, Any]]:
+async def _switches(client: Connection, epoch: int) -> dict[MemberId, dict[str, Any]]:
     """What the members say of the switch to this epoch, once most of them know how long it took."""
     found: dict[MemberId, dict[str, Any]] = {}
     enough = client.configuration.quorum.available

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter, validators
 
@@ -14,6 +14,9 @@ from bftkit.cli.app import CommandFailed, ExitCode, output
 from bftkit.client import connect_sync
 from bftkit.membership.names import PROPOSALS_MAX, TEXT_MAX
 from bftkit.service import keyvalue
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 FolderOption = Annotated[
     Path, Parameter(name=["--client", "-c"], help="The client's folder, as `bftkit init` made it.")
@@ -91,11 +94,28 @@ def submit(
     output().plain(result.hex() if hexadecimal else result.decode("utf-8", "replace"))
 
 
-def status(*, client: FolderOption = DEFAULT_FOLDER, timeout: TimeoutOption = 2.0) -> ExitCode:
+async def status(
+    *,
+    watch: Annotated[bool, Parameter(help="Go on asking, until Ctrl-C.", negative="")] = False,
+    every: Annotated[
+        float, Parameter(help="With --watch: seconds from one round to the next.", validator=validators.Number(gte=0.1))
+    ] = 1.0,
+    rounds: Annotated[
+        int | None, Parameter(help="With --watch: so many rounds only.", validator=validators.Number(gt=0))
+    ] = None,
+    client: FolderOption = DEFAULT_FOLDER,
+    timeout: TimeoutOption = 2.0,
+) -> ExitCode:
     """Ask every member how it is. Each answers for itself: no quorum is needed, and a liar may lie."""
-    with connect_sync(client) as connection:
-        members = connection.core.machine.settings.members
-        found = connection.status(timeout=timeout)
+    from bftkit.cli.reach import reached
+    from bftkit.cli.watching import watch_status
+
+    async with reached(client) as (connection, _):
+        if watch:
+            await watch_status(connection, every, timeout, rounds)
+            return ExitCode.OK
+        found = await connection.status(timeout=timeout)
+        members = connection.asked(found)
     for member in members:
         fields: dict[str, Any] = dict(found.get(member, {"member": member}))
         output().event("status", answered=member in found, **fields)
@@ -124,9 +144,17 @@ def _refusing_oversize() -> Generator[None]:
 
 def show_status(members: tuple[str, ...], found: Mapping[str, Mapping[str, Any]]) -> None:
     """The answers as a table, as wide as there is room."""
+    table, more = status_table(members, found)
+    output().show(table)
+    for line in more:
+        output().plain(line)
+
+
+def status_table(members: tuple[str, ...], found: Mapping[str, Mapping[str, Any]]) -> tuple[Table, list[str]]:
+    """The table, and what is to be said below it."""
     from rich.table import Table
 
-    rows = [TITLES, *(_row(member, found.get(member)) for member in members)]
+    rows = [TITLES, *(status_row(member, found.get(member)) for member in members)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(TITLES))]
     # On a narrow terminal the last columns are left out whole: a row that is cut in the middle of a word says less.
     room = output().console.width
@@ -140,14 +168,11 @@ def show_status(members: tuple[str, ...], found: Mapping[str, Mapping[str, Any]]
     for member, state, *more in rows[1:]:
         colour = COLOURS.get(state)
         table.add_row(member, f"[{colour}]{state}[/{colour}]" if colour else state, *more[: fit - 2])
-    output().show(table)
-    if fit < len(TITLES):
-        output().plain(f"({', '.join(TITLES[fit:])}: on a wider terminal, or with --json)")
-    for line in proposed(found):
-        output().plain(line)
+    below = [f"({', '.join(TITLES[fit:])}: on a wider terminal, or with --json)"] if fit < len(TITLES) else []
+    return table, [*below, *proposed(found)]
 
 
-def _row(member: str, one: Mapping[str, Any] | None) -> tuple[str, ...]:
+def status_row(member: str, one: Mapping[str, Any] | None) -> tuple[str, ...]:
     """A member's line. It may say anything of itself."""
     if one is None:
         return (member, "no answer", *[""] * (len(TITLES) - 2))

@@ -11,12 +11,12 @@ from cyclopts import Parameter
 
 from bftkit.cli.app import CommandFailed, ExitCode, output
 from bftkit.cli.client import DEFAULT_FOLDER, FolderOption, TimeoutOption
-from bftkit.client import connect_sync
+from bftkit.cli.reach import reached
 from bftkit.node.chronicle import read_events
 from bftkit.node.folders import MEMBER_FILE, read_settings
 
 
-def events(
+async def events(
     folder: Annotated[
         Path | None,
         Parameter(help="A member's folder, for all its events. Without it, each member's newest ones."),
@@ -32,8 +32,8 @@ def events(
             raise CommandFailed(ExitCode.BAD_CONFIGURATION, f"{folder} is no member's folder")
         found = {read_settings(folder).id: list(read_events(folder))}
     else:
-        with connect_sync(client) as connection:
-            statuses = connection.status(timeout=timeout)
+        async with reached(client) as (connection, _):
+            statuses = await connection.status(timeout=timeout)
         if not statuses:
             raise CommandFailed(ExitCode.NO_ANSWER, "no member answered")
         found = {member: newest_of(status) for member, status in statuses.items()}

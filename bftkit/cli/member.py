@@ -38,10 +38,9 @@ CARD_FILE = "card.toml"
 async def list_(*, client: FolderOption = DEFAULT_FOLDER, timeout: TimeoutOption = 10.0) -> None:
     """The members of the present epoch, as the verified history names them, and whether each answers."""
     async with connected(client, timeout) as (connection, known):
-        statuses = await connection.status(timeout=min(timeout, 2.0))
+        there = connection.present(await connection.status(timeout=min(timeout, 2.0)))
     here = known.here
     for entry in here.roster.entries:
-        status = statuses.get(entry.id)
         output().event(
             "member",
             id=entry.id,
@@ -50,7 +49,7 @@ async def list_(*, client: FolderOption = DEFAULT_FOLDER, timeout: TimeoutOption
             identity=entry.identity,
             epoch_root=entry.epoch_root,
             epochs_left=entry.epoch_count - 1 - here.epoch,
-            answered=status is not None,
+            answered=entry.id in there,
         )
     quorum = here.quorum
     output().event(
@@ -70,7 +69,7 @@ async def list_(*, client: FolderOption = DEFAULT_FOLDER, timeout: TimeoutOption
     for title in ("member", "", "addresses", "identity", "epochs left"):
         table.add_column(title)
     for entry in here.roster.entries:
-        state = "[green]up[/green]" if entry.id in statuses else "[red]no answer[/red]"
+        state = "[green]up[/green]" if entry.id in there else "[red]no answer[/red]"
         left = str(entry.epoch_count - 1 - here.epoch)
         table.add_row(entry.id, state, " ".join(entry.addresses), entry.identity.hex()[:16], left)
     output().show(table)

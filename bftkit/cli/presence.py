@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 import trio
 
-from bftkit.client import AsyncClient
+from bftkit.cli.reach import Connection
 from bftkit.core.machine import MemberId
 from bftkit.core.quorum import Quorum
 from bftkit.membership.commands import Change, Seat
@@ -72,14 +72,14 @@ class Presence:
         return tuple(told)
 
 
-async def look(client: AsyncClient, folder: ClientFolder, here: Configuration, change: Change) -> Presence:
+async def look(client: Connection, folder: ClientFolder, here: Configuration, change: Change) -> Presence:
     """Ask the present members and dial those that join, for some seconds at most."""
     before = {entry.id: entry.identity for entry in here.roster.entries}
     joining = [seat for seat in change.members if before.get(seat.id) != seat.identity]
     there: set[MemberId] = set()
 
     async def ask() -> None:
-        there.update(await client.status(timeout=LOOK_SECONDS))
+        there.update(client.present(await client.status(timeout=LOOK_SECONDS)))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)

@@ -94,6 +94,14 @@ class AsyncClient:
         """As `SyncClient.refused_links`."""
         return self.core.refused_links
 
+    def asked(self, answers: Mapping[MemberId, object]) -> tuple[MemberId, ...]:
+        """The members that were asked for these answers."""
+        return self.core.machine.settings.members
+
+    def present(self, answers: Mapping[MemberId, Mapping[str, Any]]) -> frozenset[MemberId]:
+        """Which members are there, as far as these answers show it."""
+        return frozenset(answers)
+
     async def settle(self, *, timeout: float = 2.0) -> Configuration:
         """As `SyncClient.settle`."""
         machine = self.core.machine

@@ -56,11 +56,19 @@ class Access:
     authority: Path | None = None
     """A file of certificates (PEM) to trust in place of the system's, for ``https://``."""
 
-    def options(self, timeout: float) -> dict[str, Any]:
-        """For httpx. Raises `ValueError` for what is no such URL."""
-        url = httpx.URL(self.url)
+    def check(self) -> httpx.URL:
+        """Raises `ValueError` for what is no such URL."""
+        try:
+            url = httpx.URL(self.url)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"{self.url!r}: {error}") from None
         if url.scheme not in ("http", "https") or not url.host or url.path not in ("", "/") or url.query:
             raise ValueError(f"{self.url!r} is no address of a member's HTTP interface, such as http://127.0.0.1:8000")
+        return url
+
+    def options(self, timeout: float) -> dict[str, Any]:
+        """For httpx. Raises `ValueError` for what is no such URL."""
+        url = self.check()
         verify: ssl.SSLContext | bool = True
         if self.authority is not None:
             verify = ssl.create_default_context(cafile=str(self.authority))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 
@@ -48,25 +48,29 @@ class ApiConnection:
     def __init__(self, apis: Sequence[AsyncHttpApi], genesis: Genesis) -> None:
         """`genesis`: what the caller trusts."""
         self._apis = tuple(apis)
-        self._genesis = genesis
+        self.genesis = genesis
         self._links: tuple[HandOver, ...] = ()
+        self._named: set[str] = set()
+        """Whose newest answer said who it is."""
         self.refused_links: dict[MemberId, tuple[int, str]] = {}
         """Whose hand-overs did not hold: how many, and why the last one did not."""
 
     @property
     def configuration(self) -> Configuration:
         """The newest configuration that was verified."""
-        return self._links[-1].next if self._links else Configuration.first(self._genesis)
+        return self._links[-1].next if self._links else Configuration.first(self.genesis)
 
     async def status(self, *, timeout: float = 2.0) -> Mapping[MemberId, dict[str, Any]]:
         """What each member says of itself, by the name that it gives itself."""
         found: dict[MemberId, dict[str, Any]] = {}
 
         async def ask(api: AsyncHttpApi) -> None:
+            self._named.discard(api.access.url)
             try:
                 told = await api.status()
-            except ClientError:
+            except NoAnswer:
                 return
+            self._named.add(api.access.url)
             found[str(told.get("member", ""))[:NAME_MAX]] = told
 
         with anyio.move_on_after(timeout):
@@ -75,6 +79,20 @@ class ApiConnection:
                     group.start_soon(ask, api)
         return dict(sorted(found.items()))
 
+    def asked(self, answers: Mapping[MemberId, object]) -> tuple[MemberId, ...]:
+        """Who was asked: those that answered, by the names that they give themselves; the others, by their URLs."""
+        silent = tuple(url for url in (api.access.url for api in self._apis) if url not in self._named)
+        return (*sorted(answers), *silent)
+
+    def present(self, answers: Mapping[MemberId, Mapping[str, Any]]) -> frozenset[MemberId]:
+        """Which members are there: those that answered, and, by their word, those that they have links with."""
+        found = set(answers)
+        for told in answers.values():
+            links: object = told.get("links")
+            if isinstance(links, list):
+                found.update(link for link in cast("list[object]", links) if isinstance(link, str))
+        return frozenset(found)
+
     async def history(self, *, timeout: float = TIMEOUT_SECONDS) -> tuple[HandOver, ...]:
         """All hand-overs since the founding, each verified. Raises `ClientError` if nobody shows any that holds."""
         errors: list[ClientError] = []
@@ -82,7 +100,7 @@ class ApiConnection:
         with anyio.move_on_after(timeout):
             for api in self._apis:
                 try:
-                    links = await api.history(self._genesis, self._links)
+                    links = await api.history(self.genesis, self._links)
                     answered = True
                 except ClientError as error:
                     errors.append(error)

@@ -1,0 +1,89 @@
+"""A connection with the group, by the way that the command line was told (`way`).
+
+Over links, a client's folder says where the members are. Through members' HTTP interfaces the folder is not needed: its
+genesis is what the history is verified from, if it is there, and its memory of the chain is kept (SAFETY rule 28);
+without it, the genesis is the word of the first member that answers, and that is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from bftkit.admin.tokens import read_token
+from bftkit.channel.client_chain import KEPT_LINKS
+from bftkit.cli.app import CommandFailed, ExitCode, output
+from bftkit.cli.keygen import new_key
+from bftkit.cli.way import Way, way
+from bftkit.client import AsyncClient, connect
+from bftkit.client.chain_file import ChainFile
+from bftkit.client.errors import Contradicted
+from bftkit.configuration.settings import ClientSettings
+from bftkit.membership.chain import HandOver
+from bftkit.node.folders import CLIENT_FILE, ClientFolder, read_client
+
+if TYPE_CHECKING:
+    from bftkit.client.http import Access
+    from bftkit.client.http_group import ApiConnection
+
+Connection: TypeAlias = "AsyncClient | ApiConnection"
+
+
+@asynccontextmanager
+async def reached(folder: Path) -> AsyncGenerator[tuple[Connection, ClientFolder]]:
+    """A connection, and what is known of the group. Raises `ConfigurationError`, `CommandFailed`, `ClientError`."""
+    chosen = way()
+    if chosen is None:
+        found = read_client(folder)
+        async with connect(found) as client:
+            yield client, found
+        return
+    from bftkit.client.http_group import connect_http  # httpx is for those who need it
+
+    known = read_client(folder) if (folder / CLIENT_FILE).exists() else None
+    accesses = accesses_of(chosen)
+    async with connect_http(accesses, known.genesis if known is not None else None) as connection:
+        if known is None:
+            output().log(f"bftkit: no client's folder {folder}: which group this is, is the word of {chosen.urls[0]}")
+            known = ClientFolder(folder, ClientSettings(), connection.genesis, new_key("client"))
+        yield connection, known
+
+
+def accesses_of(chosen: Way) -> tuple[Access, ...]:
+    """How to reach the interfaces. Raises `ConfigurationError` for a token, `CommandFailed` for a URL."""
+    from bftkit.client.http import Access
+
+    found: list[Access] = []
+    for url, file in zip(chosen.urls, chosen.token_files, strict=True):
+        access = Access(url, read_token(file), chosen.authority)
+        try:
+            access.check()
+        except ValueError as error:
+            raise CommandFailed(ExitCode.USAGE, f"--api: {error}") from None
+        found.append(access)
+    return tuple(found)
+
+
+async def history_of(connection: Connection, known: ClientFolder, timeout: float) -> tuple[HandOver, ...]:
+    """The group's history, verified, and never less than this folder's clients have seen (SAFETY rule 28)."""
+    links = await connection.history(timeout=timeout)
+    if not isinstance(connection, AsyncClient) and (known.path / CLIENT_FILE).exists():
+        _remember(known, links)
+    return links
+
+
+def _remember(known: ClientFolder, links: Sequence[HandOver]) -> None:
+    kept = ChainFile(known.path, known.genesis)
+    seen = kept.read()
+    if seen and len(links) <= seen[-1].ending.epoch:
+        raise CommandFailed(
+            ExitCode.TOO_FEW_AGREED,
+            f"these members show epoch {len(links)}, and {known.path} has seen epoch {seen[-1].next.epoch}: they are "
+            "behind, or lie; ask others",
+        )
+    if links:
+        contradiction = kept.keep([link.encode() for link in links[-KEPT_LINKS:]])
+        if contradiction is not None:
+            raise Contradicted(contradiction)
