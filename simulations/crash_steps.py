@@ -413,6 +413,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except NoSuchPair as error:
         print(error, file=sys.stderr)
         return 2
+    except Violation as error:
+        print(f"FAILED, without any crash: {error}", file=sys.stderr)
+        return 10
     total = {name: sum(line[name] for line in lines) for name in ("steps", "crashes", "run", "failed", "cpu_seconds")}
     result = {"event": "result", "changes": len(lines), **total, "seconds": round(perf_counter() - began, 1)}
     tell(result)
