@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from bftkit.channel import frames
-from bftkit.channel.bundles import OPEN, REQUESTS, make_bundle, unpack_results
+from bftkit.channel.bundles import LATE, OPEN, REQUESTS, make_bundle, unpack_lateness, unpack_results
 from bftkit.channel.client import ClientSettings
 from bftkit.channel.frames import AskStatus, Read, pack_ask, unpack_reply
 from bftkit.core.digest import digest
@@ -26,6 +26,7 @@ from bftkit.core.machine import MemberId
 from bftkit.core.wire import WireError
 from bftkit.service import keyvalue
 from bftkit.sim.actors import Actor
+from bftkit.sim.links import START_MS
 from bftkit.sim.workloads import Workload
 
 if TYPE_CHECKING:
@@ -89,12 +90,15 @@ class LyingClient(Actor):
             return self.workload.next(self.random).operation
         return keyvalue.put(b"of " + self.name.encode(), f"{text} {self.number}".encode())
 
-    def bundle(self, first: int, operations: Sequence[bytes], *, low: int = 0, legal: bool = True) -> bytes:
+    def bundle(
+        self, first: int, operations: Sequence[bytes], *, low: int = 0, legal: bool = True, expires_ms: int = 0
+    ) -> bytes:
         """The signed bytes of a bundle in its session. `legal`: a correct group may order it."""
         if legal:
             for operation in operations:
                 self.world.recorder.submit(self.public, operation)
-        return make_bundle(self.key, self.group, REQUESTS, self.session, first, low or max(1, first - 64), operations)
+        low = low or max(1, first - 64)
+        return make_bundle(self.key, self.group, REQUESTS, self.session, first, low, operations, expires_ms)
 
     def send(self, raw: bytes, to: Sequence[MemberId] = ()) -> None:
         """Send a bundle, to all members by default."""
@@ -406,6 +410,54 @@ class Accomplice(LyingClient):
             self.did(DOUBLE_NUMBER)
 
 
+class SecondChance(LyingClient):
+    """A request whose deadline is over; once it is told so, the same under the same number without one (FAULTS 32).
+
+    It comes with another one in the bundle, so that no kept reply to the first bundle answers it.
+    """
+
+    def __init__(self, world: World, name: str, settings: ClientSettings) -> None:
+        super().__init__(world, name, settings)
+        self._late: dict[int, bytes] = {}
+        """What waits to be refused as late, by its number."""
+        self._said: dict[tuple[int, bytes], set[MemberId]] = {}
+
+    def act(self) -> None:
+        """Another request that is late from the beginning."""
+        self.number += 2
+        number = self.number - 1
+        operation = self._late[number] = self.operation("late")
+        self.world.recorder.submit(self.public, operation, expires_ms=START_MS)
+        self.send(self.bundle(number, (operation,), legal=False, expires_ms=START_MS))
+        self.did(DOUBLE_NUMBER)
+
+    def on_frame(self, member: MemberId, frame: bytes) -> None:
+        """It believes that it is too late when a correct member says so, too."""
+        super().on_frame(member, frame)
+        try:
+            reply = unpack_reply(frame) if frame[:1] == bytes((frames.REPLY,)) else None
+            if reply is None or reply.session != self.session or reply.first not in self._late or not reply.full:
+                return
+            ((status, result),) = unpack_results(reply.results, reply.count)
+            voters = self._said.setdefault((reply.first, digest(reply.results)), set())
+            voters.add(member)
+            if len(voters) > self.world.quorum.f:
+                operation = self._late.pop(reply.first)
+                if status == LATE:
+                    late_ms = unpack_lateness(result)
+                    self.world.recorder.refused_late(self.public, operation, START_MS, late_ms)
+                    other = self.operation("after the late one")
+                    self.world.recorder.submit(self.public, other)
+                    self.send(self.bundle(reply.first, (operation, other), legal=False))
+        except (WireError, ValueError):
+            return
+
+    def open(self) -> None:
+        """In a new session the numbers begin anew."""
+        self._late, self._said = {}, {}
+        super().open()
+
+
 LYING_CLIENTS: Final[dict[str, type[LyingClient]]] = {
     "accomplice": Accomplice,
     "double-number": DoubleNumber,
@@ -417,6 +469,7 @@ LYING_CLIENTS: Final[dict[str, type[LyingClient]]] = {
     "never-authentic": NeverAuthentic,
     "overlapping": Overlapping,
     "replay": Replay,
+    "second-chance": SecondChance,
     "shared-key": SharedKey,
 }
 

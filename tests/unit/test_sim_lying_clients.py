@@ -16,6 +16,7 @@ from bftkit.sim.world import Violation, World
 LINES = {
     "accomplice": {30, 32},
     "double-number": {32},
+    "second-chance": {32},
     "flood": {46},
     "garbage": {10},
     "half-authentic": {30},

@@ -1,12 +1,12 @@
 """Operations have deadlines, a bad network and a dead leader make many late, clocks are wrong: late ones are no-ops."""
 
-from bftkit.sim.faults import ClockJump, Crash, Fault, Weather
+from bftkit.sim.faults import ClockJump, Crash, Fault, LyingClient, Weather
 from bftkit.sim.plan import Load, Plan
 from bftkit.sim.scenarios import Setting, missed
 from bftkit.sim.workloads import Closed
 from bftkit.sim.world import World
 
-LINES = (1, 2, 3)
+LINES = (1, 2, 3, 32)
 OPERATIONS_MIN = 20
 DEADLINE_MS = 250
 
@@ -14,6 +14,7 @@ DEADLINE_MS = 250
 def plan(setting: Setting) -> Plan:
     random, group = setting.random, setting.smallest()
     faults: list[Fault] = [
+        LyingClient(at=50, name="liar0", kind="second-chance"),
         Weather(at=500, ticks=500, loss=0.3, duplication=0.1, straggling=0.3, delay_max=400),
         Crash(at=1400, who="leader", ticks=700),
         # A clock that is ahead, and one that is behind: f of them decide nothing alone (SAFETY rule 11).
