@@ -483,7 +483,30 @@ class Wedge:
     def _on_agreed(self, agreed: bed.Agreed, out: ReplicaOut) -> None:
         if self.continuation is None:
             self.continuation = self.court.outcome(agreed.value)
+            self._look_for_lies(agreed.value, out)
             self._go_on(out)
+
+    def _look_for_lies(self, value: bytes, out: ReplicaOut) -> None:
+        """Reports that contradict each other, in an epoch in which nobody was to lie, prove that somebody did.
+
+        The continuation is what a fixed rule makes of them. That safety was lost in this epoch is written down with the
+        proofs (SAFETY rule 24).
+        """
+        replica, setup = self._replica, self._replica.driving.setup
+        find = replica.settings.plugin.conflicts
+        if find is None or setup is None:
+            return
+        # What counts is what was agreed on. Other reports that are here may show more.
+        reports = {**self.reports, **{one.member: one for one in ENDING_CODEC.decode(value).reports}}
+        histories = {member: REPORT_CODEC.decode(reports[member].report).history for member in sorted(reports)}
+        try:
+            found = find(setup, histories)
+        except Exception as error:  # its code has failed before, or nobody would leave it (SAFETY rule 29)
+            replica.driving.failed = f"the protocol cannot say who lied: {error_text(error).decode()}"
+            return
+        fault = f"safety lost in epoch {replica.settings.epoch}: two batches for one slot"
+        for member, proof in found:
+            replica.blame(member, fault, proof, out)
 
     def _go_on(self, out: ReplicaOut) -> None:
         """Execute the continuation."""

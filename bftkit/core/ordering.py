@@ -354,6 +354,9 @@ class Plugin:
     convicts: Callable[[Setup, MemberId, bytes], bool] | None = None
     """Whether a proof that came with a blame shows, to anybody with the members' keys, that this member broke the
     protocol; None: its blames come without proofs."""
+    conflicts: Callable[[Setup, Mapping[MemberId, bytes]], Sequence[tuple[MemberId, bytes]]] | None = None
+    """Who must have lied, each with a proof for `convicts`, if checked histories contradict each other where f = 0 and
+    nobody should; `carry` ends such an epoch by a fixed rule, and its safety is lost (SAFETY rule 24)."""
     signed_for: Callable[[Setup, MemberId, bytes], Digest | None] | None = None
     """Of a proof that is only one half: for which batch it shows this member to have signed, where no correct member
     signs for a batch that it has not found authentic. The other half is the batch itself, if it is bad; the channel

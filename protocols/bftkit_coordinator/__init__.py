@@ -26,11 +26,11 @@ from typing import Final
 
 from bftkit.core.ordering import Plugin
 from bftkit_coordinator.forge import resign
-from bftkit_coordinator.history import carry, check_history, conflicts, convicts, history
+from bftkit_coordinator.history import carry, check_history, conflicts, convicts, history, lies
 from bftkit_coordinator.machine import create
 from bftkit_coordinator.messages import CODEC
 from bftkit_coordinator.record import RECORD
 
 __all__ = ["PLUGIN", "conflicts"]
 
-PLUGIN: Final = Plugin(RECORD, CODEC, create, history, check_history, carry, convicts, resign=resign)
+PLUGIN: Final = Plugin(RECORD, CODEC, create, history, check_history, carry, convicts, conflicts=lies, resign=resign)

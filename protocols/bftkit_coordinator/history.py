@@ -70,6 +70,12 @@ def conflicts(histories: Mapping[MemberId, bytes]) -> tuple[Conflict, ...]:
     return tuple(found)
 
 
+def lies(setup: Setup, histories: Mapping[MemberId, bytes]) -> tuple[tuple[MemberId, bytes], ...]:
+    """The coordinator, once for each of the `conflicts`, with the proof that `convicts` takes."""
+    coordinator = setup.members[setup.parameter(RECORD, "coordinator")]
+    return tuple((coordinator, CONFLICTS.encode(conflict)) for conflict in conflicts(histories))
+
+
 def convicts(setup: Setup, member: MemberId, proof: bytes) -> bool:
     """Whether the bytes show that this member, the coordinator, signed two batches for one slot."""
     try:

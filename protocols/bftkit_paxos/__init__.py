@@ -26,7 +26,7 @@ from typing import Final
 from bftkit.core.ordering import Plugin
 
 from .forge import forge, resign
-from .history import carry, check_history, conflicts, convicts, history
+from .history import carry, check_history, conflicts, convicts, history, lies
 from .machine import PaxosMachine
 from .messages import CODEC
 from .record import RECORD
@@ -41,6 +41,7 @@ PLUGIN: Final = Plugin(
     check_history=check_history,
     carry=carry,
     convicts=convicts,
+    conflicts=lies,
     forge=forge,
     resign=resign,
 )

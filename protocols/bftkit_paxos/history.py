@@ -107,6 +107,11 @@ def conflicts(histories: Mapping[MemberId, bytes]) -> tuple[Conflict, ...]:
     return tuple(found)
 
 
+def lies(setup: Setup, histories: Mapping[MemberId, bytes]) -> tuple[tuple[MemberId, bytes], ...]:
+    """The leader of each of the `conflicts`, with the proof that `convicts` takes."""
+    return tuple((leader_of(setup, found.first.ballot), CONFLICTS.encode(found)) for found in conflicts(histories))
+
+
 def convicts(setup: Setup, member: MemberId, proof: bytes) -> bool:
     """Whether the bytes show that this member signed two batches for one slot, as the leader of one ballot."""
     try:
