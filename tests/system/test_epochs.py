@@ -144,7 +144,7 @@ async def test_a_group_goes_from_protocol_to_protocol_and_back_under_load() -> N
     async with local_group(KeyValueStore, members=4, protocol="coordinator", checkpoint_interval=8) as group:
         async with under_load(group):
             for number, protocol in enumerate(("paxos", "pbft", "coordinator"), 1):
-                configuration = await group.switch(protocol)
+                configuration = await group.switch(protocol, timeout=TIMEOUT)
                 assert (configuration.epoch, configuration.protocol) == (number, protocol)
                 assert (configuration.f, configuration.c) == ((1, 0) if protocol == "pbft" else (0, 1))
         for member in group.members:
@@ -158,7 +158,7 @@ async def test_members_come_back_in_the_epoch_that_they_left() -> None:
         local_group(KeyValueStore, members=3, protocol="coordinator", checkpoint_interval=8) as group,
         under_load(group),
     ):
-        await group.switch("paxos")
+        await group.switch("paxos", timeout=TIMEOUT)
         await group.crash("m1")
         await group.restart("m1")
         replica = group.node("m1").replica
@@ -170,7 +170,7 @@ async def test_members_come_back_in_the_epoch_that_they_left() -> None:
         for member in group.members:
             replica = group.node(member).replica
             assert (replica.settings.epoch, replica.silent, replica.stopped) == (1, False, None)
-        await group.switch("coordinator")
+        await group.switch("coordinator", timeout=TIMEOUT)
 
 
 async def test_a_member_that_slept_through_two_changes_comes_back() -> None:
@@ -179,14 +179,14 @@ async def test_a_member_that_slept_through_two_changes_comes_back() -> None:
         under_load(group),
     ):
         await group.crash("m3")
-        await group.switch("pbft", f=0, c=1)
-        await group.switch("paxos", checkpoint_interval=4)
+        await group.switch("pbft", f=0, c=1, timeout=TIMEOUT)
+        await group.switch("paxos", checkpoint_interval=4, timeout=TIMEOUT)
         await group.restart("m3")
         await entered(group, "m3", 2)
         await erased(group, "m3", 2)
         assert group.node("m3").replica.settings.checkpoint_interval == 4
         await group.crash("m0")  # it counts again: three of four are needed
-        await group.switch("paxos", checkpoint_interval=8)
+        await group.switch("paxos", checkpoint_interval=8, timeout=TIMEOUT)
 
 
 async def test_a_member_joins_and_another_one_leaves() -> None:
@@ -195,10 +195,10 @@ async def test_a_member_joins_and_another_one_leaves() -> None:
         under_load(group),
     ):
         await group.add_spare("m3")
-        configuration = await group.switch(members=("m0", "m1", "m2", "m3"), protocol="pbft")
+        configuration = await group.switch(members=("m0", "m1", "m2", "m3"), protocol="pbft", timeout=TIMEOUT)
         assert configuration.members == ("m0", "m1", "m2", "m3")
         assert configuration.quorum.certificate == 3
-        configuration = await group.switch("paxos", members=("m0", "m2", "m3"))
+        configuration = await group.switch("paxos", members=("m0", "m2", "m3"), timeout=TIMEOUT)
         assert configuration.members == ("m0", "m2", "m3")
         await until(lambda: group.node("m1").replica.stopped)
         assert "no part of the group since epoch 2" in str(group.node("m1").replica.stopped)
@@ -215,7 +215,7 @@ async def test_members_make_coin_keys_and_forget_those_of_epochs_before() -> Non
         vaults = [group._members[member].vault for member in group.members]  # pyright: ignore[reportPrivateUsage]
         assert all(vault.coin is not None for vault in vaults), "dealt at the founding"
         for number, protocol in enumerate(("cks", "pbft", "cks"), 1):
-            await group.switch(protocol)
+            await group.switch(protocol, timeout=TIMEOUT)
             for member in group.members:
                 await erased(group, member, number)
         await until(lambda: all({epoch for epoch, _ in vault.secrets()} == {3} for vault in vaults))
@@ -235,7 +235,7 @@ async def test_a_log_from_before_a_change_makes_a_member_silent() -> None:
     ):
         member = group._members["m2"]  # pyright: ignore[reportPrivateUsage]
         before = copy.deepcopy(member.directory)
-        await group.switch("coordinator")
+        await group.switch("coordinator", timeout=TIMEOUT)
         await erased(group, "m2", 1)
         await group.crash("m2")
         member.directory = before
