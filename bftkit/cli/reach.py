@@ -69,7 +69,7 @@ def accesses_of(chosen: Way) -> tuple[Access, ...]:
 async def history_of(connection: Connection, known: ClientFolder, timeout: float) -> tuple[HandOver, ...]:
     """The group's history, verified, and never less than this folder's clients have seen (SAFETY rule 28)."""
     links = await connection.history(timeout=timeout)
-    if not isinstance(connection, AsyncClient) and (known.path / CLIENT_FILE).exists():
+    if way() is not None and (known.path / CLIENT_FILE).exists():
         _remember(known, links)
     return links
 

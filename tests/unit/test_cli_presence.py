@@ -118,6 +118,9 @@ async def test_a_member_with_a_new_identity_joins_and_one_with_new_keys_stays(
         async def status(self, *, timeout: float) -> Mapping[str, dict[str, object]]:
             return {"m0": {}, "m1": {}}
 
+        def present(self, answers: Mapping[str, object]) -> frozenset[str]:
+            return frozenset(answers)
+
     monkeypatch.setattr(presence, "dial", noted)
     here = Configuration.first(folder.genesis)
     m0, m1, m2, m3 = here.seats()

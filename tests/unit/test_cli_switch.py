@@ -9,7 +9,6 @@ import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import attrs
@@ -18,7 +17,7 @@ from rich.console import Console
 
 from bftkit.channel import frames
 from bftkit.channel.client import CommandState
-from bftkit.cli import change, main
+from bftkit.cli import main, reach
 from bftkit.cli.app import create_app
 from bftkit.cli.change import median_of, pause_in_words, refusal_of, still_under_way
 from bftkit.cli.change_view import FollowView
@@ -48,15 +47,14 @@ class FakeClient:
     statuses: dict[str, dict[str, Any]] = attrs.field(factory=dict[str, dict[str, Any]])
     refused_links: Mapping[str, tuple[int, str]] = attrs.field(factory=dict[str, tuple[int, str]])
 
-    @property
-    def core(self) -> Any:
-        return SimpleNamespace(machine=SimpleNamespace(settings=SimpleNamespace(members=self.configuration.members)))
-
     async def history(self, *, timeout: float = 10.0) -> tuple[HandOver, ...]:
         return self.links
 
     async def status(self, *, timeout: float = 2.0) -> Mapping[str, dict[str, Any]]:
         return self.statuses
+
+    def present(self, answers: Mapping[str, object]) -> frozenset[str]:
+        return frozenset(answers)
 
     async def order(self, signed: SignedCommand, *, timeout: float = 60.0) -> AsyncGenerator[CommandState]:
         self.ordered.append(signed)
@@ -146,7 +144,7 @@ def make_stage(directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     async def connect(found: object) -> AsyncGenerator[FakeClient]:
         yield client
 
-    monkeypatch.setattr(change, "connect", connect)
+    monkeypatch.setattr(reach, "connect", connect)
     return Stage(directory, capsys, client)
 
 
