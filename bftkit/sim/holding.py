@@ -32,7 +32,7 @@ import attrs
 
 from bftkit.blocks import bedrock as bed
 from bftkit.channel import frames
-from bftkit.channel.wedge import ENDING_CODEC, REPORT_CODEC, Court
+from bftkit.channel.court import ENDING_CODEC, REPORT_CODEC, Court
 from bftkit.core.digest import NO_DIGEST
 from bftkit.core.digest import digest as digest_of
 from bftkit.core.machine import Digest, MemberId, Slot
