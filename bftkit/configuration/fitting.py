@@ -23,6 +23,9 @@ TIMING: Final[Mapping[str, str]] = {
     "asynchronous": "no timing assumption",
 }
 
+LEADER_MS_LEAST: Final = 100
+"""No leader is given up sooner than this because of a deadline: a busy machine is not a faulty one."""
+
 
 @attrs.frozen
 class Shortfall:
@@ -56,6 +59,26 @@ def shortfalls(record: ProtocolRecord, qos: QoS, n: int, known: int) -> tuple[Sh
         *_of_the_disks(record, qos),
         *_of_the_time(record, qos),
     )
+
+
+def deadline_parameters(record: ProtocolRecord, qos: QoS) -> dict[str, int]:
+    """How patient members are with a leader, so that half of the deadline is left after one has failed.
+
+    Of a protocol with a parameter ``view_timeout`` (ticks of a millisecond), or with ``patience`` counted in ``beat``
+    ticks: these names mean the same in every record. Never longer than by default.
+    """
+    if not qos.deadline_ms:
+        return {}
+    most = max(LEADER_MS_LEAST, qos.deadline_ms // 2)
+    known = record.parameters
+    if "view_timeout" in known:
+        name, wanted = "view_timeout", most
+    elif "patience" in known and "beat" in known:
+        name, wanted = "patience", most // known["beat"].default
+    else:
+        return {}
+    wanted = min(max(wanted, known[name].minimum), known[name].maximum)
+    return {name: wanted} if wanted < known[name].default else {}
 
 
 def _of_the_network(record: ProtocolRecord, qos: QoS) -> list[Shortfall]:

@@ -20,13 +20,8 @@ from typing import Final
 
 import attrs
 
-from bftkit.configuration.fitting import (
-    TIMING,
-    Shortfall,
-    delays,
-    faults_in_words,
-    shortfalls,
-)
+from bftkit.configuration.explaining import Told, Verdict, led_to, verdicts
+from bftkit.configuration.fitting import Shortfall, deadline_parameters, shortfalls
 from bftkit.configuration.needs import check_qos
 from bftkit.configuration.policy import MODES_MAX, Mode, Policy
 from bftkit.configuration.qos import QoS
@@ -39,27 +34,6 @@ from bftkit.membership.wishes import Wish
 MANUAL: Final = "manual"
 STALL_MS: Final = 5000
 """A protocol that decides nothing for so long, while requests wait, has stopped, unless the operators say otherwise."""
-LEADER_MS_LEAST: Final = 100
-"""No leader is given up sooner than this because of a deadline: a busy machine is not a faulty one."""
-
-
-@attrs.frozen
-class Told:
-    """What one field of the needs led to."""
-
-    field: str
-    value: str
-    led_to: str
-
-
-@attrs.frozen
-class Verdict:
-    """A protocol, judged."""
-
-    protocol: str
-    fits: bool
-    text: str
-    """Why it was chosen, or why not."""
 
 
 @attrs.frozen
@@ -144,7 +118,7 @@ def choose(
     steering, notes = modes_for(policy, qos, n, records, present, best=best, parameters=parameters)
     chosen = _kept(steering, best, fitting, present, insisted=protocol is not None)
     tossing = [one.name for one in fitting if one.coins and one.name in {mode.protocol for mode in steering.modes}]
-    judged = _verdicts(chosen, by_cost(records), short, present, steering)
+    judged = verdicts(chosen, by_cost(records), short, present, steering)
     return Choice(
         qos,
         chosen.name,
@@ -155,7 +129,7 @@ def choose(
         qos.byzantine > 0 or chosen.coins or bool(tossing),
         None,
         steering,
-        _because(qos, chosen, members, n, tossing),
+        led_to(qos, chosen, members, n, tossing),
         judged,
         notes,
     )
@@ -246,26 +220,6 @@ def parameters_for(record: ProtocolRecord, qos: QoS, present: Configuration | No
                 # It was not the operator who set it. It must be named, for what is not named stays.
                 base[name] = record.parameters[name].default
     return dict(sorted((base | deadline_parameters(record, qos)).items()))
-
-
-def deadline_parameters(record: ProtocolRecord, qos: QoS) -> dict[str, int]:
-    """How patient members are with a leader, so that half of the deadline is left after one has failed.
-
-    Of a protocol with a parameter ``view_timeout`` (ticks of a millisecond), or with ``patience`` counted in ``beat``
-    ticks: these names mean the same in every record. Never longer than by default.
-    """
-    if not qos.deadline_ms:
-        return {}
-    most = max(LEADER_MS_LEAST, qos.deadline_ms // 2)
-    known = record.parameters
-    if "view_timeout" in known:
-        name, wanted = "view_timeout", most
-    elif "patience" in known and "beat" in known:
-        name, wanted = "patience", most // known["beat"].default
-    else:
-        return {}
-    wanted = min(max(wanted, known[name].minimum), known[name].maximum)
-    return {name: wanted} if wanted < known[name].default else {}
 
 
 # ------------------------------------------------------------------------------------------------- policies
@@ -376,109 +330,6 @@ def _kept(
     steered = present is not None and present.policy is not None and len(present.policy.modes) > 1
     name = present.protocol if present is not None and steered and present.protocol in names else names[0]
     return next(one for one in fitting if one.name == name)
-
-
-# ------------------------------------------------------------------------------------------------- in words
-
-
-def _verdicts(
-    chosen: ProtocolRecord,
-    records: Sequence[ProtocolRecord],
-    short: Mapping[str, Sequence[Shortfall]],
-    present: Configuration | None,
-    steering: Policy,
-) -> tuple[Verdict, ...]:
-    steps = f"{chosen.steps} steps from a proposal to its decision; messages a batch: {chosen.messages}"
-    why = f"{TIMING[chosen.timing]} is enough" if chosen.timing != "asynchronous" else TIMING["asynchronous"]
-    modes = [mode.protocol for mode in steering.modes]
-    if present is not None and modes[1:] and chosen.name != modes[0] and chosen.name in modes:
-        why = f"the policy {steering.name} has chosen it for the present conditions; {why}"
-    found = [Verdict(chosen.name, True, f"{why}, {steps}")]
-    for one in records:
-        if one.name == chosen.name:
-            continue
-        if short[one.name]:
-            found.append(Verdict(one.name, False, "; ".join(item.text for item in short[one.name])))
-            continue
-        found.append(Verdict(one.name, True, _compared(one, chosen, present)))
-    return tuple(found)
-
-
-def _compared(one: ProtocolRecord, chosen: ProtocolRecord, present: Configuration | None) -> str:
-    more = one.steps - chosen.steps
-    times = "1 step" if abs(more) == 1 else f"{abs(more)} steps"
-    gives = f"would need {TIMING[one.timing]}"
-    if more > 0:
-        return f"{gives}{' but' if one.timing != chosen.timing else ' as well, and'} {times} more"
-    if more < 0:
-        return f"{gives} and {times} fewer, and is the one to go back to"
-    if present is not None and chosen.name == present.protocol:
-        return f"would take as many steps as {chosen.name}, which runs already"
-    if len(one.survives) > len(chosen.survives):
-        return f"would take as many steps as {chosen.name}, and do more than is needed"
-    return f"would take as many steps as {chosen.name} and give no more"
-
-
-def _because(
-    qos: QoS, chosen: ProtocolRecord, members: Sequence[MemberId], n: int, tossing: Sequence[str]
-) -> tuple[Told, ...]:
-    f, c, known = qos.byzantine, qos.crash, len(members)
-    needed = chosen.members_needed(f, c)
-    liars = (
-        f"only protocols that bear liars; the members need a coin key; {needed} members are needed under {chosen.name}"
-        if f
-        else "protocols for crashes are enough"
-        + (f"; a coin key all the same, for {', '.join(tossing)} among the modes" if tossing else "")
-    )
-    crashes = (
-        f"the leader among them: only protocols that replace it; {needed} members are needed under {chosen.name}"
-        if c
-        else "none besides the liars"
-        if f
-        else "no fault is survived: one member that is down may stop the group"
-    )
-    replicas = (
-        f"{n} of the {known} known members take part: {', '.join(members[:n])}"
-        if qos.replicas
-        else f"all {known} known members take part, and {needed} would do"
-    )
-    reads = {
-        "strong": "reads are linearizable",
-        "best-effort": "reads are answered by one member and marked as such: they may be old, and a liar's are lies",
-    }
-    disks = {
-        "fsync": "only protocols that survive a power cut of all members; each round waits for the disk",
-        "async": "survives crashes of processes, not of machines; a member that lost power counts as faulty",
-        "memory": f"survives {faults_in_words(f, c)} and no more: a member that restarts has forgotten, and is faulty",
-    }
-    networks = {
-        "synchronous": "any protocol may be used; messages are not expected to be lost",
-        "partial": "protocols that go on whenever delays are bounded, and those that need no bound",
-        "asynchronous": "only protocols that go on whatever the delays are",
-    }
-    return (
-        Told("byzantine", str(f), liars),
-        Told("crash", str(c), crashes),
-        Told("replicas", str(qos.replicas), replicas),
-        Told("consistency", qos.consistency, reads[qos.consistency]),
-        Told("order", qos.order, "what every group gives"),
-        Told("delivery", qos.delivery, "what every group gives"),
-        Told("deadline_ms", str(qos.deadline_ms), _deadline_in_words(qos, chosen)),
-        Told("durability", qos.durability, disks[qos.durability]),
-        Told("network", qos.network, networks[qos.network]),
-    )
-
-
-def _deadline_in_words(qos: QoS, chosen: ProtocolRecord) -> str:
-    if not qos.deadline_ms:
-        return "requests may take any time"
-    settings = deadline_parameters(chosen, qos)
-    set_ = ", ".join(f"{name} = {value}" for name, value in settings.items())
-    patience = f"; {set_}, so that a leader that fails is given up in time" if set_ else ""
-    return (
-        f'what is later is answered "too late" and not executed; {chosen.name} needs {delays(chosen)} message '
-        f"delays{patience}"
-    )
 
 
 # ------------------------------------------------------------------------------------------------- as a wish

@@ -127,7 +127,7 @@ def test_steady_knows_the_first_mode_and_the_last() -> None:
 
 
 def test_with_one_mode_there_is_nothing_to_wish_for() -> None:
-    assert judge("steady", SLOW, 0, TWO[:1]).mode == 0
+    assert judge("steady", SLOW, 0, TWO[:1]) == Wish(0, "there is no other mode")
 
 
 # ------------------------------------------------------------------------------------------------- cheapest, manual
@@ -247,6 +247,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(entries: list[EntryPoint])
     ("place", "text"),
     [
         (f"{__name__}:NO_POLICY", "is not a bftkit policy: it needs a record and judge"),
+        (f"{__name__}:JUDGE_ALONE", "is not a bftkit policy"),
         (f"{__name__}:RECORD_ALONE", "is not a bftkit policy"),
         ("no_such_package:POLICY", "ModuleNotFoundError"),
     ],
@@ -262,7 +263,14 @@ class OnlyRecord:
     record: PolicyRecord = attrs.field(factory=lambda: PolicyRecord("half", "Half", "never"))
 
 
+@attrs.frozen
+class OnlyJudge:
+    def judge(self, outlook: Outlook) -> Wish:
+        return Wish(outlook.mode, "no")
+
+
 RECORD_ALONE: Any = OnlyRecord()
+JUDGE_ALONE: Any = OnlyJudge()
 
 
 def test_parameters_have_defaults_names_and_bounds() -> None:
