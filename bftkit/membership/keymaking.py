@@ -96,8 +96,8 @@ from bftkit.membership.keymaking_messages import (
     check_selection,
 )
 
-__all__ = ["CODEC", "Again", "Begin", "Completed", "KeepSecret", "KeyMaking", "Message", "Output", "Ready"]
-__all__ += ["Secret", "SecretKept", "Selected", "Selection", "check_evidence", "check_selection"]
+__all__ = ["CODEC", "Again", "Begin", "Completed", "Input", "KeepSecret", "KeyMaking", "Message", "Output"]
+__all__ += ["Ready", "Secret", "SecretKept", "Selected", "Selection", "check_evidence", "check_selection"]
 
 
 @attrs.define
