@@ -4,7 +4,7 @@ A temporary group of separate processes on loopback, over encrypted TCP, with re
 key-value service, its leader is killed (or, where nobody leads, the first member), one member lies, and the power of
 all members is cut at once: as far as the protocol claims to survive it. At the end all that was acknowledged must be
 there, exactly once, in an order that explains every answer. With `--switch` the group changes its protocol and its
-members meanwhile (`demo_switch`).
+members meanwhile (`demo_switch`); with `--policy` it does so by itself (`demo_policy`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import trio
 from cyclopts import Parameter
 
 from bftkit.cli.app import CommandFailed, ExitCode, protocol_named
+from bftkit.cli.demo_policy import MEMBERS, PROTOCOL, SECONDS, PolicyDemo
 from bftkit.cli.demo_run import Demo
 from bftkit.cli.demo_switch import FOUNDERS, FROM, SwitchDemo
 from bftkit.cli.ending import uninterrupted
+from bftkit.cli.needs import Founding
 from bftkit.cli.quiet import found_group
 from bftkit.node.processes import ProcessGroup
 
@@ -40,14 +42,24 @@ async def demo(
             negative="",
         ),
     ] = False,
-    seconds: Annotated[float, Parameter(help="How long the load runs, faults included.")] = 20.0,
+    policy: Annotated[
+        str | None,
+        Parameter(help="Let the group change its protocol by itself, by this policy: slow its leader, and watch."),
+    ] = None,
+    seconds: Annotated[
+        float | None, Parameter(help="How long the load runs, faults included. Default: 20, with --policy 40.")
+    ] = None,
     clients: Annotated[int, Parameter(help="How many clients work at the same time (at least 4).")] = 4,
     keep: Annotated[bool, Parameter(help="Keep the group running at the end, until Ctrl-C.", negative="")] = False,
 ) -> ExitCode:
     """Run a group with faults and show that nothing is lost."""
     if switch and (members is not None or protocol is not None):
         raise CommandFailed(ExitCode.USAGE, f"--switch begins with {FROM} on {FOUNDERS} members; say neither of them")
-    protocol = protocol or (FROM if switch else "pbft")
+    if policy is not None and (switch or members is not None or protocol is not None):
+        raise CommandFailed(ExitCode.USAGE, f"--policy begins with {PROTOCOL} on {MEMBERS} members; say nothing else")
+    if seconds is None:
+        seconds = SECONDS if policy is not None else 20.0
+    protocol = protocol or (FROM if switch else PROTOCOL)
     record = protocol_named(protocol)
     least = record.members_needed(1) if record.byzantine else record.members_needed(0, 1)
     members = least if members is None else members
@@ -65,10 +77,12 @@ async def demo(
             protocol=protocol,
             checkpoint_interval=CHECKPOINT_INTERVAL,
             name="demo",
+            **({} if policy is None else {"needed": Founding(policy=policy)}),
         )
         group = ProcessGroup(directory / "group")
         try:
-            return await (SwitchDemo if switch else Demo)(group, record, seconds, clients, keep).run()
+            kind = SwitchDemo if switch else Demo if policy is None else PolicyDemo
+            return await kind(group, record, seconds, clients, keep).run()
         finally:
             with uninterrupted(), trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(group.stop)

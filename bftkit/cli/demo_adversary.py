@@ -30,7 +30,7 @@ class SlowSuccessor(SlowLeader):
         return super().outgoing(replica, out)
 
 
-LATE_TICKS: Final = 150
+LATE_TICKS: Final = 450
 """So late (in ms) come proposals: not late enough for a view change, and a nuisance to every client."""
 LATE_BEATS: Final = 80
 """Since a member's start (in beats of 100 ms): until then the leader is quick."""

@@ -12,13 +12,12 @@ members computed.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any, Final
 
 import trio
 
-from bftkit.cli.app import CommandFailed, ExitCode
-from bftkit.cli.demo_adversary import LateLeader
+from bftkit.cli.app import CommandFailed, ExitCode, output
+from bftkit.cli.demo_adversary import LATE_TICKS, LateLeader
 from bftkit.cli.demo_changes import ChangingDemo
 from bftkit.client import AsyncClient
 from bftkit.core.ordering import ProtocolRecord
@@ -27,11 +26,10 @@ from bftkit.node.processes import ProcessGroup
 
 PROTOCOL: Final = "pbft"
 MEMBERS: Final = 4
-SECONDS: Final = 60.0
+SECONDS: Final = 40.0
 """How long the load runs, as long as the changes have happened by then."""
 PATIENCE_SECONDS: Final = 60.0
 """How long the group may take for a decision of its own."""
-PARAMETERS: Final[Mapping[str, int]] = {"period_ms": 1000, "patience": 2, "calm": 8, "cooldown": 3}
 ADVERSARY: Final = f"{LateLeader.__module__}:{LateLeader.__name__}"
 
 
@@ -53,6 +51,7 @@ class PolicyDemo(ChangingDemo):
                 while monitor.epoch < goal:
                     if self.delayed and not slow:
                         slow = True
+                        output().event("fault", kind="slow-leader", late_ms=LATE_TICKS)
                         self.view.say("proposals come late now; the members will notice")
                     await trio.sleep(0.05)
             if patience.cancelled_caught:

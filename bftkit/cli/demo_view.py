@@ -160,5 +160,5 @@ def _changes(result: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         ("changes", f"{result['switches']}: {planned} planned, {result['forced']} forced; now {result['protocol']}"),
         ("members", f"{result['members']}"),
         ("longest pause of a planned change", pause),
-        ("leaders stopped", f"{result['leader_stops']}; {result['delayed']} proposals of successors came late"),
+        ("leaders", f"{result.get('leader_stops', 0)} stopped; {result['delayed']} proposals came late"),
     )
