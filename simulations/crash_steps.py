@@ -39,7 +39,6 @@ from typing import Any, Final
 
 import attrs
 
-from bftkit.core.plugin import load_protocol
 from bftkit.sim.changes import CutBeforeStep, Switch, cut
 from bftkit.sim.checkers import Violation
 from bftkit.sim.faults import Fault
@@ -125,17 +124,15 @@ def cases(before: Sequence[str], after: Sequence[str], how: Sequence[str]) -> li
     ]
     if not found:
         raise NoSuchPair(
-            "a change by force keeps f and c: from coordinator and paxos (c = 1) to these, from pbft and cks (f = 1) "
-            "to those"
+            "a change by force keeps f, c and the coin key: from pbft and cks (f = 1) to these, from coordinator and "
+            "paxos (f = 0, no coin key) to all but cks"
         )
     return found
 
 
 def can(before: str, after: str) -> bool:
     """Whether a group can leave this protocol by force for that one."""
-    group = Case(before, before, FORCED).group
-    record = load_protocol(after).record
-    return group.members >= record.members_needed(group.f, group.c) and (record.byzantine or not group.f)
+    return before in LIARS_TOO if after == "cks" else after in LIARS_TOO or before in CRASH_ONLY
 
 
 @attrs.frozen

@@ -65,5 +65,6 @@ def test_changes_that_there_are() -> None:
     names = ("coordinator", "paxos", "pbft", "cks")
     assert len(cases(names, names, ("planned",))) == 16
     assert [case.after for case in cases(("pbft",), names, ("forced",))] == ["pbft", "cks"]
-    with pytest.raises(NoSuchPair, match="keeps f and c"):
+    assert [case.after for case in cases(("paxos",), names, ("forced",))] == ["coordinator", "paxos", "pbft"]
+    with pytest.raises(NoSuchPair, match="keeps f, c and the coin key"):
         cases(("cks",), ("paxos",), ("forced",))

@@ -24,6 +24,7 @@ from bftkit.sim.checkers import Violation, Watched
 from bftkit.sim.host import Host
 from bftkit.sim.workloads import PoisonedStore, poison
 from bftkit.sim.world import World
+from bftkit.storage.log import Log
 from bftkit_coordinator.machine import Coordinator
 from bftkit_pbft import messages, restart
 
@@ -320,3 +321,19 @@ def test_a_frame_that_says_nothing_is_passed_over() -> None:
     for frame in (b"", b"\x01", b"\x01" + bytes(9) + b"\xff", b"\x03\x02"):
         world.guards.said(host, frame)
     assert world.recorder.violations == []
+
+
+def test_a_segment_that_the_log_does_not_have_says_nothing() -> None:
+    """A member that dies while a segment is begun leaves bytes of it: it begins it anew, in the epoch before."""
+    world = World(3, "paxos", 3, clients=2)
+    world.load(10)
+    world.run(100)
+    host = world.hosts["m1"]
+    copied = host.disk.copy().directory
+    log, _ = Log.open(copied, group=host.settings.group, identity=host.settings.clock_key.public)
+    log.rotate([bytes((5,)) + bytes(700)])  # the record of a hand-over that is none
+    (name,) = set(copied.names()) - set(host.disk.directory.names())
+    host.disk.directory.write(name, copied.read(name))
+    world.load(30)
+    world.run(400)
+    world.finish()
