@@ -6,7 +6,7 @@ from bftkit.sim.scenarios import Setting, missed
 from bftkit.sim.workloads import Closed
 from bftkit.sim.world import World
 
-LINES = (1, 2, 3, 32)
+LINES = (1, 3, 19, 32)
 OPERATIONS_MIN = 20
 DEADLINE_MS = 250
 
