@@ -195,7 +195,10 @@ async def test_whoever_only_asks_sends_no_body() -> None:
 
 
 async def test_a_whole_body_passes() -> None:
-    parts = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.request", "body": b"}"}]
+    parts: list[Message] = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.request", "body": b"}"},
+    ]
     talk = Talk(parts)
     await _ask(talk, JSON)
     assert talk.status == 200
