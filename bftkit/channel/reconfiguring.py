@@ -287,7 +287,7 @@ class Reconfiguring:
         self.place = Place(Configuration.decode(configuration), opening)
         self.schedule = dict(_keys_of(part) for part in chunks[1 : 1 + keys])
         if policy:
-            self.steering.load(chunks[1 + keys])
+            self.steering.load(chunks[-1])
         else:
             self.steering.clear()
         self.outcomes = {name: (slot, text) for name, slot, text in outcomes}

@@ -342,7 +342,7 @@ class Steering:
         if self.trouble:
             return self.trouble
         if self.wish is None:
-            return "nothing was judged in this epoch yet"
+            return "nothing that counts was judged in this epoch yet"
         if self.direction:
             wanted, needed = policy.modes[self.wish.mode].protocol, self.needed(policy, self.direction)
             return f"{wanted} was wished for {self.streak} times in a row, and must be {needed} times"

@@ -22,6 +22,11 @@ from cattrs.errors import BaseValidationError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 from cattrs.v import format_exception, transform_error
 
+from bftkit.configuration.needs import check_policy, check_qos
+from bftkit.configuration.policy import Policy
+from bftkit.configuration.qos import QoS
+from bftkit.configuration.shelf import BrokenPolicy, UnknownPolicy, check_parameters, load_policy
+from bftkit.configuration.text import ConfigurationError
 from bftkit.core.ordering import Setup
 from bftkit.core.plugin import load_protocol
 from bftkit.core.quorum import Quorum, QuorumError
@@ -94,6 +99,10 @@ class Plan:
     """Further machines that may become members: ``m4`` and so on behind a group of four."""
     reconfigurable: bool = False
     """Whether the group can go from epoch to epoch; it can, too, if there are spares."""
+    qos: QoS | None = None
+    """What operators need, as the founding configuration says it."""
+    policy: Policy | None = None
+    """By what the members change their protocol themselves; the group can then go from epoch to epoch."""
     service: str = KEY_VALUE
     """``package.module:Class``."""
     keys: str = "fast"
@@ -145,6 +154,7 @@ class Plan:
         self._check_numbers()  # before anything is made of so many
         if text := self.refusal():
             raise PlanError(f"{self.protocol}: {text}")
+        self._check_policy()
         if self.load.clients < 1 or self.load.bursts < 1:
             raise PlanError("load: at least one client and one burst")
         lying: set[str] = set()
@@ -162,6 +172,29 @@ class Plan:
             raise PlanError(
                 f"faults: {', '.join(sorted(lying | forgetful))} lie or forget, more than f + c = {group.f + group.c}"
             )
+
+    @property
+    def changes(self) -> bool:
+        """Whether the group can go from epoch to epoch."""
+        return self.reconfigurable or self.spares > 0 or self.policy is not None or self.qos is not None
+
+    def _check_policy(self) -> None:
+        try:
+            if self.qos is not None:
+                check_qos(self.qos)
+            if self.policy is not None:
+                check_policy(self.policy)
+                check_parameters(load_policy(self.policy.name).record, self.policy)
+        except (ConfigurationError, UnknownPolicy, BrokenPolicy) as error:
+            raise PlanError(str(error)) from None
+        for mode in () if self.policy is None else self.policy.modes:
+            there = attrs.evolve(self, protocol=mode.protocol, parameters=mode.parameters)
+            record = load_protocol(mode.protocol).record
+            needed = record.members_needed(self.group.f, self.group.c)
+            if self.group.members < needed or (self.group.f and not record.byzantine):
+                raise PlanError(f"policy: {mode.protocol} cannot run in this group")
+            if text := there.refusal():
+                raise PlanError(f"policy: {mode.protocol}: {text}")
 
     def refusal(self) -> str:
         """Why the protocol would not run with this group, window and parameters, in its own words; or nothing."""

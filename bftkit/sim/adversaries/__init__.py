@@ -32,6 +32,7 @@ from bftkit.sim.adversaries.equivocation import Collude, Equivocate, Liar, LiarC
 from bftkit.sim.adversaries.honest import Honest, Maker, Postponed, Rewriting, Said, Together
 from bftkit.sim.adversaries.mutation import Mutate
 from bftkit.sim.adversaries.noise import FarFuture, Flood, Garbage, Replay
+from bftkit.sim.adversaries.policies import FalseReports, FalseStalls
 from bftkit.sim.adversaries.reads import ReadsBlocker, StaleReads
 from bftkit.sim.adversaries.shelf import (
     ADVERSARIES,
@@ -57,6 +58,8 @@ __all__ = [
     "FalseClaims",
     "FalseHistories",
     "FalseHolding",
+    "FalseReports",
+    "FalseStalls",
     "FarFuture",
     "FarViews",
     "FewReports",

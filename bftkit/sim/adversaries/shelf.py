@@ -28,6 +28,7 @@ from bftkit.sim.adversaries.equivocation import Collude, Equivocate, Liar, Wrong
 from bftkit.sim.adversaries.honest import Honest, Maker, Together
 from bftkit.sim.adversaries.mutation import Mutate
 from bftkit.sim.adversaries.noise import FarFuture, Flood, Garbage, Replay
+from bftkit.sim.adversaries.policies import FalseReports, FalseStalls
 from bftkit.sim.adversaries.reads import ReadsBlocker, StaleReads
 from bftkit.sim.adversaries.silence import HalfSilent, Silent, SlowLeader, UnfairLeader, Withhold
 from bftkit.sim.adversaries.view_changes import BadNewLeader, FarViews, ForgetfulChange, RepeatedVotes
@@ -45,6 +46,8 @@ ADVERSARIES: Final[dict[str, type[Honest]]] = {
     "false-claims": FalseClaims,
     "false-histories": FalseHistories,
     "false-holding": FalseHolding,
+    "false-reports": FalseReports,
+    "false-stalls": FalseStalls,
     "far-future": FarFuture,
     "far-views": FarViews,
     "few-reports": FewReports,
