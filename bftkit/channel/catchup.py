@@ -132,7 +132,7 @@ class CatchUp:
             return
         self.peers[sender] = status
         if replica.succession is not None:
-            replica.succession.look_for_progress(self.peers, out)
+            replica.succession.beginning.look_for_progress(self.peers, out)
         self._offer_certificate(sender, status, out)
         # Who is behind by less than a beat is about to get there without help.
         if status.applied >= min(self._applied_at_beat, replica.applied):

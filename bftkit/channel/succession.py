@@ -9,8 +9,8 @@ then on the log begins with the hand-over, and the old protocol's records may go
 in the old epoch and comes to the same ending; after, it is in the new one and has the state it begins with.
 
 **Beginning.** The protocol of the new epoch starts at once, but nothing is executed before q' of the new members have
-signed that they hold the state durably (rule 26). What waits in the pool is proposed anew; sessions are state, so each
-request executes once.
+signed that they hold the state durably (rule 26; see `beginning`). What waits in the pool is proposed anew; sessions
+are state, so each request executes once.
 
 **Following.** Whoever hears of a later epoch asks for the chain of hand-overs and fetches the newest state; the chain
 itself is in `lineage`.
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from bftkit.channel import frames
+from bftkit.channel.beginning import Beginning
 from bftkit.channel.checkpoints import Stable
 from bftkit.channel.frames import (
     ChainLinks,
@@ -32,7 +33,6 @@ from bftkit.channel.frames import (
     CheckpointProof,
     EndingVote,
     Holding,
-    Status,
     pack_answer,
     pack_control,
 )
@@ -54,9 +54,6 @@ from bftkit.membership.roster import RosterEntry
 if TYPE_CHECKING:
     from bftkit.channel.replica import Replica
 
-HOLDING_PURPOSE: Final = "holding"
-NO_SIGNATURE: Final = bytes(64)
-"""In place of one by who is no member, and only asks."""
 REPEAT_BEATS: Final = 3
 """What others may have missed is said again every so many beats."""
 EARLY_FRAMES: Final = 256
@@ -96,18 +93,12 @@ class Succession:
         """The end as this member came to it, signed as soon as it may be."""
         self.votes: dict[MemberId, tuple[bytes, bytes]] = {}
         """Statement and signature of everybody's newest vote on the ending."""
-        self.holders: dict[MemberId, bytes] = {}
-        self.active = True
-        """Whether slots of this epoch may be executed: q' members hold the state that it begins with."""
+        self.beginning = Beginning(replica, self)
         self.crossing: HandOver | None = None
         """The hand-over whose state is being saved."""
         self.bindings: dict[bytes, bytes] = {}
         """The links of clients, to be proved with the keys of the next epoch."""
         self._early: dict[MemberId, _Early] = {}
-        self.leaving: tuple[RosterEntry, ...] = ()
-        """Members of the epoch before that are none any more, and may still need its end."""
-        self.staying = 0
-        """How many members of the epoch before are members of this one."""
 
     # ------------------------------------------------------------------------------------------ what others see
 
@@ -125,6 +116,16 @@ class Succession:
     def ahead(self) -> list[HandOver]:
         """See `Lineage.ahead`."""
         return self.lineage.ahead
+
+    @property
+    def active(self) -> bool:
+        """See `Beginning.active`."""
+        return self.beginning.active
+
+    @property
+    def holders(self) -> Mapping[MemberId, bytes]:
+        """See `Beginning.holders`."""
+        return self.beginning.holders
 
     @property
     def opened_by(self) -> HandOver | None:
@@ -166,7 +167,8 @@ class Succession:
     def observers(self) -> tuple[MemberId, ...]:
         """Who is no member, and is told what it needs to follow the group; or can tell us."""
         here = self._replica.indices
-        others = {entry.id: None for entry in (*self.joining(), *self.leaving, *self.later()) if entry.id not in here}
+        told = (*self.joining(), *self.beginning.leaving, *self.later())
+        others = {entry.id: None for entry in told if entry.id not in here}
         return tuple(name for name in others if name != self._replica.me)
 
     def is_known(self, sender: MemberId) -> bool:
@@ -176,7 +178,7 @@ class Succession:
     def tell_neighbours(self, out: ReplicaOut) -> None:
         """Whom to have links with, to the node."""
         here = self.configuration.roster.entries
-        entries = {entry.id: entry for entry in (*self.leaving, *self.joining(), *here, *self.later())}
+        entries = {entry.id: entry for entry in (*self.beginning.leaving, *self.joining(), *here, *self.later())}
         out.deliver(Neighbours(tuple(entries[name] for name in sorted(entries))))
 
     def everyone(self, frame: bytes, out: ReplicaOut) -> None:
@@ -354,9 +356,9 @@ class Succession:
         before = self.configuration
         place = Place(link.next, link.ending.opening)
         self.lineage.cross(link, place)
-        self._part(before, place.configuration)
+        self.beginning.enter(before, place.configuration)
         self.crossing = self.last = self.ending = None
-        self.votes, self.holders = {}, {}
+        self.votes = {}
         self.place = place
         if state.configuration.epoch == link.ending.epoch:
             state.enter(place, link.signed, link.ending.slot, replica.state.clock.now_ms)
@@ -371,63 +373,10 @@ class Succession:
             for frame in early[sender].frames:
                 replica.on_message(sender, frame, out)
 
-    def _part(self, before: Configuration, here: Configuration) -> None:
-        """Who of the members before stays, and who leaves."""
-        members = set(here.members)
-        self.leaving = tuple(entry for entry in before.roster.entries if entry.id not in members)
-        self.staying = len(before.members) - len(self.leaving)
-
     def begin(self, out: ReplicaOut) -> None:
-        """In a new epoch, or up again in one: say that the state that it begins with is held here."""
-        replica = self._replica
-        opened_by = self.opened_by
-        self.active = opened_by is None or replica.applied > opened_by.ending.slot
-        here = opened_by is None or replica.applied >= opened_by.ending.slot  # or the disk has lost that state
-        if here and not replica.passive and not self.active:
-            signature = replica.settings.keyring.sign(HOLDING_PURPOSE, self.place.opening)
-            self.holders[replica.me] = signature
-            self.everyone(pack_control(Holding(self.configuration.epoch, signature, answer=False)), out)
-            self._count_holders(out)
+        """In a new epoch, or up again in one: say what is held here, and prove clients' links with its key."""
+        self.beginning.begin(out)
         self._prove_links(out)
-
-    def _on_holding(self, sender: MemberId, message: Holding, out: ReplicaOut) -> None:
-        replica = self._replica
-        if message.epoch > self.configuration.epoch:
-            self.lineage.ask(sender, out)
-            return
-        if message.epoch < self.configuration.epoch:
-            self.lineage.send(sender, message.epoch, out)
-            return
-        mine = self.holders.get(replica.me)
-        if message.answer and mine is not None:
-            out.send(sender, pack_control(Holding(message.epoch, mine, answer=False)))
-        if sender not in replica.indices:
-            return  # one that leaves wants to know whether it is needed
-        if not replica.settings.keyring.verify(sender, HOLDING_PURPOSE, self.place.opening, message.signature):
-            raise WireError("a bad signature under the state that an epoch begins with")
-        self.holders[sender] = message.signature
-        self._count_holders(out)
-
-    def _count_holders(self, out: ReplicaOut) -> None:
-        replica = self._replica
-        if len(self.holders) >= replica.quorum.certificate:
-            self._activate(out)
-
-    def _activate(self, out: ReplicaOut) -> None:
-        """The new epoch has begun: whoever left is needed no more, if enough stay.
-
-        Clients and members that were away since before the change know the old members only. One that is correct and
-        runs must be among them, to show the way: so more than f + c of those that are members now.
-        """
-        replica = self._replica
-        self.active = True
-        if not replica.observing or all(entry.id != replica.me for entry in self.leaving):
-            return
-        reason = f"this member is no part of the group since epoch {self.configuration.epoch}"
-        needed = self.staying <= replica.quorum.faulty
-        if needed:
-            reason += f"; only {self.staying} of the members before stayed, so it goes on to show others the way"
-        replica.leave(reason, out, needed=needed)
 
     def _prove_links(self, out: ReplicaOut) -> None:
         """Clients' links are proved with the epoch's key, so that replies over them count (SAFETY rule 8)."""
@@ -457,7 +406,7 @@ class Succession:
             case EndingVote():
                 self._on_ending_vote(sender, message, out)
             case Holding():
-                self._on_holding(sender, message, out)
+                self.beginning.on_holding(sender, message, out)
             case ChainRequest(epoch):
                 self.lineage.send(sender, epoch, out)
             case ChainLinks(links):
@@ -491,16 +440,6 @@ class Succession:
         elif epoch > self.lineage.ahead_place.configuration.epoch:
             self.lineage.ask(sender, out)
 
-    def look_for_progress(self, peers: Mapping[MemberId, Status], out: ReplicaOut) -> None:
-        """f + 1 members have executed slots of this epoch: so q' held the state that it begins with."""
-        if self.active:
-            return
-        replica, opened_by = self._replica, self.opened_by
-        start = opened_by.ending.slot if opened_by is not None else 0
-        ahead = sum(status.applied > start for member, status in peers.items() if member in replica.indices)
-        if ahead >= replica.quorum.weak:
-            self._activate(out)
-
     # ------------------------------------------------------------------------------------------ again and again
 
     def on_beat(self, out: ReplicaOut) -> None:
@@ -520,14 +459,7 @@ class Succession:
         mine = self.votes.get(replica.me)
         if mine is not None:
             self.everyone(pack_control(EndingVote(*mine)), out)
-        held = self.holders.get(replica.me)
-        if held is not None and not self.active:
-            out.broadcast(pack_control(Holding(self.configuration.epoch, held, answer=True)))
-        elif held is None and not self.active and not replica.passive:
-            self.begin(out)  # the state that was lost may be here again
-        elif not self.active and replica.observing and replica.stopped is None:
-            # Nobody waits for this member, so what the others held when it was on its way is not said again by itself.
-            out.broadcast(pack_control(Holding(self.configuration.epoch, NO_SIGNATURE, answer=True)))
+        self.beginning.on_beat(out)
         if self.ahead:
             self.lineage.approach(out)
 
@@ -539,4 +471,4 @@ class Succession:
             self.place = Place(newest.next, newest.ending.opening)
             before = self.lineage.begin_of(newest.ending.epoch)
             if before is not None:
-                self._part(before.configuration, newest.next)
+                self.beginning.enter(before.configuration, newest.next)

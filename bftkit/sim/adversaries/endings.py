@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final
 import attrs
 
 from bftkit.blocks import bedrock as bed
+from bftkit.channel.beginning import HOLDING_PURPOSE
 from bftkit.channel.court import ENDING_CODEC, REPORT_CODEC, REPORT_PURPOSE, ForcedEnding, Report, SignedReport
 from bftkit.channel.frames import (
     BedrockMessage,
@@ -28,7 +29,6 @@ from bftkit.channel.frames import (
 from bftkit.channel.interface import ReplicaOut, ReplicaSettings
 from bftkit.channel.reconfiguring import READY_PURPOSE
 from bftkit.channel.replica import Replica
-from bftkit.channel.succession import HOLDING_PURPOSE
 from bftkit.core.digest import NO_DIGEST, digest
 from bftkit.core.machine import MemberId
 from bftkit.core.wire import WireError
