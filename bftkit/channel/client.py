@@ -78,6 +78,10 @@ from bftkit.core.machine import MemberId, Slot, TimerKey
 from bftkit.core.wire import WireError
 from bftkit.membership.chain import Place
 
+WATCHED_BYTES: Final = 16 << 10
+"""Where a policy may change the protocol, bundles up to this size go to all members at once. Each of them then knows
+since when they wait: whoever leads can make them wait, and cannot hide it. Larger ones would cost too much; their
+clients turn to all members only when they lose patience."""
 READ_PATIENCE_TICKS: Final = 300
 SETTLED_KEPT: Final = 64
 _OLD_LEADER: Final = 65534
@@ -468,8 +472,15 @@ class ClientMachine:
             self._queue_first += len(payloads)
             self._deadlines.take(len(payloads))
             self._in_flight[first] = _InFlight(raw, first, len(payloads), self._now + PATIENCE_TICKS)
-            out.send(self._receivers, b"\x02" + raw)
+            out.send(self._receivers_of(raw), b"\x02" + raw)
         self._tick(out)
+
+    def _receivers_of(self, raw: bytes) -> tuple[MemberId, ...]:
+        """Whom a new bundle goes to."""
+        place = self.settings.place
+        policy = None if place is None else place.configuration.policy
+        watched = policy is not None and len(policy.modes) > 1 and len(raw) <= WATCHED_BYTES
+        return self.settings.members if watched else self._receivers
 
     def _retry(self, bundle: _InFlight, out: ClientOut) -> None:
         if self._now >= bundle.due:

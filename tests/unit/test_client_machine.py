@@ -10,6 +10,7 @@ from bftkit.channel.bundles import FAILED, OK, OPEN, REQUESTS, Bundle, pack_resu
 from bftkit.channel.client import (
     PATIENCE_TICKS,
     RETRY_TICKS,
+    WATCHED_BYTES,
     AskRead,
     ClientMachine,
     ClientOutput,
@@ -21,11 +22,14 @@ from bftkit.channel.client import (
     Submit,
 )
 from bftkit.channel.frames import ASK_CODEC, LinkProof, Read, ReadAnswer, ReadRefusal, Refusal, pack_answer, pack_reply
+from bftkit.configuration.policy import Mode, Policy
 from bftkit.core.digest import digest
 from bftkit.core.machine import Deliver, Draw, Out, Send
 from bftkit.core.quorum import Quorum
 from bftkit.crypto.keys import SigningKey
+from bftkit.membership.chain import Place
 from bftkit.sim.keyring import fast_keyrings
+from tests.unit.test_wishes import group
 
 GROUP = b"g" * 32
 MEMBERS = ("m0", "m1", "m2", "m3")
@@ -412,3 +416,29 @@ def test_an_operation_beyond_the_limit_is_the_callers_mistake() -> None:
     machine = ClientMachine(settings)
     with pytest.raises(ValueError, match="11 bytes"):
         machine.on_input(Submit((b"12345678901",)), Out())
+
+
+# ------------------------------------------------------------------------------------------------- a policy watches
+
+
+@pytest.mark.parametrize(
+    ("policy", "size", "receivers"),
+    [
+        (None, 10, ("m0",)),
+        (Policy("manual"), 10, ("m0",)),
+        (Policy("steady", (Mode("pbft"),)), 10, ("m0",)),
+        (Policy("steady", (Mode("pbft"), Mode("cks"))), 10, MEMBERS),
+        (Policy("steady", (Mode("pbft"), Mode("cks"))), WATCHED_BYTES, ("m0",)),
+    ],
+)
+def test_where_a_policy_may_change_the_protocol_every_member_sees_what_waits(
+    policy: Policy | None, size: int, receivers: tuple[str, ...]
+) -> None:
+    """Else a leader that is slow is the only one who knows since when requests wait."""
+    client = Client()
+    client.open()
+    place = Place(attrs.evolve(group("pbft", 4, 1, 0).here, policy=policy), GROUP)
+    client.machine.settings = attrs.evolve(client.machine.settings, place=place)
+    client.sent.clear()
+    client.submit(bytes(size))
+    assert tuple(to for to, _ in client.bundles()) == receivers
