@@ -88,7 +88,7 @@ def test_a_client_is_shown_each_epoch_as_it_comes() -> None:
         assert client.asked_chain() == [("m2", epoch - 1)]
         client.links("m2", [link])
         assert client.epoch == epoch
-        assert "m2" in client.machine._proved, "its proof was kept until it could be checked"  # pyright: ignore[reportPrivateUsage]
+        assert "m2" in client.machine.proved, "its proof was kept until it could be checked"
     assert client.moves() == [1, 2, 3]
 
 
