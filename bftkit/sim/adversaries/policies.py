@@ -36,9 +36,11 @@ def extreme(*, high: bool) -> Measurement:
 
 
 class FalseReports(Rewriting):
-    """Reports extremes: to one half of the members the most that can be said, to the others the least.
+    """Reports extremes, in every beat: to one half of the members the most that can be said, to the others the least.
 
-    The defence: conditions are lower medians over n - f - c members (SAFETY rule 11 says so of clocks).
+    What others report it passes over, and puts its own into whatever it proposes. The defence: conditions are lower
+    medians over n - f - c members or more, or there are none (SAFETY rule 11 says so of clocks); and a leader that
+    passes members over is replaced.
     """
 
     lines: ClassVar[tuple[int, ...]] = (LINE,)
@@ -48,28 +50,43 @@ class FalseReports(Rewriting):
         super().__init__(settings)
         self._high = high
         self.lies = 0
+        self._beat = -1
 
     def status(self) -> dict[str, Any]:
         """How many lies left."""
         return {"adversary": {"kind": "false-reports", "lies": self.lies}}
 
+    def incoming(self, sender: MemberId, frame: bytes) -> bytes | None:
+        """What others report is not heard."""
+        return None if _reports(frame) else frame
+
     def say(self, to: tuple[MemberId, ...], frame: bytes) -> Iterator[Said]:
-        """Reports are made anew."""
-        if frame[0] != BUNDLE or frame[1] != REPORT:
+        """The true report stays here."""
+        if not _reports(frame):
             yield to, frame
+
+    def besides(self, replica: Replica) -> Iterator[Said]:
+        """Two false ones in its place."""
+        measuring = replica.measuring
+        if measuring is None or replica.beat == self._beat or replica.passive:
             return
-        report = parse_bundle(frame[1:], bytes_max=len(frame))
+        self._beat = replica.beat
         half = self.last_half
         for high in (self._high, not self._high):
-            receivers = tuple(one for one in to if (one in half) != (high == self._high))
-            if receivers:
-                yield receivers, bytes((BUNDLE,)) + self._report(report.session, extreme(high=high))
-                self.lies += 1
-                self.act(LINE)
+            raw = self._report(replica.beat + 1, extreme(high=high))
+            if high == self._high:
+                measuring.on_report(replica.me, parse_bundle(raw, bytes_max=len(raw)))
+            yield tuple(one for one in replica.others if (one in half) != (high == self._high)), bytes((BUNDLE,)) + raw
+            self.lies += 1
+            self.act(LINE)
 
     def _report(self, counter: int, measurement: Measurement) -> bytes:
         payload = MEASUREMENT_CODEC.encode(measurement)
         return make_bundle(self.settings.clock_key, self.settings.group, REPORT, counter, 0, 0, (payload,))
+
+
+def _reports(frame: bytes) -> bool:
+    return len(frame) > 1 and frame[0] == BUNDLE and frame[1] == REPORT
 
 
 class FalseStalls(Rewriting):

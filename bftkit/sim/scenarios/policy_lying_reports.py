@@ -26,6 +26,8 @@ def plan(setting: Setting) -> Plan:
     group = setting.smallest(1 + setting.seed % 2)
     others = [name for name in setting.others(group) if name != setting.protocol]
     liars = random.sample(group.names, group.f)
+    if random.random() < 0.5:
+        liars = ["m0", *liars[1:]]  # who leads chooses what is ordered
     return setting.plan(
         group=group,
         load=STEADY,
@@ -33,15 +35,18 @@ def plan(setting: Setting) -> Plan:
         ticks=3000,
         faults=tuple(
             Lie(at=0, who=who, kind="false-reports+false-stalls", options={"high": random.random() < 0.5})
-            for who in liars
+            for who in sorted(set(liars))
         ),
     )
 
 
 def watch(world: World, plan: Plan) -> None:
+    leads = any(isinstance(fault, Lie) and fault.who == "m0" for fault in plan.faults)
+
     def look() -> None:
         judged = [world.replica(member).status()["policy"]["wish"] is not None for member in world.correct]
-        if world.chain.now.epoch or not all(judged):
+        # A leader passes over all other reports for a while, and then there are no conditions.
+        if world.chain.now.epoch or not (all(judged) or leads):
             missed(world, f"epoch {world.chain.now.epoch}; {sum(judged)} of {len(judged)} members have judged")
 
     world.after(plan.ticks - 1, look)
