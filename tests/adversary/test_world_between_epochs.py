@@ -104,6 +104,23 @@ def test_links_that_do_not_follow_are_nobodys_fault() -> None:
     assert not [effect for effect in out.effects if isinstance(effect, Blame)]
 
 
+def test_a_slot_above_the_last_one_is_decided_and_void() -> None:
+    """SAFETY rule 23: a protocol with many slots at once decides some before the epoch is known to end below."""
+    world = group()
+    replica = world.replica("m0")
+    world.switch()
+    world.run_until(lambda: replica.succession_part.at_end, LIMIT, "the end")
+    assert replica.settings.epoch == 0
+    end, out = replica.applied, Out[Any, Any]()
+    replica.executing.on_decided(end + 1, NO_DIGEST, out)
+    replica.executing.advance(out)
+    assert replica.history[end + 1] == NO_DIGEST
+    assert replica.applied == end
+    cross(world)
+    assert replica.succession_part.links[0].ending.slot == end
+    world.finish()
+
+
 def test_void_slots_are_not_executed_on_a_state_of_a_later_epoch() -> None:
     """SAFETY rule 23: the old protocol may have decided slots above the end, and the fetched state is beyond it."""
     replica, link = late(group())
