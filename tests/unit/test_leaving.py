@@ -73,9 +73,13 @@ def test_a_removed_member_that_is_started_again_comes_to_know_it_again() -> None
 # ------------------------------------------------------------------------------------------------ old logs
 
 
+def _why_no_key(configuration: object) -> str:
+    return "the keys are others"
+
+
 def kept(*records: bytes) -> Restored:
     """What is found where the keys are not those of the epoch that the log is in."""
-    keychain: Any = SimpleNamespace(why_no_key=lambda configuration: "the keys are others")
+    keychain: Any = SimpleNamespace(why_no_key=_why_no_key)
     return checked(Restored(records), keychain, group_of(), ROOT)
 
 
