@@ -318,3 +318,12 @@ def test_the_guide_of_policies_names_every_parameter_with_its_default() -> None:
     text = (ROOT / GUIDES[1]).read_text(encoding="utf-8")
     for name, parameter in PARAMETERS.items():
         assert f"`{name}` ({parameter.default})" in text, name
+
+
+def test_the_chain_says_who_decided_and_why(watched: Stage) -> None:
+    founded, first, second = watched.run("history").of("epoch")
+    assert founded["cause"] == "founders"
+    assert first["cause"] == "operators"
+    assert first["reason"].startswith("policy steady: pbft on 4 members")
+    assert (second["cause"], second["reason"], second["operators"]) == ("policy", "the leader is slow", [])
+    assert "the leader is slow" in watched.run("history", json_lines=False).out
