@@ -126,6 +126,11 @@ def make_bundle(
     return body + key.sign(statement(group, kind, body))
 
 
+def opening_tag(nonce: bytes) -> int:
+    """What the reply to an opening has in the place of its session, so that it answers no other opening."""
+    return int.from_bytes(nonce[-8:], "big")
+
+
 def make_proved_bundle(kind: int, name: bytes, payload: bytes) -> bytes:
     """The bytes of a bundle whose proof is inside: a `COMMAND` or a `COMMIT`."""
     return b"".join((_HEADER.pack(kind, name, 0, 0, 0, 0, 1), struct.pack(">I", len(payload)), payload, _NO_SIGNATURE))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from bftkit.channel import frames
-from bftkit.channel.bundles import FAILED, OPEN, OVERHEAD, REQUESTS, make_bundle, unpack_results
+from bftkit.channel.bundles import FAILED, OPEN, OVERHEAD, REQUESTS, make_bundle, opening_tag, unpack_results
 from bftkit.channel.client_face import (
     PATIENCE_TICKS,
     PATIENCE_TICKS_MAX,
@@ -103,6 +103,9 @@ class Session:
         self.last_refusal: str | None = None
         self.opening: InFlight | None = None
         """What asks for a session."""
+        self._opening_tag = 0
+        """Which opening replies must be about: one of an earlier life with this key, executed again by members that
+        restarted, has another."""
         self.queue: deque[bytes] = deque()
         self.queue_first = 1
         self.deadlines = Deadlines()
@@ -185,6 +188,7 @@ class Session:
         raw = make_bundle(self._client.settings.key, self._client.settings.group, OPEN, 0, 0, 0, (nonce,))
         self._asked_nonce = False
         self.opening = InFlight(raw, 0, 1, self._client.now + PATIENCE_TICKS)
+        self._opening_tag = opening_tag(nonce)
         out.send(self._client.settings.members, b"\x02" + raw)
         self._client.tick(out)
 
@@ -244,8 +248,8 @@ class Session:
         if reply.epoch != self._client.settings.epoch or sender not in self._client.proved:
             return
         self._client.heard_from.add(sender)
-        if reply.session == 0 and reply.first == 0:
-            bundle = self.opening
+        if reply.first == 0:
+            bundle = self.opening if reply.session == self._opening_tag else None
         else:
             bundle = self.in_flight.get(reply.first) if reply.session == self.session else None
         if bundle is None or reply.count != bundle.count:

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from bftkit.channel import frames
-from bftkit.channel.bundles import CLOCK, COMMAND, COMMIT, OPEN, REPORT, Bundle, is_self_proved, parse_bundle
+from bftkit.channel.bundles import (
+    CLOCK,
+    COMMAND,
+    COMMIT,
+    OPEN,
+    REPORT,
+    Bundle,
+    is_self_proved,
+    opening_tag,
+    parse_bundle,
+)
 from bftkit.channel.frames import (
     AskChain,
     AskCommand,
@@ -231,7 +241,7 @@ class ClientDesk:
         return pack_reply(
             replica.settings.epoch,
             reply.slot,
-            bundle.session,
+            opening_tag(bundle.payloads()[0]) if bundle.kind == OPEN else bundle.session,
             reply.first,
             reply.count,
             reply.digest,

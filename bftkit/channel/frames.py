@@ -476,6 +476,7 @@ class ReplyFrame:
     epoch: U64
     slot: U64
     session: U64
+    """Of the reply to an opening, which has no session yet: its tag (`bundles.opening_tag`)."""
     first: U64
     count: U32
     digest: Digest32

@@ -148,7 +148,7 @@ class LyingClient(Actor):
             if frame[:1] == bytes((frames.REPLY,)):
                 reply = unpack_reply(frame)
                 self.results += 1
-                if reply.session == 0 and reply.first == 0 and reply.full and not self.session:
+                if reply.first == 0 and reply.full and not self.session:
                     self.session = int.from_bytes(unpack_results(reply.results, 1)[0][1], "big")
             elif frame[:1] == bytes((frames.ANSWER,)):
                 answer = frames.ANSWER_CODEC.decode(frame[1:])

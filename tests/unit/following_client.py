@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from bftkit.channel import frames
-from bftkit.channel.bundles import OK, Bundle, pack_results, parse_bundle
+from bftkit.channel.bundles import OK, OPEN, Bundle, opening_tag, pack_results, parse_bundle
 from bftkit.channel.client import (
     RETRY_TICKS,
     ClientMachine,
@@ -131,6 +131,9 @@ class Client:
     ) -> None:
         blob = pack_results(bytes(status for status, _ in results), [result for _, result in results])
         at = self.epoch if epoch is None else epoch
+        if first == 0:
+            tags = [opening_tag(one.payloads()[0]) for _, one in self.bundles() if one.kind == OPEN]
+            session = tags[-1] if tags else session
         frame = pack_reply(at, slot, session, first, len(results), digest(blob), leader, blob)
         self.step("on_message", member, frame)
 

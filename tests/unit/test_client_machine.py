@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from bftkit.channel import frames
-from bftkit.channel.bundles import FAILED, OK, OPEN, REQUESTS, Bundle, pack_results, parse_bundle
+from bftkit.channel.bundles import FAILED, OK, OPEN, REQUESTS, Bundle, opening_tag, pack_results, parse_bundle
 from bftkit.channel.client import (
     PATIENCE_TICKS,
     RETRY_TICKS,
@@ -106,6 +106,9 @@ class Client:
         leader: int = 0,
         epoch: int = 0,
     ) -> None:
+        if first == 0:
+            tags = [opening_tag(one.payloads()[0]) for _, one in self.bundles() if one.kind == OPEN]
+            session = tags[-1] if tags else session
         blob = pack_results(bytes(status for status, _ in results), [result for _, result in results])
         frame = pack_reply(epoch, slot, session, first, len(results), digest(blob), leader, blob if full else None)
         self.hear(member, frame)
@@ -129,6 +132,20 @@ def test_a_session_is_opened_before_anything_is_ordered() -> None:
     to, bundle = client.bundles()[-1]
     assert (to, bundle.kind, bundle.session, bundle.first, bundle.count) == ("m0", REQUESTS, SESSION, 1, 2)
     assert bundle.authentic(GROUP)
+
+
+def test_the_reply_to_an_opening_of_an_earlier_life_opens_no_session() -> None:
+    """Members that restart execute again, and answer whoever has the key now: its session must not be that one."""
+    client = Client()
+    client.submit(b"one")
+    blob = pack_results(bytes((OK,)), [SESSION.to_bytes(8, "big")])
+    for member in MEMBERS:
+        for tag in (0, 77):
+            client.hear(member, pack_reply(0, 5, tag, 0, 1, digest(blob), 0, blob))
+    assert not client.machine.is_open
+    for member in MEMBERS:
+        client.reply(member, 0, [(OK, SESSION.to_bytes(8, "big"))])
+    assert client.machine.is_open
 
 
 def test_f_plus_one_members_must_agree_on_slot_and_results() -> None:
