@@ -18,7 +18,9 @@ from bftkit.channel.batches import judge_batch
 from bftkit.cli.app import CommandFailed, ExitCode, output
 from bftkit.cli.change import places_of
 from bftkit.cli.client import DEFAULT_FOLDER, FolderOption, TimeoutOption
-from bftkit.client import OutcomeUnknown, connect
+from bftkit.cli.reach import accesses_of, history_of, reached
+from bftkit.cli.way import way
+from bftkit.client import OutcomeUnknown
 from bftkit.core.plugin import load_protocol
 from bftkit.core.wire import WireError
 from bftkit.membership.chain import HandOver, Place
@@ -32,13 +34,23 @@ app = App(name="evidence", help="See and check what members can prove of each ot
 
 
 @app.command(name="list")
-def list_(folder: Annotated[Path, Parameter(help="A member's folder, or its folder of evidence.")], /) -> None:
+async def list_(
+    folder: Annotated[
+        Path | None, Parameter(help="A member's folder, or its folder of evidence. With --api: the members' own.")
+    ] = None,
+    /,
+) -> None:
     """The proofs that a member keeps, unchecked. The member may be running."""
-    found = list(read_all(_folder(folder)))
-    for path, evidence in found:
+    if folder is not None:
+        found = [(path.name, str(path), evidence) for path, evidence in read_all(_folder(folder))]
+    elif way() is not None:
+        found = [(name, name, evidence) for name, evidence in await _fetched()]
+    else:
+        raise CommandFailed(ExitCode.USAGE, "give a member's folder, or --api with a member's HTTP interface")
+    for _, place, evidence in found:
         output().event(
             "evidence",
-            file=path,
+            file=place,
             epoch=evidence.epoch,
             protocol=evidence.protocol,
             member=evidence.member,
@@ -58,8 +70,8 @@ def list_(folder: Annotated[Path, Parameter(help="A member's folder, or its fold
     table = Table(box=None, pad_edge=False)
     for title in ("file", "epoch", "protocol", "member", "fault"):
         table.add_column(title)
-    for path, evidence in found:
-        table.add_row(path.name, str(evidence.epoch), evidence.protocol, evidence.member, evidence.fault)
+    for name, _, evidence in found:
+        table.add_row(name, str(evidence.epoch), evidence.protocol, evidence.member, evidence.fault)
     output().show(table)
 
 
@@ -70,11 +82,14 @@ async def verify(
     timeout: TimeoutOption = 10.0,
 ) -> ExitCode:
     """Check evidence with nothing but the group's genesis and history; exit code 1 if any of it proves nothing."""
-    if not paths:
-        raise CommandFailed(ExitCode.USAGE, "give a file with evidence, or a member's folder")
     files = [file for path in paths for file in (evidence_files(_folder(path)) if path.is_dir() else [path])]
-    found = [(file, read_evidence(file)) for file in files]
-    folder = read_client(client)
+    if paths:
+        found = [(file, read_evidence(file)) for file in files]
+    elif way() is not None:
+        found = [(Path(name), evidence) for name, evidence in await _fetched()]
+    else:
+        raise CommandFailed(ExitCode.USAGE, "give a file with evidence, or a member's folder")
+    folder = read_client(client)  # the genesis must be somebody's word whom the operator trusts
     links = await _links(folder, [evidence for _, evidence in found], timeout)
     bad = 0
     for file, evidence in found:
@@ -138,13 +153,27 @@ async def _links(folder: ClientFolder, found: list[Evidence], timeout: float) ->
     if folder.genesis.schedule is None or all(check(evidence, folder, ()) is None for evidence in found):
         return ()
     try:
-        async with connect(folder) as connection:
-            return await connection.history(timeout=timeout)
+        async with reached(folder.path) as (connection, _):
+            return await history_of(connection, folder, timeout)
     except OutcomeUnknown as error:
         if any(evidence.epoch for evidence in found):
             raise
         output().log(f"bftkit: the group's history is not known ({error}); the genesis alone has to do")
         return ()
+
+
+async def _fetched() -> list[tuple[str, Evidence]]:
+    """The evidence that the members of the command's way keep, unchecked, each proof once."""
+    from bftkit.client.http import AsyncHttpApi
+
+    chosen = way()
+    assert chosen is not None
+    found: dict[str, Evidence] = {}
+    for access in accesses_of(chosen):
+        async with AsyncHttpApi(access) as api:
+            for name, evidence in await api.evidence():
+                found.setdefault(name, evidence)
+    return sorted(found.items())
 
 
 def _folder(path: Path) -> Path:

@@ -22,10 +22,12 @@ import attrs
 import httpx
 
 from bftkit.client.errors import ClientError, NoAnswer, Refused
+from bftkit.configuration.text import ConfigurationError
 from bftkit.core.wire import WireError
 from bftkit.crypto.keys import verify_signature
 from bftkit.membership.chain import ChainError, HandOver, Place, follow
 from bftkit.membership.commands import SignedCommand
+from bftkit.membership.evidence import Evidence
 from bftkit.membership.genesis import Genesis
 from bftkit.membership.verifiers import founding_place, roster_verifier
 
@@ -260,6 +262,20 @@ class AsyncHttpApi:
             links.append(link)
         return tuple(links)
 
+    async def evidence(self) -> list[tuple[str, Evidence]]:
+        """The proofs that the member keeps, by their names, unchecked. Raises `ClientError` for what is none."""
+        listed: object = (await self.get("evidence")).get("evidence")
+        names = [str(_table(item).get("name", "")) for item in cast("list[Any]", listed)] if _is_list(listed) else []
+        found: list[tuple[str, Evidence]] = []
+        for name in names:
+            if not name.replace("-", "").replace(".", "").replace("_", "").isalnum():
+                raise ClientError(f"{self.access.url} lists evidence under a name that is none")
+            try:
+                found.append((name, Evidence.from_text(str((await self.get(f"evidence/{name}")).get("file", "")))))
+            except ConfigurationError as error:
+                raise ClientError(f"{self.access.url} shows evidence {name} that cannot be read: {error}") from None
+        return found
+
     @asynccontextmanager
     async def stream(self, after: str | None = None) -> AsyncGenerator[AsyncGenerator[dict[str, Any]]]:
         """As `HttpApi.stream`, with ``async``."""
@@ -311,6 +327,10 @@ async def _events_of(response: httpx.Response) -> AsyncGenerator[dict[str, Any]]
         event = reader.on_line(line)
         if event is not None:
             yield event
+
+
+def _is_list(told: object) -> bool:
+    return isinstance(told, list)
 
 
 def _table(told: Any) -> dict[str, Any]:

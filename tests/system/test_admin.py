@@ -141,6 +141,9 @@ def test_an_operator_changes_a_group_through_one_member_and_no_link(
     assert [one["answered"] for one in told.events[:4]] == [True] * 4  # m1 and m2 have links with the others
     told = command("qos", "show", *way, *nowhere)
     assert told.code == 0, told.error
+    assert command("evidence", "list", *way).last == {"event": "result", "count": 0}
+    assert command("evidence", "verify", *way, "--client", site.directory / "client").last["count"] == 0
+    assert command("evidence", "list").code == 2
     told = command("status", "--watch", "--rounds", 2, "--every", 0.1, *way, *nowhere)
     assert [(one["round"], one["member"], one["epoch"]) for one in told.events] == [
         (1, "m1", 1),

@@ -114,6 +114,8 @@ async def test_proofs_are_listed_and_read_by_their_own_names_only(tmp_path: Path
             }
             proof = (await client.get(f"/v1/evidence/{name}")).json()
             check_problem(await client.get("/v1/evidence/0-m2-aaaaaaaaaaaa"), 404)
+        async with site.api("read") as api:
+            assert await api.evidence() == [(name, Evidence.from_text(proof["file"]))]
         evidence = Evidence.from_text(proof["file"])
         assert (evidence.member, evidence.proof, proof["fault"]) == ("m1", b"two votes", "equivocation")
 
