@@ -6,7 +6,7 @@ import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
 
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 FolderOption = Annotated[
     Path, Parameter(name=["--client", "-c"], help="The client's folder, as `bftkit init` made it.")
+]
+DeadlineOption = Annotated[
+    float | None,
+    Parameter(
+        help="Execute it within so many seconds of agreed time, or never. Default: what the group's needs say.",
+        validator=validators.Number(gt=0),
+    ),
 ]
 TimeoutOption = Annotated[float, Parameter(help="Seconds to wait for an answer.", validator=validators.Number(gt=0))]
 
@@ -39,11 +46,12 @@ def put(
     *,
     client: FolderOption = DEFAULT_FOLDER,
     timeout: TimeoutOption = 10.0,
+    deadline: DeadlineOption = None,
 ) -> None:
     """Store a value under a key of the key-value service."""
     operation = keyvalue.put(_key(key), value.encode())
     with connect_sync(client) as connection, _refusing_oversize():
-        connection.submit(operation, timeout=timeout)
+        connection.submit(operation, timeout=timeout, deadline=deadline)
     output().event("put", key=key)
     output().plain("stored")
 
@@ -54,16 +62,25 @@ def get(
     *,
     client: FolderOption = DEFAULT_FOLDER,
     timeout: TimeoutOption = 10.0,
+    consistency: Annotated[
+        Literal["strong", "best-effort"] | None,
+        Parameter(help="best-effort: one member's word is enough. Default: what the group's needs say."),
+    ] = None,
 ) -> ExitCode:
     """Read the value under a key of the key-value service; exit code 1 if there is none."""
     operation = keyvalue.get(_key(key))
     with connect_sync(client) as connection, _refusing_oversize():
-        value = keyvalue.parse_value(connection.read(operation, timeout=timeout))
+        found = connection.read_marked(operation, timeout=timeout, consistency=consistency)
+    value = keyvalue.parse_value(found.result)
+    told: dict[str, Any] = {"consistency": found.consistency}
+    if found.member is not None:
+        told |= {"member": found.member, "applied": found.applied}
+        output().log(f"best-effort: {found.member} alone says so, from its state after slot {found.applied}")
     if value is None:
-        output().event("get", key=key, value=None)
+        output().event("get", key=key, value=None, **told)
         output().log(f"no value under {key!r}")
         return ExitCode.FAILED
-    output().event("get", key=key, value=value.decode("utf-8", "replace"))
+    output().event("get", key=key, value=value.decode("utf-8", "replace"), **told)
     output().plain(value.decode("utf-8", "replace"))
     return ExitCode.OK
 
@@ -77,6 +94,7 @@ def submit(
     hexadecimal: Annotated[bool, Parameter(name="--hex", help="The text is hexadecimal digits.", negative="")] = False,
     client: FolderOption = DEFAULT_FOLDER,
     timeout: TimeoutOption = 10.0,
+    deadline: DeadlineOption = None,
 ) -> None:
     """Submit an operation as it is, and show the result's bytes."""
     if operation is None:
@@ -89,7 +107,7 @@ def submit(
     else:
         data = operation.encode()
     with connect_sync(client) as connection, _refusing_oversize():
-        result = connection.submit(data, timeout=timeout)
+        result = connection.submit(data, timeout=timeout, deadline=deadline)
     output().event("submit", result=result)
     output().plain(result.hex() if hexadecimal else result.decode("utf-8", "replace"))
 

@@ -79,7 +79,7 @@ class MemberKeychain(Keychain):
         if not self._keeps_nothing or needs is None or needs.durability == "memory" or not self._is_in(configuration):
             return None
         return (
-            f'{self._me} keeps nothing on disk (durability = "memory" in its member.toml), and durability '
+            'this member keeps nothing on disk (durability = "memory" in its member.toml), and durability '
             f'"{needs.durability}" is needed: write that there, start it again, and then give it new keys '
             "(bftkit member rotate) or replace it"
         )
