@@ -1,7 +1,7 @@
 """Crashes at every step of a change, enumerated: each member at each of its steps, and all members at once.
 
     python simulations/crash_steps.py --from paxos --to pbft --how planned
-    python simulations/crash_steps.py --jobs 2                  # every pair, planned and by force: some CPU hours
+    python simulations/crash_steps.py --jobs 2                  # every pair, planned and by force: two CPU hours
     python simulations/crash_steps.py --stride 10               # every tenth step of every pair
 
 A simulated group under load is ordered to change: from each protocol to each other one and to other parameters of its
