@@ -90,11 +90,17 @@ class _Stream(trio.abc.HalfCloseableStream):
         await self._stream.send_eof()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        return await self._stream.receive_some(max_bytes)
+        data = await self._stream.receive_some(max_bytes)
+        if not data:
+            self._end_soon()  # whoever says no more is gone for Hypercorn, too, and it waits for nothing sensible then
+        return data
 
     async def aclose(self) -> None:
-        self._scope.deadline = min(self._scope.deadline, trio.current_time() + LINGER_SECONDS)
+        self._end_soon()
         await self._stream.aclose()
+
+    def _end_soon(self) -> None:
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + LINGER_SECONDS)
 
 
 @attrs.define(eq=False)

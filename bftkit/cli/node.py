@@ -35,6 +35,8 @@ async def run(
     """Run a member until SIGTERM or SIGINT, or until it was taken out of the group and nobody needs it any more."""
     found = read_member(folder)
     logging.basicConfig(level=found.settings.log.level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    if found.settings.admin is not None:
+        import bftkit.admin.serving  # noqa: F401 - now, so that it is among what the collector passes over
     # What is loaded stays: the collector need not look through it again and again. Rounds leave few cycles behind.
     gc.collect()
     gc.freeze()

@@ -347,4 +347,7 @@ def _streaming(after: str | None) -> dict[str, Any]:
 
 
 def _no_answer(access: Access, error: httpx.TransportError) -> NoAnswer:
-    return NoAnswer(0, f"{access.url} does not answer: {str(error) or type(error).__name__}")
+    cause: BaseException | None = error
+    while cause is not None and not str(cause):
+        cause = cause.__cause__ or cause.__context__  # what TLS had to say stands further below
+    return NoAnswer(0, f"{access.url} does not answer: {cause or type(error).__name__}")

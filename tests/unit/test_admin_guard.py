@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from bftkit.admin.guard import BODY_BYTES_MAX, Guard, Message, Names, Receive, Scope, Send
+from bftkit.admin.guard import BODY_BYTES_MAX, BODY_SECONDS, Guard, Message, Names, Receive, Scope, Send
 from bftkit.admin.tokens import Tokens, entry_of, new_token, read_token, read_tokens
 from bftkit.configuration.settings import AdminSettings, MemberSettings
 from bftkit.configuration.text import ConfigurationError
@@ -170,8 +170,10 @@ async def test_a_body_that_does_not_say_how_long_it_is_is_read_up_to_the_bound()
 
 async def test_a_body_that_does_not_come_is_waited_for_so_long(autojump_clock: trio.testing.MockClock) -> None:
     talk = Talk([{"type": "http.request", "body": b"{", "more_body": True}])
+    began = trio.current_time()
     await _ask(talk, JSON)
     assert talk.status == 408
+    assert trio.current_time() - began == pytest.approx(BODY_SECONDS)
 
 
 async def test_a_request_that_is_cut_off_changes_nothing() -> None:
