@@ -6,8 +6,9 @@ made from those that are not older than `REPORT_PERIODS` periods: field by field
 n - f - c of them or more. So f liars cannot move one beyond what honest members reported. The policy's algorithm judges
 the conditions, and says which mode it would rather have.
 
-One wish is none. A more robust mode must be wished for `patience` times in a row, a less robust one `calm` times, and
-twice as often after each *relapse*: a return to the less robust mode that did not last. After each change, and after
+One wish is none. A more robust mode must be wished for `patience` times in a row (half as often right after a return
+from it, which is a trial), a less robust one `calm` times, and twice as often after each *relapse*: a return to the
+less robust mode that did not last, up to `RELAPSES_MAX` times. After each change, and after
 operators have taken one back, `cooldown` judgements count for nothing. What is decided then becomes the pending command
 of the epoch, as an ordered one would (`reconfiguring`), and is carried out like it.
 
@@ -45,8 +46,9 @@ REPORT_PERIODS: Final = 3
 """A report counts for so many periods after it was executed."""
 DECISIONS_MAX: Final = 32
 """So many decisions are remembered; the chain of hand-overs has all of them."""
-RELAPSES_MAX: Final = 6
-"""The longest wait for a less robust mode is `calm` times two to the power of this."""
+RELAPSES_MAX: Final = 3
+"""The longest wait for a less robust mode is `calm` times two to the power of this. Nothing but a try can tell that the
+trouble is over; with waits of minutes the group would pay more for calm that it does not see than it pays for tries."""
 LASTING: Final = 4
 """A return to a less robust mode lasts if it was not undone within `calm` times so many judgements. Each such stretch
 takes one relapse back."""
@@ -221,7 +223,11 @@ class Steering:
 
     def needed(self, policy: Policy, direction: int) -> int:
         """How often in a row a mode of this direction must be wished for."""
-        return setting(policy, "patience") if direction > 0 else setting(policy, "calm") << self.relapses
+        patience, calm = setting(policy, "patience"), setting(policy, "calm")
+        if direction < 0:
+            return calm << self.relapses
+        on_trial = 0 <= self.since <= setting(policy, "cooldown") + calm
+        return (patience + 1) // 2 if on_trial else patience
 
     @staticmethod
     def _lasting(policy: Policy) -> int:

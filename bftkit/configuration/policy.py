@@ -132,16 +132,22 @@ class PolicyRecord:
 
 
 COMMON_PARAMETERS: Final[Mapping[str, Parameter]] = {
-    "period_ms": Parameter(1000, 100, 600_000, "how often members measure and conditions are judged (ms)"),
-    "patience": Parameter(2, 1, 1000, "so many judgements in a row must wish for a more robust mode"),
+    "period_ms": Parameter(500, 100, 600_000, "how often members measure and conditions are judged (ms)"),
+    "patience": Parameter(
+        2,
+        1,
+        1000,
+        "so many judgements in a row must wish for a more robust mode; half as many, rounded up, right after a return to "
+        "a less robust one, which is a trial",
+    ),
     "calm": Parameter(
-        10,
+        6,
         1,
         10_000,
         "so many judgements in a row must wish for a less robust mode; twice as many "
-        "after each time that this did not last",
+        "after each time that this did not last, up to eight times as many",
     ),
-    "cooldown": Parameter(3, 0, 10_000, "so many judgements after a change of configuration count for nothing"),
+    "cooldown": Parameter(1, 0, 10_000, "so many judgements after a change of configuration count for nothing"),
 }
 """What every policy's waiting is made of: hysteresis and cooldown."""
 

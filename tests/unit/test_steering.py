@@ -250,6 +250,19 @@ def test_the_way_back_takes_longer_each_time_that_it_did_not_last() -> None:
     assert needed == [3 << min(time, RELAPSES_MAX) for time in range(RELAPSES_MAX + 2)]
 
 
+def test_right_after_a_return_half_the_patience_is_enough() -> None:
+    stage = Stage()
+    stage.steering.since = 0
+    stage.step(0)
+    stage.step(1)
+    assert stage.decided(), "a return is a trial"
+    other = Stage()
+    other.steering.since = 2 + 3  # the cooldown and `calm`
+    other.step(0)
+    other.step(1)
+    assert not other.decided(), "the trial is over"
+
+
 def test_a_return_that_lasts_takes_a_relapse_back() -> None:
     stage = Stage()
     stage.steering.relapses = 2
