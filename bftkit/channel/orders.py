@@ -79,9 +79,14 @@ class Orders:
         return signed.check(settings.group, here.epoch, here.operators, here.operator_threshold, settings.verify)
 
     def _need_no_coin(self, there: Configuration, name: Digest, command: Command) -> None:
-        """Raises `CommandError` if the next epoch would have no coin key, and its protocol tosses coins."""
+        """Raises `CommandError` if the next epoch would have no coin key, and its protocol tosses coins.
+
+        Or one that its policy may go over to: a decision of the policy keeps what there is.
+        """
         settings = self._replica.settings
-        reason = why_no_coin(settings, there, name)
+        modes = () if there.policy is None else there.policy.modes
+        may_run = (there, *(attrs.evolve(there, protocol=mode.protocol, parameters=mode.parameters) for mode in modes))
+        reason = next(filter(None, (why_no_coin(settings, one, name) for one in may_run)), None)
         if reason is None:
             return
         if command.forced:

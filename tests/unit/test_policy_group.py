@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import attrs
+import pytest
 import trio
 
 from bftkit.client import AsyncClient
@@ -80,3 +81,23 @@ async def test_operators_set_needs_and_a_policy_of_a_running_group() -> None:
         status = group.node("m0").replica.status()
         assert status["qos"]["deadline_ms"] == 5000
         assert status["policy"]["name"] == "steady"
+
+
+async def test_a_policy_that_may_toss_coins_wants_a_coin_key() -> None:
+    tossing = Policy("manual", (Mode("paxos"), Mode("cks")))
+    async with local_group(KeyValueStore, members=4, protocol="paxos") as group:
+        with pytest.raises(ValueError, match="cks tosses coins: the command wants no coin key made"):
+            await group.switch(policy=tossing, coin=False, timeout=TIMEOUT)
+        here = await group.switch(policy=tossing, timeout=TIMEOUT)
+        assert here.coin is not None
+
+
+async def test_a_policy_that_a_member_does_not_have_is_refused() -> None:
+    async with local_group(KeyValueStore, members=3, protocol="paxos") as group:
+        for wrong, text in (
+            (Policy("unheard-of"), "no policy named 'unheard-of'"),
+            (Policy("steady", parameters={"calm": 0}), "policy.parameters.calm"),
+            (Policy("manual", (Mode("paxos"), Mode("pxos"))), "pxos"),
+        ):
+            with pytest.raises(ValueError, match=text):
+                await group.switch(policy=wrong, coin=False, timeout=TIMEOUT)
