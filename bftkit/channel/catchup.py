@@ -173,10 +173,13 @@ class CatchUp:
         applied = replica.applied
         highest = applied + 2 * CLAIMS_AT_ONCE  # bounded, whatever is claimed (FAULTS 29)
         for slot, name in enumerate(message.digests, message.first):
-            if not applied < slot <= highest or slot in self.learned:
+            if not applied < slot <= highest:
                 continue
             claims = self._claims.setdefault(slot, {})
+            # Later ones are kept, too: whoever claimed first may be gone before it has sent the bytes.
             claims[sender] = name
+            if slot in self.learned:
+                continue
             if sum(claimed == name for claimed in claims.values()) >= replica.quorum.weak:
                 self.learned[slot] = name
 

@@ -8,7 +8,16 @@ import pytest
 
 from bftkit.channel import frames
 from bftkit.channel.application import Context
-from bftkit.channel.frames import CONTROL_CODEC, Chunk, DecidedClaims, Manifest, pack_control
+from bftkit.channel.frames import (
+    CONTROL_CODEC,
+    BatchBytes,
+    BatchRequest,
+    Chunk,
+    Control,
+    DecidedClaims,
+    Manifest,
+    pack_control,
+)
 from bftkit.channel.interface import ReplicaOut
 from bftkit.channel.replica import Replica
 from bftkit.core.machine import Broadcast, Effect, Out, Send
@@ -270,6 +279,60 @@ def test_a_member_that_jumped_over_slots_helps_with_what_it_has(protocol: str, m
     world.run(100)
     assert [claim.first for claim in claims] == [2]
     world.finish()
+
+
+def control_in(frame: bytes) -> Control | None:
+    """The message, if it is one of the channel's own."""
+    return CONTROL_CODEC.decode(frame[1:]) if frame[0] == frames.CONTROL else None
+
+
+class Withholds(Honest):
+    """Claims what was decided, and sends no batch to whoever asks."""
+
+    def outgoing(self, replica: Replica, out: ReplicaOut) -> ReplicaOut:
+        changed: ReplicaOut = Out()
+        for effect in out.effects:
+            if not (isinstance(effect, Send) and isinstance(control_in(effect.message), BatchBytes)):
+                changed.effects.append(effect)
+        return changed
+
+
+@pytest.mark.parametrize(("protocol", "members", "f", "c"), [("paxos", 4, 0, 1), ("pbft", 4, 0, 1), ("pbft", 6, 1, 1)])
+def test_who_claimed_first_is_gone_before_it_sent_the_batches(protocol: str, members: int, f: int, c: int) -> None:
+    """Regression: bytes were asked for from the first f + 1 that claimed a slot, and never from those that came after.
+
+    With f = 0 that is one member, which crashes; with f = 1 the other one of the two lies (SAFETY rule 17).
+    """
+    world = World(3, protocol, members, f, c, interval=4, window=8)
+    first, *others, last = world.members
+    liars, rest = others[:f], others[f:]
+    for liar in liars:
+        world.lie(liar, Withholds)
+
+    def go_on_to(slot: int, *members: str) -> None:
+        while world.replica(first).applied < slot:
+            world.load(1, keys=2)
+            answer_all(world)
+        world.run_until(lambda: all(world.replica(name).checkpoints.stable == slot for name in members), 10_000)
+
+    go_on_to(4, *world.members)
+    world.crash(last)
+    go_on_to(8, first, *others)  # the protocol has forgotten the slots between; the channel has not
+    for member in rest:
+        world.cut(member, last)
+    slow = world.slow(last, 10_000, lambda frame: isinstance(control_in(frame), BatchRequest))
+    world.restart(last)
+    replica = world.replica(last)
+    world.run_until(lambda: 5 in replica.catchup.learned, 20_000, f"{last} knows what was decided")
+    world.crash(first)
+    assert set(replica.catchup.claimers(5, replica.catchup.learned[5])) == {first, *liars}
+    assert replica.applied == 4, "no bytes came"
+    slow.end()
+    for member in rest:
+        world.uncut(member, last)
+    world.run_until(lambda: replica.applied >= 8, 20_000, "the others sent them")
+    world.load(12, keys=2)
+    world.finish(without=[first])
 
 
 def test_a_member_that_is_behind_ends_no_session() -> None:
