@@ -86,7 +86,7 @@ async def test_operators_set_needs_and_a_policy_of_a_running_group() -> None:
 async def test_a_policy_that_may_toss_coins_wants_a_coin_key() -> None:
     tossing = Policy("manual", (Mode("paxos"), Mode("cks")))
     async with local_group(KeyValueStore, members=4, protocol="paxos") as group:
-        with pytest.raises(ValueError, match="cks tosses coins.*the command wants no coin key made"):
+        with pytest.raises(ValueError, match=r"cks tosses coins.*the command wants no coin key made"):
             await group.switch(policy=tossing, coin=False, timeout=TIMEOUT)
         here = await group.switch(policy=tossing, timeout=TIMEOUT)
         assert here.coin is not None
