@@ -5,9 +5,9 @@ one clear line. `Admin.serve` then accepts connections until it is cancelled or 
 
 It is Hypercorn's own server for one connection (`hypercorn.trio.tcp_server`) in a loop of ours, and not its
 `hypercorn.trio.serve`. That one has three gaps that matter beside a member of a group: it takes any number of
-connections; it waits for a caller that does not read, in a shield that outlives its own shutdown; and a caller that
-goes on sending a body which nobody wants keeps its connection for ever. Here connections are bounded, a write has to be
-done within `SEND_SECONDS`, and a connection ends soon after it was closed, whatever it waits for.
+connections; it waits for a caller that does not read, in a shield that outlives its own shutdown; and a connection
+whose caller has gone stays until it has been idle for long enough. Here connections are bounded, a write has to be
+done within `SEND_SECONDS`, and a connection ends soon after either side closed it, whatever it waits for.
 
 Whatever a caller does ends its own connection at most. What would end this server is logged, and it goes on; the node
 beside it never notices.

@@ -107,7 +107,8 @@ async def test_proofs_are_listed_and_read_by_their_own_names_only(tmp_path: Path
         site.facade.node._evidence = store  # pyright: ignore[reportPrivateUsage]
         name = store.keep("m1", "equivocation", b"two votes")
         assert name is not None
-        (tmp_path / "evidence" / "0-m2-aaaaaaaaaaaa.toml").write_text("secret")
+        whole = (tmp_path / "evidence" / f"{name}.toml").read_text()
+        (tmp_path / "evidence" / "0-m2-aaaaaaaaaaaa.toml").write_text(whole)
         async with site.client("read") as client:
             assert (await client.get("/v1/evidence")).json() == {
                 "evidence": [{"name": name, "epoch": 0, "member": "m1"}]

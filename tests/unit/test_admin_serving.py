@@ -166,9 +166,12 @@ async def test_a_body_that_nobody_wants_does_not_keep_its_connection(
     monkeypatch.setattr(serving, "LINGER_SECONDS", 0.1)
     async with serving_one(tmp_path) as opened:
         pushing = await trio.open_tcp_stream("127.0.0.1", opened.port)
-        head = b"POST /v1/commands HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n"
+        token, host = opened.access.tokens["operate"], f"127.0.0.1:{opened.port}"
+        head = f"POST /v1/commands HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
+        kind = "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        chunk = b"100\r\n" + bytes(256) + b"\r\n"  # many small pieces: more than wait to be read when it is refused
         with trio.fail_after(TIMEOUT), pytest.raises(trio.BrokenResourceError):
-            await pushing.send_all(head + bytes(100_000_000))
+            await pushing.send_all((head + kind).encode() + 400_000 * chunk)
         await _until(lambda: not opened.admin._streams)  # pyright: ignore[reportPrivateUsage]
         await pushing.aclose()
 
