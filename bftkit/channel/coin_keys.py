@@ -2,8 +2,10 @@
 
 Where the next epoch has a coin, its members make the key while the change is prepared (`membership.keymaking`); the
 commit puts the sharings into the total order that the key is the sum of. A member enters the epoch with its share in
-hand, durably; one that was away restores it from the others, who keep what it takes until the epoch after. A forced
-change keeps the key there is: a stopped protocol cannot order sharings (SAFETY rule 26).
+hand, durably; one that was away restores it from the others. A forced change keeps the key there is: a stopped protocol
+cannot order sharings (SAFETY rule 26). So what it takes to restore a share is kept, and given, until the next key is
+made, over as many forced changes as come before; nothing needs to be signed for that, so the signing keys of the epoch
+that the key was made for are erased in their time (SAFETY rule 28).
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from bftkit.channel.frames import MakingMessage, pack_control
-from bftkit.channel.interface import KeepSecret, ReplicaOut
+from bftkit.channel.interface import KeepSecret, Keychain, ReplicaOut
 from bftkit.core.machine import Blame, Broadcast, Deliver, Digest, Draw, DrawKey, DrawSecret, MemberId, Out, Send
 from bftkit.core.ordering import Setup
+from bftkit.crypto.keys import Keyring
 from bftkit.membership import keymaking as km
-from bftkit.membership.chain import HandOver
+from bftkit.membership.chain import HandOver, only_verifies
 from bftkit.membership.epochs import Configuration
 
 if TYPE_CHECKING:
@@ -31,13 +34,44 @@ AGAIN_BEATS: Final = 5
 """What nobody has answered in the making of a key is said again every so many beats."""
 
 
+class MakingKeys(Keyring):
+    """What this member signs and verifies with in the making of a key; after the selection it only verifies."""
+
+    def __init__(self, keychain: Keychain, configuration: Configuration, command: Digest) -> None:
+        self._keychain = keychain
+        self._what = configuration, command
+        self._keyring: Keyring | None = None
+        self.may_sign = True
+
+    def forget(self) -> None:
+        """Nothing is to be signed any more, and the key is to be in nobody's memory when it is erased."""
+        self._keyring = None
+        self.may_sign = False
+
+    def _ring(self) -> Keyring:
+        if self._keyring is None:
+            keychain = self._keychain
+            signs = self.may_sign
+            self._keyring = keychain.preparing(*self._what) if signs else only_verifies(keychain.verifier(*self._what))
+        return self._keyring
+
+    def sign(self, purpose: str, statement: bytes) -> bytes:
+        return self._ring().sign(purpose, statement)
+
+    def verify(self, member: MemberId, purpose: str, statement: bytes, signature: bytes) -> bool:
+        return self._ring().verify(member, purpose, statement, signature)
+
+
 class Making:
     """One key that is being made, or whose parts are kept for members that were away."""
 
-    def __init__(self, machine: km.KeyMaking, command: Digest, configuration: Configuration) -> None:
+    def __init__(
+        self, machine: km.KeyMaking, command: Digest, configuration: Configuration, keys: MakingKeys | None = None
+    ) -> None:
         self.machine = machine
         self.command = command
         self.configuration = configuration
+        self.keys = keys
         self.selection: bytes | None = None
         """A selection that may be committed, once there is one."""
 
@@ -55,7 +89,7 @@ class CoinKeys:
         self.shares: dict[int, bytes] = {}
         """By epoch; durable."""
         self.makings: dict[Digest, Making] = {}
-        """By the name of the command: the one that is prepared, and the one that the present epoch began with."""
+        """By the name of the command: the one that is prepared, and the one that the present key was made with."""
         self._kept: dict[tuple[int, bytes], bytes] = {}
         """Secrets of makings that a restart found."""
         self._unkept: dict[tuple[int, bytes], bytes] = {}
@@ -72,26 +106,28 @@ class CoinKeys:
 
     def begin(self, configuration: Configuration, command: Digest, out: ReplicaOut) -> None:
         """A change is prepared whose epoch has a coin: deal a sharing, and take part in the others'."""
-        self._step(self._making(configuration, command, out), partial(_input, km.Begin()), out)
+        making = self.makings.get(command) or self._make(configuration, command, None, out)
+        self._step(making, partial(_input, km.Begin()), out)
 
     def select(self, configuration: Configuration, command: Digest, selection: bytes, out: ReplicaOut) -> None:
         """The total order chose these sharings. They were checked."""
-        making = self._making(configuration, command, out)
-        if making.machine.selection is not None:
-            return  # the same sharings; somebody else may show other signatures under them
-        chosen = km.Selected(km.Selection.decode(selection))
-        self._step(making, partial(_input, chosen), out)
-
-    def _making(self, configuration: Configuration, command: Digest, out: ReplicaOut) -> Making:
         making = self.makings.get(command)
-        if making is not None:
-            return making
+        if making is None:
+            self._make(configuration, command, km.Selection.decode(selection), out)
+        elif making.machine.selection is None:  # else the same sharings; others may show other signatures under them
+            self._step(making, partial(_input, km.Selected(km.Selection.decode(selection))), out)
+            if making.keys is not None:
+                making.keys.forget()
+
+    def _make(
+        self, configuration: Configuration, command: Digest, selected: km.Selection | None, out: ReplicaOut
+    ) -> Making:
         replica = self._replica
         keychain = replica.settings.keychain
         assert keychain is not None
-        keyring = keychain.preparing(configuration, command)
-        setup = Setup(replica.me, configuration.members, configuration.quorum, keyring)
-        making = Making(km.KeyMaking.create(setup, command), command, configuration)
+        keys = MakingKeys(keychain, configuration, command)
+        setup = Setup(replica.me, configuration.members, configuration.quorum, keys)
+        making = Making(km.KeyMaking.create(setup, command), command, configuration, keys)
         self.makings[command] = making
         prefix = _prefix(command)
         found = {
@@ -99,8 +135,10 @@ class CoinKeys:
             for (epoch, name), secret in self._kept.items()
             if epoch == making.epoch and name.startswith(prefix)
         }
-        if found:
-            self._step(making, lambda machine, inner: machine.restore(found, inner), out)
+        if selected is not None:
+            keys.forget()
+        if found or selected is not None:
+            self._step(making, lambda machine, inner: machine.restore(found, inner, selected), out)
         return making
 
     def selection_for(self, command: Digest) -> bytes | None:
@@ -163,7 +201,8 @@ class CoinKeys:
                 case Deliver(km.Completed(selection)):
                     making.selection = selection.encode()
                 case Deliver(km.Ready(_, share)):
-                    self._keep(making.epoch, SHARE_NAME, share.value, out)
+                    if share.value not in self.shares.values():  # as it may be under an epoch that kept the key
+                        self._keep(making.epoch, SHARE_NAME, share.value, out)
                 case Draw(key, choices):
                     out.draw((DRAW, command, *key), choices)
                 case DrawSecret(key):
@@ -182,40 +221,57 @@ class CoinKeys:
         if there.coin is None or replica.me not in there.members:
             return True
         if link.signed.command.forced:
-            return self._has_same_share(there, out)
-        if there.epoch in self.shares:
-            return True
-        if link.selection and (there.epoch, SHARE_NAME) not in self._unkept:
-            self.select(there, link.signed.name, link.selection, out)
-        return there.epoch in self.shares
+            return self._has_same_share(link, out)
+        return self._share_of(link, out) is not None
 
-    def _has_same_share(self, there: Configuration, out: ReplicaOut) -> bool:
-        """A forced change keeps the key. A planned one that was committed before may have made another one in vain."""
-        replica = self._replica
+    def _share_of(self, made: HandOver, out: ReplicaOut) -> bytes | None:
+        """This member's share of the key that was made with this link; None: it is being restored."""
+        there = made.next
+        if there.epoch not in self.shares and made.selection and (there.epoch, SHARE_NAME) not in self._unkept:
+            self.select(there, made.signed.name, made.selection, out)
+        return self.shares.get(there.epoch)
+
+    def _has_same_share(self, link: HandOver, out: ReplicaOut) -> bool:
+        """A forced change keeps the key. A planned one that was committed before may have made another one in vain.
+
+        One that never got its share of the key waits for it here as it would have before: the group that it has come
+        back to may need the coins of all members that are left.
+        """
+        replica, there = self._replica, link.next
         self.makings = {name: making for name, making in self.makings.items() if making.epoch != there.epoch}
-        here, share = replica.succession_part.configuration, replica.settings.coin_share
-        if share is None or here.coin != there.coin:
-            self.shares.pop(there.epoch, None)
-            return True  # it has none of the present key either, and takes part without
+        here = replica.succession_part.configuration
+        share = replica.settings.coin_share if here.coin == there.coin else None
+        if share is None:
+            made = replica.succession_part.lineage.made_coin(link.ending.epoch)
+            if made is None:
+                self.shares.pop(there.epoch, None)
+                return True  # it lost what it was dealt, and takes part without
+            share = self._share_of(made, out)
+            if share is None:
+                return False
         if self.shares.get(there.epoch) == share:
             return True
         if self._unkept.get((there.epoch, SHARE_NAME)) != share:
             self._keep(there.epoch, SHARE_NAME, share, out)
         return False
 
-    def enter(self, epoch: int, command: Digest) -> None:
-        """In a new epoch, which this command began: what belongs to epochs before is over.
+    def enter(self, epoch: int, made: HandOver | None) -> None:
+        """In a new epoch, the key of which was made with this link: what belongs to keys before is over.
 
         So is a key that another command wanted for this epoch: a forced change came first.
         """
-        self.shares = {number: share for number, share in self.shares.items() if number >= epoch}
+        since = made.next.epoch if made is not None else epoch
+        command = made.signed.name if made is not None else b""
+        self.shares = {number: share for number, share in self.shares.items() if number >= since}
         self.makings = {
-            name: making
-            for name, making in self.makings.items()
-            if making.epoch > epoch or (making.epoch == epoch and name == command)
+            name: making for name, making in self.makings.items() if making.epoch > epoch or name == command
         }
-        self._kept = {place: secret for place, secret in self._kept.items() if place[0] >= epoch}
-        self._unkept = {place: secret for place, secret in self._unkept.items() if place[0] >= epoch}
+        self._kept = {
+            (number, name): secret
+            for (number, name), secret in self._kept.items()
+            if number > epoch or (number == since and made is not None and name.startswith(_prefix(command)))
+        }
+        self._unkept = {place: secret for place, secret in self._unkept.items() if place[0] >= since}
 
     def drop(self, command: Digest) -> None:
         """The command is cancelled."""

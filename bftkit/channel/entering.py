@@ -50,7 +50,7 @@ class Entering:
         if not silent:
             replica.forgotten = b""
         self._enter_state(link)
-        replica.preparing.enter()
+        replica.preparing.enter(out)
         replica.clients.enter()
         waiting = [entry.bundle for entry in replica.pool.oldest()]
         replica.pool = Pool(replica.limits.pool_bytes, replica.limits.client_pool_bytes)

@@ -60,6 +60,37 @@ class Lineage:
         """The epoch that this command began, of those that this member was in or came past."""
         return self._begun_by.get(command)
 
+    def made_coin(self, epoch: int) -> HandOver | None:
+        """The link with which the coin key of this epoch was made, which forced changes since have kept.
+
+        None: it was dealt at the founding, there is none, or the link is not known here.
+        """
+        link = self.known(epoch - 1)
+        while link is not None and link.signed.command.forced:
+            link = self.known(link.ending.epoch - 1)
+        return link if link is not None and link.selection else None
+
+    @property
+    def coin_since(self) -> int:
+        """The epoch whose beginning made the present coin key, which a forced change keeps; 0 if it is not known.
+
+        Without a coin key it is the present epoch: shares of none are needed.
+        """
+        replica = self._replica
+        configuration = replica.succession_part.configuration
+        epoch = configuration.epoch
+        while configuration.coin is not None and epoch > 0:
+            if epoch == 1:
+                coin = replica.founding.coin
+            elif epoch - 2 in self.links:
+                coin = self.links[epoch - 2].next.coin
+            else:
+                return 0
+            if coin != configuration.coin:
+                break
+            epoch -= 1
+        return epoch
+
     def _keep(self, link: HandOver) -> None:
         self.links[link.ending.epoch] = link
         self._begun_by[link.ending.command] = link.ending.epoch + 1

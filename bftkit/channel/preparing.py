@@ -245,13 +245,14 @@ class Preparing:
     def resume(self, out: ReplicaOut) -> None:
         """After a restart: members that were away may still need this one to come by their shares of the key."""
         replica = self._replica
-        link = replica.succession_part.opened_by
-        if link is not None and link.selection and replica.me in link.next.members:
-            self.coin_keys.select(link.next, link.signed.name, link.selection, out)
+        made = replica.succession_part.lineage.made_coin(replica.settings.epoch)
+        if made is not None and replica.me in made.next.members:
+            self.coin_keys.select(made.next, made.signed.name, made.selection, out)
 
     def share_for(self, epoch: int) -> bytes | None:
         """This member's share of the coin key of the epoch, if it has one."""
-        return self.coin_keys.shares.get(epoch)
+        made, shares = self._replica.succession_part.lineage.made_coin(epoch), self.coin_keys.shares
+        return shares.get(epoch) or (shares.get(made.next.epoch) if made is not None else None)
 
     def on_beat(self, out: ReplicaOut) -> None:
         """Say again what may have been lost."""
@@ -266,12 +267,12 @@ class Preparing:
             self._proposed = False
             self._try_commit(out)
 
-    def enter(self) -> None:
+    def enter(self, out: ReplicaOut) -> None:
         """A new epoch: nothing is prepared."""
         replica = self._replica
-        opened_by = replica.opened_by
-        assert opened_by is not None
-        self.coin_keys.enter(replica.settings.epoch, opened_by.ending.command)
+        epoch = replica.settings.epoch
+        self.coin_keys.enter(epoch, replica.succession_part.lineage.made_coin(epoch))
+        self.resume(out)  # its making is not here if this member came by its share before a restart
         self._pending = None
         self.ready, self._early = {}, {}
         self._proposed = self._ends = False

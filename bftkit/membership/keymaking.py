@@ -36,8 +36,9 @@ Where f = 0 nobody lies; the key is one member's sharing, and every member's col
 *Secrets* never pass the log (SAFETY rule 20): `KeepSecret` hands them to the host, which keeps them where they can be
 overwritten and answers `SecretKept`; only then what rests on them is said (SAFETY rule 5). After a restart they come
 back by `restore`. A member that lost them stays silent in this key making: it counts as faulty (SAFETY rule 16). The
-host keeps machine and secrets until all members have their shares, at most for the epoch, and then overwrites them:
-f + 1 members' columns are the whole key, while of shares alone it takes k.
+host keeps machine and secrets until all members have their shares, at most for as long as the key is in use, and then
+overwrites them: f + 1 members' columns are the whole key, while of shares alone it takes k. Once there is a selection a
+member signs nothing any more, so its signing key may be erased before.
 
 Source: Cachin, Kursawe, Lysyanskaya, Strobl, "Asynchronous Verifiable Secret Sharing and Proactive Cryptosystems"
 (CCS 2002), sections 3 and 4, with certificates in the place of echoes and readys, and the total order in the place of
@@ -190,21 +191,32 @@ class KeyMaking(Forkable, Machine[Input, Message, Output]):
         if self.selection is None or name not in (SEED, *map(self._part_name, self.setup.members)):
             raise ValueError(f"{self.me} gave no secret {name!r:.40} to keep")
 
-    def restore(self, secrets: Mapping[str, bytes], out: Out[Message, Output]) -> None:
+    def restore(
+        self, secrets: Mapping[str, bytes], out: Out[Message, Output], selected: Selection | None = None
+    ) -> None:
         """After a restart, before `on_start`, in the place of `on_restore`: the secrets that were kept, by name.
 
-        Raises `ValueError` if they are none of this key making; the text shows nothing of them.
+        `selected`: what the total order chose, if that is known already. Then nothing is signed any more: this member's
+        key may be erased by now. Raises `ValueError` if the secrets are none of this key making; the text shows nothing
+        of them.
         """
         known = {self._part_name(member): member for member in self.setup.members if member != self.me}
         for name in sorted(secrets):
             if name == SEED:
                 self.begun = True
                 self.dealing = self._dealing(secrets[name])
-                self._announce()
+                if selected is None:
+                    self._announce()
+                else:
+                    commitment, piece = self.dealing.commitment, self.dealing.piece(self.judge.place(self.me))
+                    self.holdings[self.me] = self._holding(Deal(commitment, b"", *piece, b""), kept=True)
             elif name in known:
                 self.holdings[known[name]] = self._restored(known[name], secrets[name])
             else:
                 raise ValueError(f"there is no secret {name!r:.40} in the making of a coin key")
+        if selected is not None:
+            self._on_selected(selected, out)
+            return
         self._combine(out)
         self._say_again(out)
 
@@ -441,9 +453,9 @@ class KeyMaking(Forkable, Machine[Input, Message, Output]):
                 self._vote(dealer, out)
 
     def _vote(self, dealer: MemberId, out: Out[Message, Output]) -> None:
-        """Tell the dealer that its part is durable here, if it is (SAFETY rule 5)."""
+        """Tell the dealer that its part is durable here, if it is (SAFETY rule 5) and may still be selected."""
         holding = self.holdings[dealer]
-        if holding.kept:
+        if holding.kept and self.selection is None:
             out.send(dealer, Held(self.certifier.sign(self.judge.about(dealer, holding.digest))))
 
     def _ask(self, out: Out[Message, Output]) -> None:

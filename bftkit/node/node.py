@@ -162,28 +162,6 @@ class Timers:
         return due
 
 
-def coin_since(replica: Replica) -> int:
-    """The epoch whose beginning made the present coin key, which a forced change keeps; 0 if it is not known.
-
-    Without a coin key it is the present epoch: shares of none are needed.
-    """
-    succession = replica.succession
-    assert succession is not None
-    configuration = succession.configuration
-    epoch = configuration.epoch
-    while configuration.coin is not None and epoch > 0:
-        if epoch == 1:
-            coin = replica.founding.coin
-        elif epoch - 2 in succession.links:
-            coin = succession.links[epoch - 2].next.coin
-        else:
-            return 0
-        if coin != configuration.coin:
-            break
-        epoch -= 1
-    return epoch
-
-
 class Node:
     """Runs one replica over a hub and a disk. Use `run` inside a trio nursery."""
 
@@ -637,7 +615,7 @@ class Node:
             root = mine.epoch_root if mine is not None else None
             self._has_new_keys = None not in (self._root, root) and self._root != root
             self._root = root
-            self._vault.forget(configuration.epoch, coin_since(self.replica), root)
+            self._vault.forget(configuration.epoch, self.replica.succession_part.lineage.coin_since, root)
 
     async def _settle_vault(self) -> None:
         if self._vault is not None:

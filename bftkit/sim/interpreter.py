@@ -383,7 +383,9 @@ class Interpreter:
             keychain.first = epoch  # the keys of all epochs before are erased
             entry = output.place.configuration.roster.by_id.get(self.me)
             keychain.root = entry.epoch_root if entry is not None else keychain.root
-            for known in [known for known in disk.secrets if known[0] < epoch]:
+            assert self.replica is not None
+            since = self.replica.succession_part.lineage.coin_since
+            for known in [known for known in disk.secrets if known[0] < since]:
                 del disk.secrets[known]
 
     def _write_file(self, what: str, write: Callable[[], None]) -> None:

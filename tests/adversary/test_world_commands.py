@@ -178,7 +178,7 @@ def test_a_coin_key_that_a_beaten_command_wanted_is_not_made_any_further() -> No
         there: Any = SimpleNamespace(epoch=epoch)
         machine: Any = object()
         makings[name] = Making(machine, name, there)
-    replica.preparing.coin_keys.enter(1, b"forced" * 5)
+    replica.preparing.coin_keys.enter(1, None)
     assert [making.epoch for making in replica.preparing.coin_keys.makings.values()] == [2]
 
 
