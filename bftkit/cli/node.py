@@ -12,6 +12,7 @@ import trio
 from cyclopts import App, Parameter
 
 from bftkit.cli.app import output
+from bftkit.cli.supervision import notify
 from bftkit.node.assembly import Member, assemble, load_adversary
 from bftkit.node.folders import MemberFolder, read_member
 from bftkit.node.node import Node
@@ -53,6 +54,7 @@ async def run(
             output().show(f"{found.settings.id} runs at {member.address}; stop it with SIGTERM or Ctrl-C")
             if admin is not None:
                 output().show(f"its HTTP interface is at {admin.url}")
+            notify("READY=1", f"STATUS={found.settings.id} runs at {member.address}")
             async with trio.open_nursery() as waiting:
                 waiting.start_soon(_await_release, member.node, waiting.cancel_scope)
                 async for _ in signals:
@@ -64,6 +66,7 @@ async def run(
                     f"{found.settings.id} was taken out of the group, which goes on without it: it ends. "
                     "Its folder is of no use to the group any more"
                 )
+            notify("STOPPING=1")
             if admin is not None:
                 admin.stop()
             member.node.stop()
