@@ -12,6 +12,9 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
+import attrs
+
+from bftkit.configuration.policy import Mode, Policy
 from bftkit.core.ordering import ProtocolRecord
 from bftkit.core.plugin import load_protocol
 from bftkit.sim import faults as fault
@@ -28,6 +31,8 @@ DISKS: Final = (12, 13, 15, 16, 18, 19)
 CLIENTS: Final = (32, 46)
 CHANGING: Final = 0.4
 """In so many of all seeds, operators change the group."""
+POLICIES: Final = 0.1
+"""In so many, the group's policy does."""
 BYZANTINE: Final = (11, 14, 17, 20, 21, 22, 23, 24, 25, 27, 29, 31, 33, 45)
 
 LIES: Final = (
@@ -130,9 +135,11 @@ def plan(setting: Setting) -> Plan:
     clients, pipeline = random.choice(((1, 8), (1, 24), (2, 8), (2, 16), (3, 8), (4, 6), (5, 8)))
     network = _network(random)
     timeouts = {"view_timeout": random.choice((150, 300, 1000))} if "view_timeout" in setting.record.parameters else {}
-    return setting.plan(
+    policy = _policy(setting, group, timeouts)
+    plan = setting.plan(
         group=group,
         spares=1 if changes else 0,
+        policy=policy,
         network=network,
         load=Load(
             clients=clients,
@@ -151,6 +158,9 @@ def plan(setting: Setting) -> Plan:
         calm=network.loss > 0.1 or random.random() < 0.85,  # where a third is lost for ever, time is not promised
         faults=tuple(sorted(faults, key=lambda one: one.at)),
     )
+    modes = () if policy is None else policy.modes
+    runs = (attrs.evolve(plan, protocol=mode.protocol, parameters=mode.parameters) for mode in modes)
+    return attrs.evolve(plan, policy=None) if any(one.refusal() for one in runs) else plan
 
 
 def _changes(random: Random, setting: Setting, group: Group, ticks: int) -> list[Fault]:
@@ -180,6 +190,22 @@ def _changes(random: Random, setting: Setting, group: Group, ticks: int) -> list
         # Half of them come while the one before is under way.
         at = min(ticks, at + random.randint(0, 60)) if random.random() < 0.5 else random.randint(0, ticks)
     return changes
+
+
+def _policy(setting: Setting, group: Group, parameters: dict[str, int]) -> Policy | None:
+    """One that changes its mind as soon as it may; all of its protocols survive what the plan's own one does."""
+    random = Random(f"{setting.scenario} {setting.seed} policy")
+    survives = set(setting.record.survives)
+    others = [
+        name
+        for name in setting.others(group)
+        if name != setting.protocol and survives <= set(load_protocol(name).record.survives)
+    ]
+    if random.random() >= POLICIES or not others:
+        return None
+    hasty = {"period_ms": 200, "patience": 1, "calm": 2, "cooldown": 1, "slow_ms": 30, "late_ms": 100, "silent": 9}
+    modes = (Mode(setting.protocol, parameters), Mode(random.choice(others)))
+    return Policy("steady", modes, forced=2, stall_ms=random.choice((300, 600, 2000)), parameters=hasty)
 
 
 def _group(setting: Setting) -> Group:
