@@ -223,3 +223,13 @@ def test_members_that_restart_decide_with_the_others(seed: int) -> None:
     assert link is not None
     assert link.cause == "policy"
     assert link.signed.command.reason == told[0][0]["reason"]
+
+
+def test_a_leader_that_passes_over_reports_is_replaced() -> None:
+    world = world_of(9)
+    world.lie("m0", load_adversary("false-reports"))
+    world.load(900, per_second=30)
+    world.run_until(lambda: world.view_changes > 0, 12_000, "the leader is replaced")
+    world.run(1500)
+    told = world.replica("m1").status()["policy"]
+    assert told["conditions"] is not None
