@@ -51,6 +51,8 @@ HANDSHAKE_SECONDS: Final = 10.0
 SEND_SECONDS: Final = 10.0
 LINGER_SECONDS: Final = 1.0
 """So long after it was closed a connection ends, whatever it still waits for."""
+GONE_SECONDS: Final = 0.05
+"""The same after the caller closed it."""
 GRACE_SECONDS: Final = 1.0
 """So long requests under way may take to end when the member stops."""
 BACKLOG: Final = 64
@@ -92,15 +94,17 @@ class _Stream(trio.abc.HalfCloseableStream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         data = await self._stream.receive_some(max_bytes)
         if not data:
-            self._end_soon()  # whoever says no more is gone for Hypercorn, too, and it waits for nothing sensible then
+            # Whoever says no more is gone for Hypercorn, too, and it waits for nothing sensible then. One that asks
+            # over many short connections must not be refused for those that it has closed already.
+            self._end_soon(GONE_SECONDS)
         return data
 
     async def aclose(self) -> None:
-        self._end_soon()
+        self._end_soon(LINGER_SECONDS)
         await self._stream.aclose()
 
-    def _end_soon(self) -> None:
-        self._scope.deadline = min(self._scope.deadline, trio.current_time() + LINGER_SECONDS)
+    def _end_soon(self, seconds: float) -> None:
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + seconds)
 
 
 @attrs.define(eq=False)
