@@ -443,6 +443,16 @@ def seeds_of(text: str) -> list[int]:
     return list(range(int(first), int(last if dots else first) + 1))
 
 
+def trace_of(text: str) -> tuple[str, ...]:
+    """The phases of these names. Raises ArgumentTypeError for a name that no phase has."""
+    names = tuple(part.strip() for part in text.split(","))
+    if strangers := [name for name in names if name not in TRACE]:
+        raise argparse.ArgumentTypeError(
+            f"{', '.join(strangers)}: no phase; phases are {', '.join(dict.fromkeys(TRACE))}"
+        )
+    return names
+
+
 def parameter(text: str) -> tuple[str, int]:
     """``name=number``."""
     name, _, number = text.partition("=")
@@ -455,6 +465,7 @@ def main() -> int:
     parser.add_argument("--contest", choices=("liars", "crashes", "reports"), default="liars")
     parser.add_argument("--seeds", type=seeds_of, default=[1, 2, 3])
     parser.add_argument("--seconds", type=int, default=30, help="how long each phase is")
+    parser.add_argument("--trace", type=trace_of, default=TRACE, help="phases with commas between them")
     parser.add_argument("--interval", type=int, default=32, help="slots from one checkpoint to the next")
     parser.add_argument("--only", help="one contestant, to be told with --json")
     parser.add_argument("--set", type=parameter, action="append", default=[], help="a parameter of the policy")
@@ -470,7 +481,8 @@ def main() -> int:
         for seed in options.seeds:
             for contestant in contestants(options.contest, dict(options.set)):
                 if options.only in (None, contestant.name):
-                    outcome = run(contestant, seed, 1000 * options.seconds, options.interval, contest=options.contest)
+                    ticks, interval, trace = 1000 * options.seconds, options.interval, options.trace
+                    outcome = run(contestant, seed, ticks, interval, trace, contest=options.contest)
                     outcomes.append(outcome)
                     print(f"{contestant.name}, seed {seed}: {outcome.cpu_s:.0f} s", file=sys.stderr)
     if options.json:

@@ -46,9 +46,10 @@ REPORT_PERIODS: Final = 3
 """A report counts for so many periods after it was executed."""
 DECISIONS_MAX: Final = 32
 """So many decisions are remembered; the chain of hand-overs has all of them."""
-RELAPSES_MAX: Final = 3
+RELAPSES_MAX: Final = 2
 """The longest wait for a less robust mode is `calm` times two to the power of this. Nothing but a try can tell that the
-trouble is over; with waits of minutes the group would pay more for calm that it does not see than it pays for tries."""
+trouble is over. With the defaults that is 12 s: as long as it lasts, tries then cost less than a tenth of the service
+(docs/BENCHMARKS.md), and longer waits would cost more once it is over."""
 LASTING: Final = 4
 """A return to a less robust mode lasts if it was not undone within `calm` times so many judgements. Each such stretch
 takes one relapse back."""

@@ -145,7 +145,7 @@ COMMON_PARAMETERS: Final[Mapping[str, Parameter]] = {
         1,
         10_000,
         "so many judgements in a row must wish for a less robust mode; twice as many "
-        "after each time that this did not last, up to eight times as many",
+        "after each time that this did not last, up to four times as many",
     ),
     "cooldown": Parameter(1, 0, 10_000, "so many judgements after a change of configuration count for nothing"),
 }
