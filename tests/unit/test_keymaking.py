@@ -7,17 +7,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import attrs
 import pytest
 
 from bftkit.core.digest import digest
 from bftkit.core.machine import MemberId, Out, Send
+from bftkit.core.ordering import Setup
 from bftkit.core.trace import describe
 from bftkit.core.wire import WireError
 from bftkit.crypto.dkg import Dealing, evaluate, row_share
 from bftkit.crypto.keys import Ed25519Keyring, Ed25519Verifier, SigningKey
 from bftkit.crypto.threshold import is_scalar, scalar
+from bftkit.membership.chain import only_verifies
 from bftkit.membership.keymaking import (
     Again,
     Begin,
@@ -608,6 +611,35 @@ def test_who_restarts_when_it_is_ready_has_the_same_share() -> None:
         world.restart(name)
     world.run(world.all_ready)
     assert {name: world.ready(name) for name in world.members} == before
+
+
+def test_after_the_selection_nothing_is_signed_so_that_keys_may_be_erased() -> None:
+    """SAFETY rule 28: a key lives on over forced changes, and the signing keys of the epoch it was made for do not."""
+    world = KeyWorld(4, 1, seed=19)
+    world.crash("m3")
+    world.begin("m0", "m1", "m2")
+    world.run(lambda: world.completed("m1") is not None)
+    selection = world.completed("m1")
+    assert selection is not None
+    world.run()
+    dealt = [one for one in world.said if isinstance(one.message, Deal) and one.receiver != "m3"]
+    world.select(selection, "m0", "m1", "m2")
+    world.run()
+    before = {name: world.ready(name) for name in ("m0", "m1", "m2")}
+    for name in ("m0", "m1", "m2"):
+        world.crash(name)
+        world.outputs[name].clear()
+        setup = Setup(name, world.members, world.quorum, only_verifies(world.rings[name]))
+        world.machines[name] = machine = KeyMaking.create(setup, NAME)
+        world.act(name, partial(machine.restore, dict(world.kept[name]), selected=selection))
+        world.input(name, Again())
+    for flight in dealt:
+        world.act(flight.receiver, partial(world.machines[flight.receiver].on_message, flight.sender, flight.message))
+    world.machines["m3"] = world.create("m3")
+    world.select(selection, "m3")
+    world.run(world.all_ready)
+    assert {name: world.ready(name) for name in before} == before
+    check_coins(world, world.members)
 
 
 def test_what_was_kept_of_something_else_is_refused() -> None:
