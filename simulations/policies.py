@@ -380,8 +380,8 @@ def firsts(outcome: Outcome) -> tuple[tuple[int, str], ...]:
     return tuple(found.items())
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
-    """What came of it, to be read."""
+def table(outcomes: Sequence[Outcome], *, brief: bool = False) -> str:
+    """What came of it, to be read. In `brief`, changes are told of the first seed only."""
     names = list(dict.fromkeys(one.contestant for one in outcomes))
     seeds = complete(outcomes)
     outcomes = [one for one in outcomes if one.seed in seeds]
@@ -400,7 +400,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
             cells.append(f"**{mean(column):.2f}** ({min(column):.2f})")
         lines.append(cells)
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{text}\n\n{_changes(outcomes)}"
+    return f"{text}\n\n{_changes([one for one in outcomes if not brief or one.seed == seeds[0]])}"
 
 
 def _cell(parts: Sequence[Phase]) -> str:
@@ -492,7 +492,7 @@ def main() -> int:
     if not options.json:
         print(table(outcomes))
     if options.write:
-        write(outcomes[0].contest, table(outcomes))
+        write(outcomes[0].contest, table(outcomes, brief=True))
     return 0 if is_met(outcomes) else 1
 
 
