@@ -157,7 +157,7 @@ class Entered:
 class KeepSecret:
     """Keep this secret, where it can be overwritten and never in the log (SAFETY rule 20), and answer `SecretKept`.
 
-    It is wanted again after a restart (`Restored.secrets`), until its epoch is over.
+    It is wanted again after a restart (`Restored.secrets`), as long as the coin key that it belongs to is in use.
     """
 
     epoch: int

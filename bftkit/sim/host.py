@@ -18,6 +18,7 @@ from bftkit.channel.interface import (
     ClientLink,
     Clock,
     FromClient,
+    Linked,
     ReplicaOut,
     ReplicaSettings,
     Restored,
@@ -140,8 +141,16 @@ class Host(Interpreter):
         replica.on_input(Clock(self._clock_ms), out)
         replica.on_restore(restored, out)
         replica.on_start(out)
+        self._remember_epoch(replica)
         self._note_applied()
         self._drive(self._finish_round(out))
+
+    def _remember_epoch(self, replica: Replica) -> None:
+        """As the node does: a link that the crash was faster than may be the only one that says who made the key."""
+        links = replica.succession.links if replica.succession is not None else {}
+        for epoch, link in sorted(links.items()):
+            if epoch not in self.disk.links:
+                self._on_epoch(Linked(epoch, link.encode()))
 
     def _open(self) -> Restored:
         world, directory, settings = self.world, self.disk.directory, self.settings

@@ -99,6 +99,22 @@ def test_it_restarts_again_and_again_while_it_waits(seed: int) -> None:
     go_on_without(world)
 
 
+def test_who_restarts_between_its_share_and_the_epoch_gives_others_theirs() -> None:
+    """Its share is durable, so nothing asks it to make the key; the parts that others need are on its disk."""
+    world = group()
+    leave_it_behind(world, step="committed")
+    name = world.replica("m1").succession_part.links[0].signed.name
+    world.restart(AWAY)
+    secrets = world.hosts[AWAY].disk.secrets
+    world.run_until(lambda: (1, SHARE_NAME) in secrets, LIMIT, "the share")
+    assert world.replica(AWAY).settings.epoch == 0
+    world.crash(AWAY)
+    world.restart(AWAY)
+    cross(world, 2, AWAY)
+    assert list(world.replica(AWAY).preparing.coin_keys.makings) == [name]
+    assert world.replica(AWAY).preparing.coin_keys.makings[name].machine.ready
+
+
 def test_with_real_keys() -> None:
     """Nothing that is said for this needs a signature by a key that is erased (SAFETY rule 28)."""
     world = group(keys="ed25519")
