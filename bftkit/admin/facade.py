@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
@@ -73,6 +74,8 @@ class Facade:
         self.node = node
         self.genesis = genesis
         self.feed = feed
+        self.requests: Counter[tuple[str, int]] = Counter()
+        """How many requests were answered, by route and status; `guard` counts them."""
         self._verified: list[Place] = [founding_place(genesis)]
         """The places of the chain that this process has checked, from the genesis on."""
         node.chronicle.listeners.append(feed.add)

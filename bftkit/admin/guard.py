@@ -18,6 +18,7 @@ plain ASGI application around another one, so the tests meet it without any sock
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final, TypeAlias
 
@@ -83,8 +84,12 @@ def role_for(method: str, path: str) -> Role:
 class Guard:
     """An ASGI application that lets only good requests through to another one."""
 
-    def __init__(self, app: App, tokens: Tokens, names: Names) -> None:
+    def __init__(
+        self, app: App, tokens: Tokens, names: Names, requests: Counter[tuple[str, int]] | None = None
+    ) -> None:
+        """`requests`: where answers are counted, by route (``none``: refused here, or there is none) and status."""
         self._app = app
+        self._requests = requests if requests is not None else Counter[tuple[str, int]]()
         self._tokens = tokens
         self._names = names
 
@@ -94,7 +99,7 @@ class Guard:
                 await receive()
                 await send({"type": "websocket.close", "code": 1008})
             return
-        answer = _Answer(send)
+        answer = _Answer(send, scope, self._requests)
         try:
             self._judge(scope)
             body = await _read_body(scope, receive)
@@ -130,13 +135,18 @@ class Guard:
 class _Answer:
     """Sends a response, with the headers that all have."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, scope: Scope, requests: Counter[tuple[str, int]]) -> None:
         self._send = send
+        self._scope = scope
+        self._requests = requests
         self.begun = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.begun = True
+            # As it is described, and never as it was asked for: whoever asks must not choose what is counted.
+            route = getattr(self._scope.get("route"), "path", "none")
+            self._requests[route, message["status"]] += 1
             message = {**message, "headers": [*message.get("headers", ()), *HEADERS]}
         await self._send(message)
 

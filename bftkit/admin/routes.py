@@ -45,12 +45,9 @@ from bftkit.admin.models import (
 )
 from bftkit.admin.refusals import BUG, Refused
 from bftkit.membership.commands import SignedCommand
-from bftkit.node.node import Node
 
-MetricsText = Callable[[Node], bytes]
-"""All metrics of a node in Prometheus' text form."""
-
-METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+MetricsText = Callable[[Facade, str], tuple[bytes, str]]
+"""All metrics of a member, for a caller that accepts this; with their content type."""
 
 _COMMON: Final[dict[int | str, dict[str, Any]]] = {
     401: {"model": Problem, "description": "No token of this member was shown."},
@@ -99,10 +96,14 @@ def create_app(facade: Facade, metrics_text: MetricsText) -> FastAPI:
     _add_records(app, facade)
     _add_commands(app, facade)
 
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-    async def prometheus() -> Response:
+    text = {"schema": {"type": "string"}}
+    forms = {"text/plain": text, "application/openmetrics-text": text}
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": forms}})
+    async def prometheus(request: Request) -> Response:
         """All metrics, as Prometheus reads them."""
-        return Response(metrics_text(facade.node), media_type=METRICS_TYPE)
+        told, kind = metrics_text(facade, request.headers.get("accept", ""))
+        return Response(told, headers={"content-type": kind})
 
     @app.get("/v1/openapi.json", response_class=JSONResponse)
     async def openapi() -> dict[str, Any]:

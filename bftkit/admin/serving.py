@@ -190,7 +190,7 @@ def open_admin(
     app = create_app(facade, metrics_text if metrics_text is not None else _metrics_text())
     host = f"[{address.host}]" if ":" in address.host else address.host
     url = f"{'https' if tls is not None else 'http'}://{host}:{port}"
-    return Admin(Guard(app, tokens, names), feed, facade, url, listening, tls)
+    return Admin(Guard(app, tokens, names, facade.requests), feed, facade, url, listening, tls)
 
 
 def _bound(host: str, port: int) -> socket.socket:

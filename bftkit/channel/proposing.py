@@ -195,4 +195,5 @@ class Proposer:
         stored = replica.batches.add_own(raw, replica.clock_ms, [*reports, *bundles])
         replica.driving.keep_durable(stored, replica.applied + replica.settings.window, out)
         self.in_flight += 1
+        replica.counters.proposed += 1
         replica.driving.give(Propose(Batch(stored.name, len(raw))), out)

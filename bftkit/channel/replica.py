@@ -121,6 +121,8 @@ class Counters:
     transfers: int = 0
     transferred_bytes: int = 0
     batches: int = 0
+    proposed: int = 0
+    """Batches that this member made and proposed."""
     learned: int = 0
     strangers: int = 0
     """Frames of senders that are no members in the present epoch."""

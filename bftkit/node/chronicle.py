@@ -17,7 +17,7 @@ import json
 import logging
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -89,6 +89,8 @@ class Chronicle:
         """Told of every event, in the member's own thread."""
         self.switch: Switch | None = None
         """The newest change of the configuration since this process began."""
+        self.switches: Counter[tuple[str, str]] = Counter()
+        """How many there were, by kind (planned, forced) and by who decided them (operators, policy)."""
         self._path = path
         self._wall_clock = wall_clock
         self._bytes_max = file_bytes_max
@@ -155,6 +157,7 @@ class Chronicle:
         """This member is in a new epoch."""
         here = place.configuration
         ending, kind, cause, reason = _read(link)
+        self.switches[kind, cause] += 1
         decided = self._decided if self._applied == ending else None
         stopped = self._wedged if decided is not None and self._wedged is not None else decided
         protocols, members = (self._protocol, here.protocol), len(here.members)

@@ -17,6 +17,7 @@ import logging
 import os
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
@@ -65,6 +66,7 @@ from bftkit.node.evidence import EvidenceStore
 from bftkit.node.names import Names
 from bftkit.node.neighbours import Door, Neighbours, Peers
 from bftkit.node.scribe import Scribe
+from bftkit.node.sync_times import SyncTimes
 from bftkit.node.vault import Vault
 from bftkit.storage.durability import DurabilityKeeper
 from bftkit.storage.files import DiskFull
@@ -197,6 +199,11 @@ class Node:
         self.log = log
         self.snapshots = snapshots
         self.counters = NodeCounters()
+        self.sync_times = SyncTimes()
+        """How long rounds waited until their records were written, and synced if the log syncs."""
+        self.blames: Counter[tuple[MemberId, str]] = Counter()
+        """How often each member was blamed here, by whether that was a frame that is ``refused``, or another fault,
+        ``proved`` or ``unproved``."""
         self._neighbours = Neighbours(hub, door, replica.me, peers)
         self._vault = vault
         self._root: bytes | None = None
@@ -230,6 +237,11 @@ class Node:
         self._started = time.monotonic()
         self._blamed: dict[tuple[MemberId, str], int] = {}
         self.evidence: list[tuple[MemberId, str, bytes]] = []
+
+    @property
+    def uptime(self) -> float:
+        """How long this process has had the member (seconds)."""
+        return time.monotonic() - self._started
 
     @property
     def chronicle(self) -> Chronicle:
@@ -481,7 +493,9 @@ class Node:
                 case Blame(member, fault, proof):
                     self._blame(member, fault, proof)
         if gate:
+            began = hub.clock()
             await self._when_not_full(log.sync)
+            self.sync_times.add(hub.clock() - began)
             self._gated = False
             self.counters.sync_rounds += 1
         if self._has_new_keys:
@@ -646,6 +660,7 @@ class Node:
                 await trio.sleep(DISK_FULL_SECONDS)
 
     def _blame(self, member: MemberId, fault: str, proof: bytes) -> None:
+        self.blames[member, "proved" if proof else "refused" if fault.startswith("refused:") else "unproved"] += 1
         key = (member, fault[:80])
         if key not in self._blamed and len(self._blamed) >= FAULTS_KEPT:
             key = (member, "other faults")  # texts may hold numbers that a liar chooses
@@ -668,7 +683,7 @@ class Node:
         status = self.replica.status()
         status |= {
             "pid": os.getpid(),
-            "uptime_s": round(time.monotonic() - self._started, 3),
+            "uptime_s": round(self.uptime, 3),
             "durability": self.log.durability.value,
             "log_bytes": self.log.bytes_on_disk,
             "log_segments": self.log.segments,

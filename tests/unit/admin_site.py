@@ -67,7 +67,8 @@ def site_of(group: LocalGroup, member: str) -> Site:
     tokens: dict[Role, str] = {role: new_token() for role in ROLES}
     entries = tuple(entry_of("test", role, token) for role, token in tokens.items())
     names = Names.of(("127.0.0.1", PORT), (), (), tls=False)
-    return Site(Guard(cast("App", inner), Tokens(entries), names), facade, describe(inner), tokens, member)
+    guard = Guard(cast("App", inner), Tokens(entries), names, facade.requests)
+    return Site(guard, facade, describe(inner), tokens, member)
 
 
 @asynccontextmanager
