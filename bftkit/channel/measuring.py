@@ -34,6 +34,8 @@ QUIET_BEATS: Final = 10
 """A member that was not heard for a window, and not for so many beats, is silent: the idle say that they are there."""
 JUMP_MS: Final = 10_000
 """A clock that goes on by more than this within a beat has jumped."""
+LATENESS_MOST_US: Final = 1 << 50
+"""No report counts as later than this (decades): a liar's clock says what it likes, and a report has 64 bits for it."""
 CREEP: Final = 2000
 """The least difference of two clocks grows by one part in so many: more than clocks drift."""
 PATIENCE_BEATS: Final = 40
@@ -59,6 +61,8 @@ class Measuring:
         """The least that this member's clock was ahead of another's report, in microseconds."""
         self._late: dict[MemberId, int] = {}
         """The most in this window over that."""
+        self._late_before: dict[MemberId, int] = {}
+        """The same in the last window in which a report of the member came."""
         self._clock = (replica.clock_ms, replica.beat)
         self._jumped: int = before._jumped if before is not None else -1
         """The beat of the clock's last jump."""
@@ -78,6 +82,7 @@ class Measuring:
         self._arrivals = self._executed = self._batches = 0
         self._view = replica.machine.view
         self._blames = replica.counters.blames
+        self._late_before = {**self._late_before, **self._late}
         self._late = {}
 
     # ------------------------------------------------------------------------------------------ what is seen
@@ -119,7 +124,7 @@ class Measuring:
         ahead = (self._replica.clock_ms - time_ms) * 1000
         least = min(self._least.get(member, ahead), ahead)
         self._least[member] = least
-        self._late[member] = max(self._late.get(member, 0), ahead - least)
+        self._late[member] = max(self._late.get(member, 0), min(ahead - least, LATENESS_MOST_US))
 
     # ------------------------------------------------------------------------------------------ the window
 
@@ -130,7 +135,7 @@ class Measuring:
         if not 0 <= replica.clock_ms - clock_ms <= (replica.beat - beat) * BEAT_MS + JUMP_MS:
             self._jumped = replica.beat
             self._least = {}
-            self._late = {}
+            self._late, self._late_before = {}, {}
         if replica.beat - self._since >= self._beats:
             self._report(self.measured(), out)
             self._begin()
@@ -145,7 +150,9 @@ class Measuring:
         oldest = next((self._arrived[key] for key in replica.pool.entries if key in self._arrived), None)
         led = replica.proposer.led or replica.machine.leader is not None
         quiet = replica.beat - max(self._beats, QUIET_BEATS)
-        late = sorted(self._late.values())
+        # Whoever is heard counts, be it with its last window: else a liar could be the only one that reported in this.
+        before = {member: late for member, late in self._late_before.items() if self._heard.get(member, 0) > quiet}
+        late = sorted({**before, **self._late}.values())
         return Measurement(
             window_us=(replica.beat - self._since) * BEAT_MS * 1000,
             waited_us=_median_of(self._waits),

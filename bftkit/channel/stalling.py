@@ -55,6 +55,8 @@ class Stalling:
         place = replica.settings.place
         self._beats = _beats(place.configuration) if place is not None else 0
         """After so many beats without progress the protocol has stopped; 0: it is never left by votes."""
+        self._in_vain = False
+        """Whether there were enough votes, and the epoch cannot end like this. Others may not know yet, and vote."""
         self._votes: dict[MemberId, _Vote] = {}
         self._progress = (-1, 0)
         """The last slot here, and the beat from which on requests wait and nothing is executed."""
@@ -67,7 +69,7 @@ class Stalling:
     def on_beat(self, out: ReplicaOut) -> None:
         """Is there progress? If there has been none for long, say so."""
         replica = self._replica
-        if not self._beats or replica.passive or replica.stopped is not None or replica.wedged:
+        if not self._beats or self._in_vain or replica.passive or replica.stopped is not None or replica.wedged:
             return
         succession = replica.succession_part
         idle = len(replica.pool) == 0 or succession.at_end or not succession.active
@@ -116,7 +118,7 @@ class Stalling:
             for member, vote in sorted(self._votes.items())
             if vote.slot == slot and replica.beat - vote.beat <= VOTE_LASTS
         }
-        if len(votes) < replica.quorum.available or replica.wedged or replica.passive:
+        if len(votes) < replica.quorum.available or self._in_vain or replica.wedged or replica.passive:
             return
         state = replica.state.reconfiguring
         assert state is not None
@@ -125,7 +127,7 @@ class Stalling:
         try:
             following(here, signed.command, extended(state.schedule, signed.command))
         except CommandError as error:
-            self._beats = 0  # it can never be left like this, in the whole epoch
+            self._in_vain = True  # it can never be left like this, in the whole epoch
             replica.orders.refuse(signed.name, str(error))
             return
         certificate = Certificate.of(stalled_body(here.epoch, slot), votes)

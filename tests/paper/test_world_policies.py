@@ -9,8 +9,9 @@ import pytest
 
 from bftkit.channel.batches import judge_batch
 from bftkit.channel.bundles import CLOCK, REPORT, make_batch, make_bundle, parse_batch
-from bftkit.channel.frames import StalledVote
+from bftkit.channel.frames import BUNDLE, StalledVote
 from bftkit.channel.interface import ReplicaOut
+from bftkit.channel.measuring import LATENESS_MOST_US
 from bftkit.channel.replica import Replica
 from bftkit.configuration.policy import MEASUREMENT_CODEC, Measurement, Mode, Policy
 from bftkit.core.machine import MemberId, Out
@@ -122,6 +123,38 @@ def test_reports_are_really_ordered() -> None:
     assert set(reports) == set(world.members)
 
 
+def clock_of(world: World, member: MemberId, counter: int, time_ms: int) -> bytes:
+    settings = world.replica(member).settings
+    return bytes((BUNDLE,)) + make_bundle(settings.clock_key, settings.group, CLOCK, counter, time_ms, 0, ())
+
+
+def test_a_clock_of_another_age_takes_nobody_down() -> None:
+    world = world_of(10)
+    loaded(world, 500)
+    for member in ("m2", "m3"):
+        world.crash(member)
+    world.run(1500)
+    replica = world.replica("m1")
+    assert replica.measuring is not None
+    for counter, time_ms in ((10**6, (1 << 63) - 1), (10**6 + 1, 0)):
+        replica.on_message("m0", clock_of(world, "m0", counter, time_ms), Out())
+    assert replica.measuring.measured().lateness_us == LATENESS_MOST_US
+    world.run(600)
+    assert replica.stopped is None  # it has told the others of that window
+
+
+def test_a_liar_that_alone_reports_its_clock_in_a_window_makes_no_lateness() -> None:
+    world = world_of(11, attrs.evolve(MANUAL, parameters={"period_ms": 100}))
+    loaded(world, 1000)
+    replica = world.replica("m1")
+    for counter in range(20):
+        world.run(70)
+        assert replica.measuring is not None
+        for step, time_ms in enumerate(((1 << 62), 0)):
+            replica.on_message("m0", clock_of(world, "m0", 10**6 + 2 * counter + step, time_ms), Out())
+        assert replica.measuring.measured().lateness_us < 1_000_000
+
+
 # ------------------------------------------------------------------------------------------------- votes
 
 
@@ -168,6 +201,18 @@ def test_a_vote_that_its_member_did_not_sign_is_refused() -> None:
     plain = world_of(6, policy=None)
     with pytest.raises(WireError, match="no policy"):
         vote(plain, plain.replica("m0"), "m1", 5)
+
+
+def test_who_votes_to_leave_a_protocol_that_cannot_be_left_is_not_to_blame() -> None:
+    stopped = Policy("manual", (Mode("coordinator"), Mode("paxos")), forced=2, stall_ms=60_000)
+    world = World(12, "coordinator", 3, 0, 0, reconfigurable=True, policy=stopped)  # c = 0: only operators accept loss
+    loaded(world, 300)
+    replica = world.replica("m0")
+    for member in ("m1", "m2", "m0", "m1", "m2"):
+        vote(world, replica, member, 5)
+    assert not replica.wedged
+    assert any("accept that loss" in text for text in replica.orders.refused.values())
+    assert replica.counters.blames == 0
 
 
 def test_a_group_that_has_nothing_to_do_has_not_stopped() -> None:
