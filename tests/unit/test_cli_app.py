@@ -219,7 +219,7 @@ def test_the_installed_command_works_as_a_process(tmp_path: Any) -> None:
         timeout=60,
     )
     assert (run.returncode, run.stdout) == (3, "")
-    assert run.stderr == "bftkit: x: there is no such file; give the right path, or use bftkit init\n"
+    assert run.stderr == "bftkit: x: there is no such file; give the right path\n"
 
 
 def test_a_reader_that_goes_away_early_gets_no_complaint() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from bftkit.channel.interface import ReplicaSettings
 from bftkit.cli import main
+from bftkit.cli.app import ExitCode
 from bftkit.client.local import local_group_sync
 from bftkit.configuration.keyfiles import CoinShare, KeyPair
 from bftkit.configuration.text import ConfigurationError
@@ -303,6 +304,7 @@ def tossing(monkeypatch: pytest.MonkeyPatch) -> None:
     """All protocols toss coins."""
     for module in ("bftkit.cli.init", "bftkit.cli.config", "bftkit.node.assembly", "bftkit.client.local"):
         monkeypatch.setattr(f"{module}.load_protocol", with_coins)
+    monkeypatch.setattr("bftkit.cli.init.protocol_named", lambda name: with_coins(name).record)
 
 
 @pytest.fixture
@@ -350,7 +352,7 @@ def test_init_without_coins_writes_no_share(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("tossing")
 def test_init_says_how_many_members_it_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--members", "6", "--byzantine", "1", "--crash", "1"]
-    assert main(["init", str(tmp_path / "shop"), *arguments]) == 3
+    assert main(["init", str(tmp_path / "shop"), *arguments]) == ExitCode.USAGE
     assert "1 Byzantine and 1 crash faults need 7 members under pbft" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
