@@ -10,7 +10,7 @@ that the key was made for are erased in their time (SAFETY rule 28).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -272,6 +272,20 @@ class CoinKeys:
             if number > epoch or (number == since and made is not None and name.startswith(_prefix(command)))
         }
         self._unkept = {place: secret for place, secret in self._unkept.items() if place[0] >= since}
+
+    def vain(self, secrets: Iterable[tuple[int, bytes]]) -> frozenset[tuple[int, bytes]]:
+        """Which of these secrets are parts of keys that came to nothing: cancelled, or beaten by a forced change."""
+        replica = self._replica
+        here, lineage = replica.settings.epoch, replica.succession_part.lineage
+        made = lineage.made_coin(here)
+        if made is None and not all(epoch in lineage.links for epoch in range(here)):
+            return frozenset()  # nothing here says which key is the present one
+        since, prefix = (made.next.epoch, _prefix(made.signed.name)) if made is not None else (here, SHARE_NAME)
+        return frozenset(
+            (epoch, name)
+            for epoch, name in secrets
+            if epoch <= here and name != SHARE_NAME and not (epoch == since and name.startswith(prefix))
+        )
 
     def drop(self, command: Digest) -> None:
         """The command is cancelled."""

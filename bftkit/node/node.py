@@ -629,7 +629,8 @@ class Node:
             root = mine.epoch_root if mine is not None else None
             self._has_new_keys = None not in (self._root, root) and self._root != root
             self._root = root
-            self._vault.forget(configuration.epoch, self.replica.succession_part.lineage.coin_since, root)
+            vain = self.replica.preparing.coin_keys.vain(self._vault.secrets())
+            self._vault.forget(configuration.epoch, self.replica.succession_part.lineage.coin_since, root, vain)
 
     async def _settle_vault(self) -> None:
         if self._vault is not None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
@@ -68,11 +68,14 @@ class Vault(Protocol):
         """Keep a secret, durable on return. The same name again replaces it."""
         ...
 
-    def forget(self, epoch: int, coin_since: int, root: bytes | None) -> None:
+    def forget(
+        self, epoch: int, coin_since: int, root: bytes | None, vain: Collection[SecretName] = frozenset()
+    ) -> None:
         """This member is in this epoch, and its log says so durably.
 
         Keys of epochs before are forgotten, and secrets and shares of epochs before `coin_since`, when the present coin
         key was made. `root`: the member's own in the present roster; keys under another one are forgotten as well.
+        So are these `vain` secrets: parts of coin keys that came to nothing.
         """
         ...
 
@@ -137,7 +140,9 @@ class FolderVault(Vault):
             os.replace(_beside(path, NEW), path)
             _sync_folder(self._secrets_path)
 
-    def forget(self, epoch: int, coin_since: int, root: bytes | None) -> None:
+    def forget(
+        self, epoch: int, coin_since: int, root: bytes | None, vain: Collection[SecretName] = frozenset()
+    ) -> None:
         if root is not None and root != self._epochs.root:
             try:
                 renewed = self.keys(root)
@@ -149,7 +154,9 @@ class FolderVault(Vault):
         self._content = (self._epochs.root, self._epochs.first, self._epochs.to_bytes())
         if coin_since > 0:
             self._coin = None
-        self._secrets = {name: secret for name, secret in self._secrets.items() if name[0] >= coin_since}
+        self._secrets = {
+            name: secret for name, secret in self._secrets.items() if name[0] >= coin_since and name not in vain
+        }
 
     def settle(self) -> None:
         with self._disk, _failing(f"erasing keys beside {self._path}"):
@@ -234,6 +241,7 @@ class MemoryVault(Vault):
         self._coin = coin
         self._secrets: dict[SecretName, bytes] = {}
         self._wanted: tuple[int, int] = (0, 0)
+        self._vain: Collection[SecretName] = frozenset()
 
     @property
     def identity(self) -> bytes:
@@ -257,8 +265,11 @@ class MemoryVault(Vault):
         self._about_to("keep a secret")
         self._secrets[epoch, name] = secret
 
-    def forget(self, epoch: int, coin_since: int, root: bytes | None) -> None:
+    def forget(
+        self, epoch: int, coin_since: int, root: bytes | None, vain: Collection[SecretName] = frozenset()
+    ) -> None:
         self._wanted = (epoch, coin_since)
+        self._vain = vain
 
     def settle(self) -> None:
         epoch, coin_since = self._wanted
@@ -271,10 +282,14 @@ class MemoryVault(Vault):
             self._about_to("erase secrets")
             self._coin = None
             self._secrets = {name: secret for name, secret in self._secrets.items() if name[0] >= coin_since}
+        if any(name in self._secrets for name in self._vain):
+            self._about_to("erase secrets")
+            self._secrets = {name: secret for name, secret in self._secrets.items() if name not in self._vain}
 
     def restart(self) -> None:
         """Another process: it has what is on the disk, and knows nothing of what was to be forgotten."""
         self._wanted = (0, 0)
+        self._vain = frozenset()
 
     def _about_to(self, operation: str) -> None:
         if self.before is not None:

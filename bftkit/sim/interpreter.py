@@ -384,8 +384,11 @@ class Interpreter:
             entry = output.place.configuration.roster.by_id.get(self.me)
             keychain.root = entry.epoch_root if entry is not None else keychain.root
             assert self.replica is not None
-            since = self.replica.succession_part.lineage.coin_since
-            for known in [known for known in disk.secrets if known[0] < since]:
+            since, vain = (
+                self.replica.succession_part.lineage.coin_since,
+                self.replica.preparing.coin_keys.vain(disk.secrets),
+            )
+            for known in [known for known in disk.secrets if known[0] < since or known in vain]:
                 del disk.secrets[known]
 
     def _write_file(self, what: str, write: Callable[[], None]) -> None:

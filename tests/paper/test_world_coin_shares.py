@@ -143,6 +143,9 @@ def test_parts_of_a_key_live_as_long_as_the_key() -> None:
     world.run(200)
     parts = [place for place in world.hosts["m1"].disk.secrets if place[0] == 1]
     assert len(parts) > 1
+    others = [place for place in world.hosts["m1"].disk.secrets if place not in parts]
+    assert others == [(2, SHARE_NAME)], "the share of the key that goes on took its place"
+    assert world.hosts["m1"].disk.secrets[2, SHARE_NAME] == world.hosts["m1"].disk.secrets[1, SHARE_NAME]
     world.crash("m1")
     world.restart("m1")
     cross(world, 2, "m1")

@@ -347,6 +347,18 @@ def test_a_share_that_the_present_coin_key_still_needs_is_kept(folder: MemberFol
     assert dict(opened.secrets()) == {(1, b"share"): b"of epoch 1"}
 
 
+def test_parts_of_a_key_that_came_to_nothing_are_in_no_file_any_more(folder: MemberFolder) -> None:
+    """Though they are of an epoch since which the present key is in use."""
+    vault = FolderVault(folder)
+    vault.keep(1, b"part", b"of the key in use")
+    vault.keep(2, b"part", b"of a key in vain")
+    vault.forget(2, 1, None, {(2, b"part")})
+    vault.settle()
+    left = everything(folder.path)
+    assert (b"of the key in use" in left, b"of a key in vain" in left) == (True, False)
+    assert dict(opened_again(folder)[1].secrets()) == {(1, b"part"): b"of the key in use"}
+
+
 class Crash(BaseException):
     """The process is gone."""
 
