@@ -227,6 +227,26 @@ async def test_members_make_coin_keys_and_forget_those_of_epochs_before() -> Non
         assert all(group.node(member).replica.settings.coins is not None for member in group.members)
 
 
+async def test_who_missed_the_making_of_a_coin_key_gets_its_share_after_a_forced_change() -> None:
+    """From members that have restarted, and have erased the signing keys of the epoch that the key was made for."""
+    async with local_group(KeyValueStore, members=4, protocol="pbft", checkpoint_interval=8) as group:
+        client = await group.client()
+        await client.submit(mark(0), timeout=TIMEOUT)
+        await group.crash("m2")
+        await group.switch("pbft", timeout=TIMEOUT)
+        await group.carry_out(group.command(group.change("cks", coin=True), kind=FORCED), TIMEOUT)
+        for member in group.running:
+            await erased(group, member, 2)
+        for member in ("m0", "m1", "m3"):
+            vault = group._members[member].vault  # pyright: ignore[reportPrivateUsage]
+            assert {epoch for epoch, name in vault.secrets() if name.startswith(b"making")} == {1}
+            await group.crash(member)
+        for member in ("m1", "m2", "m3"):  # m0 is gone for good
+            await group.restart(member)
+        await client.submit(mark(1), timeout=TIMEOUT)
+        assert group.node("m2").replica.settings.coins is not None
+
+
 async def test_a_log_from_before_a_change_makes_a_member_silent() -> None:
     """Its key of that epoch is erased: it has promised something since (SAFETY rule 16)."""
     async with (
