@@ -472,10 +472,11 @@ def median_of(told: Mapping[MemberId, Mapping[str, Any]], name: str) -> float | 
 
 def pause_in_words(pause: float | None, ready: float | None, count: int) -> str:
     """How long service was paused, as far as it is known."""
+    whose = f"median of {count} members" if count > 1 else "as one member measured it"
     if pause is not None:
-        return f"Service was paused for {pause:g} ms (median of {count} members)."
+        return f"Service was paused for {pause:g} ms ({whose})."
     if ready is not None:
-        return f"The group was ready again after {ready:g} ms (median of {count} members); nothing was waiting."
+        return f"The group was ready again after {ready:g} ms ({whose}); nothing was waiting."
     return "No member has said how long service was paused."
 
 

@@ -490,7 +490,12 @@ def _join(
     else:
         out.plain(card.to_text().strip())
     out.log(f"bftkit: start the member with: bftkit node run {directory}")
-    out.log(f"bftkit: an operator takes it in with: bftkit member add --card {directory / CARD_FILE}")
+    present = member in genesis.roster.by_id
+    taken = f"rotate {member}" if present else "add"
+    other = "" if present else " (or: member replace MEMBER --card ...)"
+    out.log(f"bftkit: an operator takes it in with: bftkit member {taken} --card {directory / CARD_FILE}{other}")
+    if access:
+        out.log(f"bftkit: tokens for its HTTP interface are in {directory / TOKENS_FOLDER}; leave none of them there")
 
 
 def _listen(addresses: tuple[str, ...]) -> str:

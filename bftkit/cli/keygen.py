@@ -72,7 +72,13 @@ def keygen(
     address: Annotated[
         tuple[str, ...], Parameter(help="With --kind member or next: its address, as host:port.", negative="")
     ] = (),
-    epochs: Annotated[int, Parameter(help="With --kind member or next: for how many epochs.")] = EPOCHS_DEFAULT,
+    epochs: Annotated[
+        int | None,
+        Parameter(
+            help="With --kind member or next: for how many epochs, counted from epoch 0. Default: 256, and for next "
+            "256 more than those that are over."
+        ),
+    ] = None,
 ) -> None:
     """Make a secret key (mode 0600) and print its public half. A file that exists is never overwritten."""
     out = output()
@@ -84,13 +90,13 @@ def keygen(
         return
     if not is_name(id):
         raise CommandFailed(ExitCode.USAGE, f"--id {id}: give 1 to 32 of the characters a-z, 0-9, _ - and .")
-    if not 1 <= epochs <= KEYS_MAX:
+    if epochs is not None and not 1 <= epochs <= KEYS_MAX:
         raise CommandFailed(ExitCode.USAGE, f"--epochs {epochs}: give a number between 1 and {KEYS_MAX}")
     if kind == "next":
         _next_keys(path, tuple(address_argument(f"--address {text}", text) for text in address), epochs)
         return
     places = tuple(address_argument(f"--address {text}", text) for text in address)
-    identity, keys = new_key("identity"), new_epochs(epochs)
+    identity, keys = new_key("identity"), new_epochs(EPOCHS_DEFAULT if epochs is None else epochs)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_file(path / "identity.key", identity.to_text(), 0o600)
     write_file(path / "epochs.key", keys.to_bytes(), 0o600)
@@ -100,13 +106,21 @@ def keygen(
     out.plain(to_toml({"members": [entry], "epoch_keys": {id: publics}}).strip())
 
 
-def _next_keys(path: Path, places: tuple[str, ...], count: int) -> None:
+def _next_keys(path: Path, places: tuple[str, ...], epochs: int | None) -> None:
     """New epoch keys beside those of a member, which goes on with the old ones until a command names the new."""
     found = read_member(path)
     member = found.settings.id
     known = found.genesis.roster.by_id.get(member)
     if not places and known is None:
         raise CommandFailed(ExitCode.USAGE, f"{member} is not in the genesis: say with --address where it is reached")
+    # Keys are counted from epoch 0: those of epochs that are over here, and erased, count for nothing.
+    over = found.epochs.first
+    count = min(over + EPOCHS_DEFAULT, KEYS_MAX) if epochs is None else epochs
+    if count <= over:
+        raise CommandFailed(
+            ExitCode.USAGE,
+            f"--epochs {count}: epochs are counted from 0 on, and {over} are over; give more, or nothing",
+        )
     keys = new_epochs(count)
     card = MemberCard(
         member,

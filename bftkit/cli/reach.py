@@ -46,7 +46,9 @@ async def reached(folder: Path) -> AsyncGenerator[tuple[Connection, ClientFolder
     accesses = accesses_of(chosen)
     async with connect_http(accesses, known.genesis if known is not None else None) as connection:
         if known is None:
-            output().log(f"bftkit: no client's folder {folder}: which group this is, is the word of {chosen.urls[0]}")
+            output().log(
+                f"bftkit: there is no client's folder at {folder}: which group this is, is the word of {chosen.urls[0]}"
+            )
             known = ClientFolder(folder, ClientSettings(), connection.genesis, new_key("client"))
         yield connection, known
 
