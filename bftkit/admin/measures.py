@@ -4,14 +4,13 @@ read.
 All are read when they are asked for, from what the member has anyway. Names are as in etcd and CometBFT: ``bftkit_``,
 then what it is about, then the base unit; what only grows ends in ``_total``, and begins anew with the process.
 
-Labels have few values, and no peer chooses any: members of the present configuration (whoever was one before is among
-``others``), routes of the interface, and words that stand here. Texts of faults are no labels, since a liar words them.
+Labels have few values, and no peer chooses any: members of the present configuration (and one for all who are none),
+routes of the interface, and words that stand here. Texts of faults are no labels, since a liar words them.
 """
 
 from __future__ import annotations
 
 import platform
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from typing import Any, Final, Literal, TypeAlias
@@ -19,6 +18,7 @@ from typing import Any, Final, Literal, TypeAlias
 import attrs
 
 from bftkit.admin.facade import Facade
+from bftkit.node.node import OTHERS
 from bftkit.node.sync_times import SyncTimes
 
 Kind: TypeAlias = Literal["gauge", "counter", "histogram", "info"]
@@ -133,11 +133,9 @@ def _silence(scrape: Scrape) -> Samples:
 
 
 def _blames(scrape: Scrape) -> Samples:
-    """A liar's name is a member's: whoever is none now is among the others."""
-    found: Counter[tuple[str, str]] = Counter()
-    for (member, kind), count in scrape.facade.node.blames.items():
-        found[member if member in scrape.members else "others", kind] += count
-    rows = [*scrape.others, *sorted({member for member, _ in found} - {*scrape.others})]
+    """Of the present members, and of all that were none when they were blamed: so no count ever falls."""
+    found = scrape.facade.node.blames
+    rows = [*scrape.others, OTHERS]
     return [((member, kind), found[member, kind]) for member in rows for kind in ("refused", "unproved", "proved")]
 
 
@@ -303,7 +301,7 @@ METRICS: Final[tuple[Metric, ...]] = (
         "counter",
         "",
         "How often a member was blamed here: a frame of its was refused, or it broke the rules, with proof or without. "
-        "Others: who is no member now.",
+        "`(others)`: who was no member then.",
         _blames,
         ("member", "kind"),
     ),

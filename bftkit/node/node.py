@@ -83,6 +83,8 @@ DISK_FULL_SECONDS: Final = 0.25
 FAULTS_KEPT: Final = 500
 PROOFS_KEPT: Final = 4
 """So many proofs are kept for each member and kind of fault."""
+OTHERS: Final = "(others)"
+"""No member's id."""
 LINGER_SECONDS: Final = 0.001
 """So long a round waits for more in the hub itself, before it lets other tasks wait with it."""
 NOBODY: Final = bytes(32)
@@ -203,7 +205,7 @@ class Node:
         """How long rounds waited until their records were written, and synced if the log syncs."""
         self.blames: Counter[tuple[MemberId, str]] = Counter()
         """How often each member was blamed here, by whether that was a frame that is ``refused``, or another fault,
-        ``proved`` or ``unproved``."""
+        ``proved`` or ``unproved``. Under `OTHERS`: whoever was none in the epoch of the time."""
         self._neighbours = Neighbours(hub, door, replica.me, peers)
         self._vault = vault
         self._root: bytes | None = None
@@ -661,7 +663,8 @@ class Node:
                 await trio.sleep(DISK_FULL_SECONDS)
 
     def _blame(self, member: MemberId, fault: str, proof: bytes) -> None:
-        self.blames[member, "proved" if proof else "refused" if fault.startswith("refused:") else "unproved"] += 1
+        kind = "proved" if proof else "refused" if fault.startswith("refused:") else "unproved"
+        self.blames[member if member in self.replica.indices else OTHERS, kind] += 1
         key = (member, fault[:80])
         if key not in self._blamed and len(self._blamed) >= FAULTS_KEPT:
             key = (member, "other faults")  # texts may hold numbers that a liar chooses
