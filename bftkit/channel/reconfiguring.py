@@ -166,7 +166,7 @@ class Reconfiguring:
             raise CommandError(f"it is committed: epoch {self.configuration.epoch} ends at slot {self.boundary}")
         self._note(self.pending.signed.name, slot, "cancelled by the operators")
         if self.pending.signed.command.by_policy:
-            self.steering.taken_back(self.configuration)
+            self.steering.taken_back(self.configuration, "taken back by operators")
         self._note(name, slot, "carried out")
         self.pending = None
 
@@ -225,6 +225,7 @@ class Reconfiguring:
     def steer(self, slot: Slot, now_ms: int) -> None:
         """A slot is executed: does the policy decide that the epoch ends? Then that is prepared as if operators had."""
         here = self.configuration
+        self._give_up(slot, now_ms)
         wish = self.steering.look(here, now_ms, pending=self.pending is not None) if self.steers else None
         if wish is None:
             return
@@ -237,6 +238,17 @@ class Reconfiguring:
             self.steering.not_possible(here, str(error))
             return
         self.steering.decided(here, wish, slot, now_ms)
+
+    def _give_up(self, slot: Slot, now_ms: int) -> None:
+        """What the policy has decided, and not enough members get ready for, is in nobody's way for ever."""
+        pending = self.pending
+        if pending is None or pending.committed or not pending.signed.command.by_policy:
+            return
+        if self.steering.is_overdue(now_ms):
+            text = "given up: not enough members were ready"
+            self._note(pending.signed.name, slot, text)
+            self.steering.taken_back(self.configuration, text)
+            self.pending = None
 
     def enter(self, place: Place, signed: SignedCommand, slot: Slot, now_ms: int) -> None:
         """The next epoch begins by this command, at this agreed time, after this slot. What was pending is over."""

@@ -9,8 +9,9 @@ the conditions, and says which mode it would rather have.
 One wish is none. A more robust mode must be wished for `patience` times in a row (half as often right after a return
 from it, which is a trial), a less robust one `calm` times, and twice as often after each *relapse*: a return to the
 less robust mode that did not last, up to `RELAPSES_MAX` times. After each change, and after
-operators have taken one back, `cooldown` judgements count for nothing. What is decided then becomes the pending command
-of the epoch, as an ordered one would (`reconfiguring`), and is carried out like it.
+one was taken back, `cooldown` judgements count for nothing. What is decided then becomes the pending command
+of the epoch, as an ordered one would (`reconfiguring`), and is carried out like it. Operators may take it back; and
+members do if not enough of them are ready in `PREPARED_MS`.
 
 Everything here is a function of what was executed, the same at every member: of the slot, the agreed time, the reports
 and the algorithm, which all members must have (`Keychain.why_not` refuses a policy that is not on the shelf). An
@@ -53,6 +54,10 @@ trouble is over. With the defaults that is 12 s: as long as it lasts, tries then
 LASTING: Final = 4
 """A return to a less robust mode lasts if it was not undone within `calm` times so many judgements. Each such stretch
 takes one relapse back."""
+
+PREPARED_MS: Final = 300_000
+"""A decision for which not enough members are ready after so long (agreed time) is given up: some lack the protocol, or
+the keys. It would stand in the way of operators' commands, and of better decisions, for ever."""
 
 Algorithms = Callable[[str], PolicyAlgorithm]
 """An algorithm by its name; raises whatever it likes if there is none."""
@@ -247,9 +252,13 @@ class Steering:
         self.trouble = plain_words(text)
         self._rest(here)
 
-    def taken_back(self, here: Configuration) -> None:
-        """Operators have cancelled what was decided."""
-        self._undone("taken back by operators")
+    def is_overdue(self, now_ms: int) -> bool:
+        """Whether what was decided last, and is pending, should have been carried out long since."""
+        return bool(self.decisions) and now_ms - self.decisions[-1].time_ms >= PREPARED_MS
+
+    def taken_back(self, here: Configuration, text: str) -> None:
+        """Operators have cancelled what was decided, or it was given up; the text says which."""
+        self._undone(text)
         self._rest(here)
 
     def _rest(self, here: Configuration) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bftkit.channel.reconfiguring import Judges, Reconfiguring
-from bftkit.channel.steering import DECISIONS_MAX, RELAPSES_MAX, Steering, conditions_of, plain_words
+from bftkit.channel.steering import DECISIONS_MAX, PREPARED_MS, RELAPSES_MAX, Steering, conditions_of, plain_words
 from bftkit.configuration.policy import (
     MEASUREMENT_CODEC,
     Measurement,
@@ -303,6 +303,35 @@ def test_operators_take_it_back_and_then_it_cools_down() -> None:
     stage.step(1)
     assert stage.decided()
     assert len(stage.steering.decisions) == 2
+
+
+def test_a_decision_for_which_members_are_never_ready_is_given_up() -> None:
+    stage = Stage()
+    stage.step(0)
+    stage.step(1, times=2)
+    pending = stage.state.pending
+    assert pending is not None
+    stage.step(1, ms=PREPARED_MS - 1)
+    assert stage.state.pending is pending
+    stage.step(1, ms=1)
+    assert not stage.decided()
+    assert stage.steering.decisions[-1].reason == "told to go to 1 (given up: not enough members were ready)"
+    assert stage.state.is_over(pending.signed.name), "a commit of it that comes now is nothing"
+    stage.step(1, times=2)
+    assert not stage.decided(), "two for the cooldown, of which one is over, and two in a row are needed"
+    stage.step(1)
+    assert stage.decided()
+
+
+def test_what_is_committed_is_carried_out_however_long_it_takes() -> None:
+    stage = Stage()
+    stage.step(0)
+    stage.step(1, times=2)
+    pending = stage.state.pending
+    assert pending is not None
+    stage.state.pending = attrs.evolve(pending, boundary=1 << 20)
+    stage.step(1, ms=2 * PREPARED_MS)
+    assert stage.decided()
 
 
 def test_a_change_by_force_is_among_the_decisions_and_counts_as_a_relapse() -> None:
