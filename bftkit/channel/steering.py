@@ -386,6 +386,18 @@ class Steering:
         }
 
 
+def why_no_algorithm(there: Configuration) -> str | None:
+    """Why this member cannot judge what the others judge in this epoch, if so: its state would become another."""
+    policy = there.policy
+    if policy is None:
+        return None
+    try:
+        check_parameters(load_policy(policy.name).record, policy)
+    except (UnknownPolicy, BrokenPolicy, ConfigurationError) as error:
+        return str(error)
+    return None
+
+
 def why_no_policy(there: Configuration, why_not: Callable[[Configuration], str | None]) -> str | None:
     """Why a member could not follow the configuration's policy, if so.
 
@@ -395,10 +407,9 @@ def why_no_policy(there: Configuration, why_not: Callable[[Configuration], str |
     policy = there.policy
     if policy is None:
         return None
-    try:
-        check_parameters(load_policy(policy.name).record, policy)
-    except (UnknownPolicy, BrokenPolicy, ConfigurationError) as error:
-        return str(error)
+    reason = why_no_algorithm(there)
+    if reason is not None:
+        return reason
     for mode in policy.modes:
         reason = why_not(attrs.evolve(there, protocol=mode.protocol, parameters=dict(mode.parameters)))
         if reason is not None:

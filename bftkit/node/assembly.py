@@ -33,7 +33,7 @@ from bftkit.node.chronicle import Chronicle
 from bftkit.node.evidence import FOLDER as EVIDENCE_FOLDER
 from bftkit.node.evidence import EvidenceStore
 from bftkit.node.folders import MemberFolder
-from bftkit.node.keychain import MemberKeychain, NoKey, keyring_of, taking_no_part
+from bftkit.node.keychain import MemberKeychain, NoKey, check_algorithm, keyring_of, taking_no_part
 from bftkit.node.names import open_names
 from bftkit.node.neighbours import Door
 from bftkit.node.node import Adversary, Node
@@ -93,7 +93,7 @@ def genesis_settings(
 
     `key` is None for one that is no member yet, and for a member whose key of epoch 0 is erased: it can follow the
     group, and sign nothing. With a `keychain`, and a genesis that lists all keys, the configuration can change. Raises
-    `ConfigurationError` if the protocol cannot run this group.
+    `ConfigurationError` if the protocol cannot run this group, or this member does not have its policy.
     """
     plugin = load_protocol(genesis.protocol)
     genesis.check_protocol(plugin.record)
@@ -102,6 +102,8 @@ def genesis_settings(
     limits = genesis.limits
     schedule = genesis.schedule
     changes = keychain is not None and schedule is not None
+    if changes:
+        check_algorithm(Configuration.first(genesis))
     return ReplicaSettings(
         group=group,
         me=me,

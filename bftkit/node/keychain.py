@@ -14,7 +14,7 @@ import attrs
 from bftkit.channel.interface import Keychain, ReplicaSettings
 from bftkit.channel.preparing import trial
 from bftkit.channel.spectator import Spectator
-from bftkit.channel.steering import why_no_policy
+from bftkit.channel.steering import why_no_algorithm, why_no_policy
 from bftkit.configuration.text import ConfigurationError
 from bftkit.core.digest import NO_DIGEST
 from bftkit.core.machine import Digest, MemberId
@@ -46,6 +46,7 @@ class MemberKeychain(Keychain):
         plugin = _plugin(here.protocol)
         _check(plugin.record, here)
         check_tossed(plugin.record, here.coin)
+        check_algorithm(here)
         key = self.key(here)
         publics = {entry.id: entry.epoch_key for entry in here.roster.entries}
         coins = self._coins(plugin.record, place, coin_share) if key is not None else None
@@ -185,6 +186,16 @@ def taking_no_part(plugin: Plugin) -> Plugin:
 
 def _spectator(setup: Setup) -> OrderingMachine:
     return Spectator()
+
+
+def check_algorithm(configuration: Configuration) -> None:
+    """Whether the epoch's policy is here, and knows its parameters. Raises `ConfigurationError`.
+
+    Who executes without it comes to another state than the others, and would sign that.
+    """
+    reason = why_no_algorithm(configuration)
+    if reason is not None:
+        raise ConfigurationError("policy", reason, "install the package that has it, as the other members have it")
 
 
 def _plugin(name: str) -> Plugin:

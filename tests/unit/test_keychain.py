@@ -15,6 +15,7 @@ import pytest
 from bftkit.channel.interface import ReplicaSettings
 from bftkit.channel.spectator import Spectator
 from bftkit.configuration.keyfiles import CoinShare, KeyPair
+from bftkit.configuration.policy import Mode, Policy
 from bftkit.configuration.settings import MemberSettings
 from bftkit.configuration.text import ConfigurationError
 from bftkit.core.ordering import Setup
@@ -108,6 +109,22 @@ def base_of(keychain: MemberKeychain, member: str = "m0") -> ReplicaSettings:
 
 
 # ------------------------------------------------------------------------------------------------- the keychain
+
+
+@pytest.mark.parametrize(
+    ("policy", "text"),
+    [
+        (Policy("unheard-of", (Mode("pbft"),)), "no policy named 'unheard-of'"),
+        (Policy("steady", (Mode("pbft"),), parameters={"patience": 0}), "policy.parameters.patience"),
+    ],
+)
+def test_who_does_not_have_the_policy_stays_out_of_its_epochs(policy: Policy, text: str) -> None:
+    keychain = keychain_of()
+    with pytest.raises(ConfigurationError, match=text):
+        keychain.enter(base_of(keychain), Place(next_by(changed(policy=policy), COIN), GROUP), None)
+    founded = attrs.evolve(GENESIS, policy=policy)
+    with pytest.raises(ConfigurationError, match=text):
+        genesis_settings(founded, "m0", None, None, keychain)
 
 
 def test_the_settings_of_an_epoch_are_made_of_its_configuration() -> None:
