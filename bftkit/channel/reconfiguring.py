@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Protocol
 import attrs
 
 from bftkit.channel.steering import Algorithms, Steering
+from bftkit.configuration.policy import Wish
 from bftkit.configuration.shelf import load_policy
 from bftkit.core.machine import Digest, MemberId, Slot
 from bftkit.core.wire import Blob, Codec, Digest32, WireError, pack_plain, unpack_plain
@@ -31,6 +32,10 @@ from bftkit.membership.keymaking import Selection, check_selection
 from bftkit.membership.steering import steered
 
 READY_PURPOSE: Final = "ready"
+KEPT_PART: Final = 8
+"""One part in so many of the members' epochs is kept from the policy's returns to a less robust mode. Each change uses
+up a key of every member; whoever makes trouble again and again would soon leave operators, and what must be left by
+force, without an epoch to go to."""
 OUTCOMES_MAX: Final = 64
 """So many commands' outcomes are remembered; they are all of the present epoch."""
 
@@ -229,6 +234,10 @@ class Reconfiguring:
         wish = self.steering.look(here, now_ms, pending=self.pending is not None) if self.steers else None
         if wish is None:
             return
+        reason = self._why_kept(here, wish)
+        if reason is not None:
+            self.steering.not_possible(here, reason)
+            return
         signed = steered(self.group, here, wish.mode, slot, wish.reason)
         try:
             schedule = extended(self.schedule, signed.command)
@@ -238,6 +247,21 @@ class Reconfiguring:
             self.steering.not_possible(here, str(error))
             return
         self.steering.decided(here, wish, slot, now_ms)
+
+    def _why_kept(self, here: Configuration, wish: Wish) -> str | None:
+        """Why the policy's wish must wait for operators, if so: it goes back, and few epochs are left."""
+        assert here.policy is not None
+        mode = here.policy.mode_of(here.protocol, here.parameters)
+        if mode is None or wish.mode > mode:
+            return None
+        member, count = min(((name, len(keys)) for name, keys in sorted(self.schedule.items())), key=lambda one: one[1])
+        left = count - 1 - here.epoch
+        if left > count // KEPT_PART:
+            return None
+        return (
+            f"it would go back to {here.policy.modes[wish.mode].protocol}, but the keys of {member} reach for {left} "
+            "more epochs only, which are kept for worse: operators should rotate them (bftkit member rotate)"
+        )
 
     def _give_up(self, slot: Slot, now_ms: int) -> None:
         """What the policy has decided, and not enough members get ready for, is in nobody's way for ever."""

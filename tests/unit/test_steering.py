@@ -323,6 +323,22 @@ def test_a_decision_for_which_members_are_never_ready_is_given_up() -> None:
     assert stage.decided()
 
 
+def test_the_last_epochs_that_members_have_keys_for_are_kept_from_returns() -> None:
+    stage = Stage()
+    stage.step(0)
+    stage.step(1, times=2)
+    stage.enter()
+    assert stage.told()["mode"] == 1
+    keys = stage.state.schedule
+    stage.state.schedule = {**keys, "m2": keys["m2"][:1]}
+    stage.step(0, times=6)
+    assert not stage.decided()
+    assert "the keys of m2 reach for 0 more epochs only" in str(stage.told()["waits"])
+    stage.state.schedule = keys  # operators have rotated them
+    stage.step(0, times=5)
+    assert stage.decided()
+
+
 def test_what_is_committed_is_carried_out_however_long_it_takes() -> None:
     stage = Stage()
     stage.step(0)
