@@ -210,7 +210,7 @@ def init(
         raise CommandFailed(ExitCode.USAGE, str(error)) from None  # all of it was typed
     access = _access(addresses, admin_base_port)
     _build(directory, genesis, keys, shares, client, operator, access)
-    _report(directory, genesis, operator is not None)
+    _report(directory, genesis, operator is not None, access)
 
 
 # ------------------------------------------------------------------------------------------------- choices
@@ -508,7 +508,7 @@ def _folder(path: Path) -> None:
     path.mkdir(mode=0o700)
 
 
-def _report(directory: Path, genesis: Genesis, operator: bool) -> None:
+def _report(directory: Path, genesis: Genesis, operator: bool, access: Mapping[str, Access]) -> None:
     out = output()
     quorum = genesis.quorum
     out.event(
@@ -543,6 +543,11 @@ def _report(directory: Path, genesis: Genesis, operator: bool) -> None:
     out.plain("\nStart each member, on its machine, with its folder:")
     for entry in genesis.roster.entries:
         out.plain(f"  bftkit node run {directory / entry.id}")
+    if access:
+        out.plain("Their HTTP interfaces:")
+        for member, own in access.items():
+            out.plain(f"  {member}  http://{own.settings.listen.removeprefix('tcp://')}")
+        out.plain(f"Tokens for these are in {directory / TOKENS_FOLDER}; members need none of them.")
     if operator:
         out.plain(f"Keep {directory / 'operator'} off the members' machines: it can change the group.")
     if genesis.durability != "fsync":
