@@ -304,7 +304,11 @@ def tossing(monkeypatch: pytest.MonkeyPatch) -> None:
     """All protocols toss coins."""
     for module in ("bftkit.cli.init", "bftkit.cli.config", "bftkit.node.assembly", "bftkit.client.local"):
         monkeypatch.setattr(f"{module}.load_protocol", with_coins)
-    monkeypatch.setattr("bftkit.cli.init.protocol_named", lambda name: with_coins(name).record)
+
+    def named(name: str) -> ProtocolRecord:
+        return with_coins(name).record
+
+    monkeypatch.setattr("bftkit.cli.init.protocol_named", named)
 
 
 @pytest.fixture
