@@ -137,8 +137,8 @@ COMMON_PARAMETERS: Final[Mapping[str, Parameter]] = {
         2,
         1,
         1000,
-        "so many judgements in a row must wish for a more robust mode; half as many, rounded up, right after a return to "
-        "a less robust one, which is a trial",
+        "so many judgements in a row must wish for a more robust mode; half as many, rounded up, right after a return "
+        "to a less robust one, which is a trial",
     ),
     "calm": Parameter(
         6,

@@ -1,6 +1,6 @@
 """Members lose power while they make the state durable that the next epoch begins with, and are away for a while.
 
-Of four members that bear one crash, two: more than the group bears for ever, and so the epoch waits until they are back.
+Of four members that bear one crash, two: more than the group bears for ever, so the epoch waits until they are back.
 """
 
 from __future__ import annotations
