@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Protocol
 
 import attrs
 
-from bftkit.channel.steering import Algorithms, Steering
+from bftkit.channel.steering import OFTEN, OFTEN_MS, Algorithms, Steering
 from bftkit.configuration.policy import Wish
 from bftkit.configuration.shelf import load_policy
 from bftkit.core.machine import Digest, MemberId, Slot
@@ -234,7 +234,7 @@ class Reconfiguring:
         wish = self.steering.look(here, now_ms, pending=self.pending is not None) if self.steers else None
         if wish is None:
             return
-        reason = self._why_kept(here, wish)
+        reason = self._why_not_back(here, wish, now_ms)
         if reason is not None:
             self.steering.not_possible(here, reason)
             return
@@ -248,20 +248,23 @@ class Reconfiguring:
             return
         self.steering.decided(here, wish, slot, now_ms)
 
-    def _why_kept(self, here: Configuration, wish: Wish) -> str | None:
-        """Why the policy's wish must wait for operators, if so: it goes back, and few epochs are left."""
+    def _why_not_back(self, here: Configuration, wish: Wish, now_ms: int) -> str | None:
+        """Why the policy does not go back to a less robust mode, if so: it has used up many epochs of late, or most."""
         assert here.policy is not None
         mode = here.policy.mode_of(here.protocol, here.parameters)
         if mode is None or wish.mode > mode:
             return None
+        back = f"it would go back to {here.policy.modes[wish.mode].protocol}, but"
         member, count = min(((name, len(keys)) for name, keys in sorted(self.schedule.items())), key=lambda one: one[1])
         left = count - 1 - here.epoch
-        if left > count // KEPT_PART:
-            return None
-        return (
-            f"it would go back to {here.policy.modes[wish.mode].protocol}, but the keys of {member} reach for {left} "
-            "more epochs only, which are kept for worse: operators should rotate them (bftkit member rotate)"
-        )
+        if left <= count // KEPT_PART:
+            return (
+                f"{back} the keys of {member} reach for {left} more epochs only, which are kept for worse: "
+                "operators should rotate them (bftkit member rotate)"
+            )
+        if self.steering.is_restless(now_ms):
+            return f"{back} there were {OFTEN} decisions within {OFTEN_MS // 3_600_000} hours, and each costs an epoch"
+        return None
 
     def _give_up(self, slot: Slot, now_ms: int) -> None:
         """What the policy has decided, and not enough members get ready for, is in nobody's way for ever."""

@@ -59,6 +59,11 @@ PREPARED_MS: Final = 300_000
 """A decision for which not enough members are ready after so long (agreed time) is given up: some lack the protocol, or
 the keys. It would stand in the way of operators' commands, and of better decisions, for ever."""
 
+OFTEN: Final = 30
+"""After so many decisions within `OFTEN_MS` the policy goes back to no less robust mode. Whoever behaves until a return
+and then makes trouble, again and again, would use up the epochs that members have keys for within an hour."""
+OFTEN_MS: Final = 6 * 3_600_000
+
 Algorithms = Callable[[str], PolicyAlgorithm]
 """An algorithm by its name; raises whatever it likes if there is none."""
 
@@ -251,6 +256,10 @@ class Steering:
         """What was decided cannot be carried out."""
         self.trouble = plain_words(text)
         self._rest(here)
+
+    def is_restless(self, now_ms: int) -> bool:
+        """Whether there were so many decisions of late that the group had better stay with what is robust."""
+        return sum(now_ms - one.time_ms < OFTEN_MS for one in self.decisions) >= OFTEN
 
     def is_overdue(self, now_ms: int) -> bool:
         """Whether what was decided last, and is pending, should have been carried out long since."""

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bftkit.channel.reconfiguring import Judges, Reconfiguring
-from bftkit.channel.steering import DECISIONS_MAX, PREPARED_MS, RELAPSES_MAX, Steering, conditions_of, plain_words
+from bftkit.channel.steering import (
+    DECISIONS_MAX,
+    OFTEN,
+    OFTEN_MS,
+    PREPARED_MS,
+    RELAPSES_MAX,
+    Steering,
+    conditions_of,
+    plain_words,
+)
 from bftkit.configuration.policy import (
     MEASUREMENT_CODEC,
     Measurement,
@@ -337,6 +346,25 @@ def test_the_last_epochs_that_members_have_keys_for_are_kept_from_returns() -> N
     stage.state.schedule = keys  # operators have rotated them
     stage.step(0, times=5)
     assert stage.decided()
+
+
+def test_a_policy_that_changed_often_of_late_goes_up_and_not_back() -> None:
+    stage = Stage()
+    stage.step(0)
+    stage.step(1, times=2)
+    stage.enter()
+    (decision,) = stage.steering.decisions
+    stage.steering.decisions = [decision] * OFTEN
+    stage.step(0, times=6)
+    assert not stage.decided()
+    assert f"there were {OFTEN} decisions within 6 hours" in str(stage.told()["waits"])
+    stage.step(0, ms=OFTEN_MS)
+    stage.step(0, times=5)
+    assert stage.decided(), "that was long ago"
+    stage.enter()
+    stage.steering.decisions = [attrs.evolve(decision, time_ms=stage.now)] * OFTEN
+    stage.step(1, times=5)
+    assert stage.decided(), "for a more robust mode it is never too late"
 
 
 def test_what_is_committed_is_carried_out_however_long_it_takes() -> None:
