@@ -142,6 +142,8 @@ class LinkDown:
     dialled: bool
     last: bool
     """Whether no link leads to this peer now."""
+    falls_back: bytes | None = None
+    """If frames for this peer go out on an older link from now on: that one's binding."""
 
 
 @attrs.frozen

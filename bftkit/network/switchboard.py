@@ -75,7 +75,7 @@ PollCallback: TypeAlias = Callable[[int], None]
 class Link:
     """One connection, in either direction. Drivers extend it."""
 
-    __slots__ = ("blocked_since", "closed", "dialled", "peer", "public_key", "source", "unsent", "up_since")
+    __slots__ = ("binding", "blocked_since", "closed", "dialled", "peer", "public_key", "source", "unsent", "up_since")
 
     def __init__(self, peer: Peer | None, source: str, *, dialled: bool) -> None:
         self.peer = peer
@@ -84,6 +84,8 @@ class Link:
         """The other end's address, to attribute faults to."""
         self.dialled = dialled
         self.public_key: bytes | None = None
+        self.binding = b""
+        """What names this very link, once it is open."""
         self.up_since: float | None = None
         """When it opened; None before."""
         self.closed = False
@@ -389,6 +391,7 @@ class Switchboard(ABC, Generic[AnyLink]):
             route = self._routes[peer] = Route[AnyLink](peer, self._limits.queue_bytes, now)
         if admission is not None and admission.queue_bytes is not None:
             route.queue_bytes = admission.queue_bytes
+        link.binding = binding
         link.up_since = now
         first = route.current is None
         if link.dialled:
@@ -432,7 +435,8 @@ class Switchboard(ABC, Generic[AnyLink]):
             if len(route.outbox):
                 self._soon(now + self._limits.grace_seconds)
         self._counters["links_down"] += 1
-        self._events.append(LinkDown(route.peer, reason, link.dialled, last))
+        falls_back = route.current.binding if had is link and route.current is not None else None
+        self._events.append(LinkDown(route.peer, reason, link.dialled, last, falls_back))
         if last and route.dial is None:
             self._counters["dropped_down"] += route.outbox.clear()
             self._routes.pop(route.peer, None)

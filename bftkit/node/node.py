@@ -60,7 +60,7 @@ from bftkit.core.machine import (
     TimerKey,
 )
 from bftkit.network.addresses import Address
-from bftkit.network.hub import Hub, LinkUp, Peer, Received
+from bftkit.network.hub import Hub, LinkDown, LinkUp, Peer, Received
 from bftkit.node.chronicle import Chronicle
 from bftkit.node.evidence import EvidenceStore
 from bftkit.node.names import Names
@@ -337,10 +337,14 @@ class Node:
         self.counters.rounds += 1
         replica.on_input(self._clock(), out)
         for event in hub.events():
-            if not isinstance(event, LinkUp) or not isinstance(event.peer, bytes):
+            if not isinstance(event, (LinkUp, LinkDown)) or not isinstance(event.peer, bytes):
                 continue
-            if not self._neighbours.as_member(event.peer):  # it was let in just before it became a neighbour
-                replica.on_input(ClientLink(event.peer, event.binding), out)
+            # A second process with the client's key may have come and gone: then the older link is the client's again,
+            # and that one's binding is what has to be proved in the next epoch.
+            binding = event.binding if isinstance(event, LinkUp) else event.falls_back
+            if binding is not None and not self._neighbours.as_member(event.peer):
+                # (A member that is a neighbour now was let in as a client just before.)
+                replica.on_input(ClientLink(event.peer, binding), out)
         now = hub.clock()
         for peer, frames in received:
             if isinstance(peer, str):

@@ -417,6 +417,9 @@ def test_replies_go_to_the_newest_link_and_links_are_bounded(world: World) -> No
     assert bob.is_up("ann")
     world.close(clients[2])
     world.until(lambda: bob.counters["links_down"] == 2)
+    (fall_back,) = [event.falls_back for event in world.seen[bob] if isinstance(event, LinkDown) and event.falls_back]
+    (known,) = [event.binding for event in world.seen[clients[1]] if isinstance(event, LinkUp)]
+    assert fall_back == known  # so that it can be proved again which link it is
     bob.send("ann", b"fall-back")
     world.until(lambda: world.frames(clients[1])[-1] == b"fall-back")
 
