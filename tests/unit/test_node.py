@@ -7,11 +7,17 @@ import threading
 import pytest
 import trio
 
+from bftkit.client.aio import driving
+from bftkit.client.connect import client_settings
+from bftkit.client.core import ClientCore
 from bftkit.client.local import LocalGroup, local_group
 from bftkit.configuration.text import ConfigurationError
+from bftkit.crypto.keys import SigningKey
 from bftkit.network.addresses import Address
 from bftkit.network.hub import DialFailed, Event, HubError
-from bftkit.node.assembly import load_adversary
+from bftkit.network.memory import MemoryHub
+from bftkit.network.session import Identity
+from bftkit.node.assembly import load_adversary, peers_of
 from bftkit.node.node import Node
 from bftkit.service import keyvalue
 from bftkit.service.keyvalue import KeyValueStore
@@ -143,6 +149,28 @@ async def test_a_member_hears_of_clients_what_its_adversary_lets_through() -> No
 def test_an_adversary_that_is_not_there_is_the_callers_mistake(name: str) -> None:
     with pytest.raises(ConfigurationError):
         load_adversary(name)
+
+
+async def test_a_client_is_answered_in_the_next_epoch_after_another_process_with_its_key_came_and_went() -> None:
+    """Members prove to a client, with the next epoch's key, the link that leads to it then, not one that is gone."""
+    async with local_group(KeyValueStore) as group:
+
+        def client_with_one_key() -> ClientCore:
+            hub = MemoryHub(group.network, Identity.from_seed(bytes(32)), group.genesis.group_id)
+            return ClientCore(client_settings(group.genesis, SigningKey(bytes(32))), hub, peers_of(group.genesis, ""))
+
+        def down() -> list[int]:
+            return [group.node(member).hub.counters["links_down"] for member in group.members]
+
+        async with driving(client_with_one_key()) as first:
+            await first.submit(keyvalue.put(b"k", b"1"), timeout=PATIENCE_SECONDS)
+            before = down()
+            core = client_with_one_key()
+            async with driving(core):
+                await group.until(lambda: len(core.machine.proved) == len(group.members))
+            await group.until(lambda: all(now > then for now, then in zip(down(), before, strict=True)))
+            await group.switch("pbft")
+            await first.submit(keyvalue.put(b"k", b"2"), timeout=PATIENCE_SECONDS)
 
 
 async def test_a_peer_is_readdressed_at_run_time(monkeypatch: pytest.MonkeyPatch) -> None:
