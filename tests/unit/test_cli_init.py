@@ -369,3 +369,17 @@ def test_what_makes_no_member_that_joins(
     assert code in (2, 3)
     assert reason in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shop"]
+
+
+def test_new_epoch_keys_reach_further_than_the_group_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Keys are counted from epoch 0 on: those of epochs that are over, and erased, count for nothing."""
+    assert main(["init", str(tmp_path / "g"), "--base-port", "7000"]) == 0
+    file = tmp_path / "g/m1/keys/epochs.key"
+    keys = EpochKeys.from_bytes(file.read_bytes())
+    keys.erase_before(5)
+    file.write_bytes(keys.to_bytes())
+    capsys.readouterr()
+    assert main(["keygen", str(tmp_path / "g/m1"), "--kind", "next", "--epochs", "5"]) == 2
+    assert "5 are over" in capsys.readouterr().err
+    assert main(["keygen", str(tmp_path / "g/m1"), "--kind", "next"]) == 0
+    assert "epoch_count = 261" in capsys.readouterr().out
