@@ -55,8 +55,8 @@ class Measuring:
         self._beats = max(1, setting(policy, "period_ms") // BEAT_MS)
         self._arrived: dict[Key, tuple[int, int]] = before._arrived if before is not None else {}
         """When bundles came that wait: clock and beat."""
-        self._heard: dict[MemberId, int] = {}
-        """In which beat members were heard last."""
+        self._heard: dict[MemberId, int] = dict.fromkeys(replica.others, replica.beat)
+        """In which beat members were heard last; nobody is silent because an epoch begins."""
         self._least: dict[MemberId, int] = before._least if before is not None else {}
         """The least that this member's clock was ahead of another's report, in microseconds."""
         self._late: dict[MemberId, int] = {}

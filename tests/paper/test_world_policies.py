@@ -11,7 +11,7 @@ from bftkit.channel.batches import judge_batch
 from bftkit.channel.bundles import CLOCK, REPORT, make_batch, make_bundle, parse_batch
 from bftkit.channel.frames import BUNDLE, StalledVote
 from bftkit.channel.interface import ReplicaOut
-from bftkit.channel.measuring import LATENESS_MOST_US
+from bftkit.channel.measuring import LATENESS_MOST_US, Measuring
 from bftkit.channel.replica import Replica
 from bftkit.configuration.policy import MEASUREMENT_CODEC, Measurement, Mode, Policy
 from bftkit.core.machine import MemberId, Out
@@ -126,6 +126,13 @@ def test_reports_are_really_ordered() -> None:
 def clock_of(world: World, member: MemberId, counter: int, time_ms: int) -> bytes:
     settings = world.replica(member).settings
     return bytes((BUNDLE,)) + make_bundle(settings.clock_key, settings.group, CLOCK, counter, time_ms, 0, ())
+
+
+def test_nobody_is_silent_because_an_epoch_begins() -> None:
+    world = world_of(13, attrs.evolve(MANUAL, parameters={"period_ms": 100}))
+    loaded(world, 1500)
+    replica = world.replica("m1")
+    assert Measuring(replica, replica.measuring).measured().silent == 0
 
 
 def test_a_clock_of_another_age_takes_nobody_down() -> None:
