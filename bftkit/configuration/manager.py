@@ -25,7 +25,7 @@ from bftkit.configuration.fitting import Shortfall, deadline_parameters, shortfa
 from bftkit.configuration.needs import check_qos
 from bftkit.configuration.policy import MODES_MAX, Mode, Policy
 from bftkit.configuration.qos import QoS
-from bftkit.configuration.shelf import check_parameters, load_policy
+from bftkit.configuration.shelf import check_parameters, filled, load_policy
 from bftkit.core.machine import MemberId
 from bftkit.core.ordering import ProtocolRecord
 from bftkit.membership.epochs import Configuration
@@ -248,6 +248,8 @@ def modes_for(
     check_parameters(record, bare)
     if record.modes == "none":
         return bare, ()
+    # All of them are signed: members of two releases, with other defaults, must not come to two decisions.
+    bare = attrs.evolve(bare, parameters=filled(record, bare))
     fitting = [one for one in by_cost(records) if not shortfalls(one, qos, n, n)]
     notes: list[str] = []
     if record.modes == "two":

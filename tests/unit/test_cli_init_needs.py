@@ -13,6 +13,7 @@ from bftkit.configuration.policy import Mode, Policy
 from bftkit.configuration.qos import QoS
 from bftkit.core.plugin import load_protocol
 from bftkit.node.folders import read_genesis, read_member
+from tests.policies import all_signed
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, list[dict[str, Any]], str]:
@@ -32,7 +33,7 @@ def test_a_group_is_founded_with_needs_and_a_policy(tmp_path: Path, capsys: pyte
     assert genesis.qos == QoS(deadline_ms=500)
     parameters = {"pipeline_depth": 4, "view_timeout": 250}
     assert (genesis.protocol, dict(genesis.parameters)) == ("pbft", parameters)
-    assert genesis.policy == Policy("steady", (Mode("pbft", parameters), Mode("cks")), 2, 5000)
+    assert genesis.policy == all_signed(Policy("steady", (Mode("pbft", parameters), Mode("cks")), 2, 5000))
     assert genesis.policy is not None
     assert genesis.policy.mode_of(genesis.protocol, genesis.parameters) == 0
     assert genesis.coin is not None

@@ -23,6 +23,7 @@ from bftkit.membership.commands import Change, SignedCommand
 from bftkit.membership.epochs import Configuration, extended, following
 from bftkit.membership.steering import steered
 from bftkit.node.folders import read_genesis
+from tests.policies import all_signed
 from tests.unit.test_cli_switch import Stage, make_stage
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -113,7 +114,9 @@ def test_needs_that_are_set_become_a_planned_change(stage: Stage) -> None:
     change = changed(stage)
     assert change.qos == QoS(deadline_ms=500, consistency="best-effort")
     assert (change.protocol, dict(change.parameters)) == ("pbft", {"view_timeout": 250})
-    assert change.policy == Policy("steady", (Mode("pbft", {"view_timeout": 250}), Mode("cks")), 2, STALL_MS)
+    assert change.policy == all_signed(
+        Policy("steady", (Mode("pbft", {"view_timeout": 250}), Mode("cks")), 2, STALL_MS)
+    )
     assert change.coin
     assert stage.sent.reason == "needs changed: pbft on 4 members, f = 1, c = 0; policy steady (pbft, cks)"
 
@@ -178,7 +181,7 @@ def test_needs_from_a_file_and_options_that_are_stronger(stage: Stage, tmp_path:
 def test_a_policy_is_set_with_the_protocols_for_the_needs(stage: Stage) -> None:
     assert stage.run("policy", "set", "steady", "--set", "period_ms=500").code == 0
     change = changed(stage)
-    assert change.policy == Policy("steady", TWO, 2, STALL_MS, {"period_ms": 500})
+    assert change.policy == all_signed(Policy("steady", TWO, 2, STALL_MS, {"period_ms": 500}))
     assert change.qos == QoS()
     assert stage.sent.reason.startswith("policy steady: pbft on 4 members")
 

@@ -30,6 +30,7 @@ from bftkit.configuration.shelf import UnknownPolicy
 from bftkit.configuration.text import ConfigurationError
 from bftkit.core.ordering import FAULT_NAMES, Parameter, ProtocolRecord
 from bftkit.core.plugin import load_protocol
+from tests.policies import all_signed
 from tests.unit.test_wishes import Group, group
 
 OURS: Final = ("cks", "coordinator", "paxos", "pbft")
@@ -367,7 +368,7 @@ def test_a_crash_group_that_may_toss_coins_has_a_coin_key() -> None:
 
 def test_a_policys_parameters_are_checked() -> None:
     found = chosen(QoS(), 4, None, "steady", parameters={"period_ms": 500})
-    assert dict(found.policy.parameters) == {"period_ms": 500}
+    assert found.policy == all_signed(attrs.evolve(found.policy, parameters={"period_ms": 500}))
     with pytest.raises(ConfigurationError, match="did you mean 'period_ms'"):
         chosen(QoS(), 4, None, "steady", parameters={"period": 500})
 
@@ -395,7 +396,9 @@ def test_what_was_chosen_passes_the_checks_of_an_operators_command() -> None:
     assert [seat.id for seat in change.members] == ["m0", "m1", "m2", "m3"]
     assert dict(change.parameters) == {"view_timeout": 250}
     assert change.qos == found.qos
-    assert change.policy == Policy("steady", (Mode("pbft", {"view_timeout": 250}), Mode("cks")), 2, STALL_MS)
+    assert change.policy == all_signed(
+        Policy("steady", (Mode("pbft", {"view_timeout": 250}), Mode("cks")), 2, STALL_MS)
+    )
     assert change.policy is not None
     assert change.policy.mode_of(change.protocol, change.parameters) == 0
     assert "pbft on 4 members" in prospect.command.reason
@@ -422,8 +425,8 @@ def test_new_needs_do_not_undo_what_a_policy_has_changed_to() -> None:
     found = again(made, QoS(deadline_ms=500))
     assert found.protocol == "cks"
     assert "the policy steady has chosen it" in found.protocols[0].text
-    assert found.policy == Policy(
-        "steady", (Mode("pbft", {"view_timeout": 250}), Mode("cks")), 2, 7000, {"slow_ms": 99}
+    assert found.policy == all_signed(
+        Policy("steady", (Mode("pbft", {"view_timeout": 250}), Mode("cks")), 2, 7000, {"slow_ms": 99})
     )
     assert again(made, QoS(deadline_ms=500), "manual").protocol == "pbft"
 
