@@ -298,7 +298,12 @@ class ValidatedAgreement(Forkable, Machine[Input, Part, Agreed]):
         within(index, lambda child, inner: child.on_message(sender, message, inner), out)
 
     def _wanted(self, kind: int, index: int) -> bool:
-        """Whether a final of this broadcast would move anything here."""
+        """Whether a final of this broadcast would move anything here, or elsewhere.
+
+        That of an own one is for others: a member that was restarted has forgotten it, and nobody else says it again.
+        """
+        if index == self.me:
+            return True
         if kind == PROPOSAL:
             return self._vector is None or (self.attempt > 0 and self.order[self.attempt - 1] == index)
         return not self.released or self.statements.get(self.attempt, {}).get(index) == b""

@@ -303,7 +303,7 @@ def test_finals_that_are_not_needed_wait_unchecked_one_of_each_sender() -> None:
         for index in range(4):
             found.on_message("m3", va.Part(va.COMMITMENT, index, final), Out())
     assert {key for key in found.surplus if "m3" in found.surplus[key]} == waiting | {
-        (va.COMMITMENT, i) for i in range(4)
+        (va.COMMITMENT, i) for i in range(1, 4)
     }
     assert all(len(finals) <= 3 for finals in found.surplus.values())
     made.run()
@@ -403,6 +403,22 @@ def test_a_restarted_member_says_the_same(withheld: int | None) -> None:
                 assert [part for part in again.said() if part.kind == kind] == said
                 statements += kind == va.STATEMENT and len(said)
     assert statements
+
+
+def test_a_restarted_member_gets_its_own_finals_again_for_those_that_lack_them() -> None:
+    """It has released its share and needs none any more; but nobody else says a member's own broadcast again."""
+    made = world()
+    before = inside(made, "m0")
+    made.run(lambda: before.released and before.commitments[0].final is not None)
+    own = {va.PROPOSAL: before.proposals[0].final, va.COMMITMENT: before.commitments[0].final}
+    after = restarted(made, "m0")
+    assert after.released
+    for kind, final in own.items():
+        assert final is not None
+        part = va.Part(kind, 0, cb.CODEC.encode(final))
+        assert part not in after.said()
+        after.on_message("m1", part, Out())
+        assert part in after.said()
 
 
 def test_a_member_that_was_done_is_done_after_a_restart() -> None:
