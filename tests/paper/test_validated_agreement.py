@@ -377,6 +377,38 @@ def test_t_members_that_say_nothing_stop_nobody(n: int, f: int) -> None:
     assert mean(tried) < 2
 
 
+@pytest.mark.parametrize("kind", [va.PROPOSAL, va.COMMITMENT])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_restart_loses_no_broadcast_that_others_need(kind: int, seed: int) -> None:
+    """A correct member's broadcast comes to all, though it was restarted after some had it (validity).
+
+    With a silent member, each needs those of all the others. Who has the final echoes no more, but gives it back, and
+    the sender has to take it, even if it is past what it would need it for: nobody else says it again.
+    """
+
+    def lost(flight: Flight[va.Part]) -> bool:
+        part = flight.message
+        final = (part.kind, part.index) == (kind, 0) and isinstance(cb.CODEC.decode(part.body), cb.Final)
+        return final and (flight.sender, flight.receiver) == ("m0", "m2")
+
+    def past(name: MemberId) -> bool:
+        machine = made.machines[name]
+        assert isinstance(machine, va.ValidatedAgreement)
+        return machine.released if kind == va.COMMITMENT else machine.phase != "gathering"
+
+    made = world(4, 1, seed, held=lost, liars={"m3": Silent()})
+    made.run(lambda: past("m0") and past("m1"))
+    made.crash("m0", lose=True)
+    made.restart("m0", va.ValidatedAgreement.create(block_setups(4, 1, seed=seed)["m0"], ID, valid, VALUE_MAX))
+    assert past("m0"), "what it waited for before is not waited for again"
+    for _ in range(3):
+        made.run()
+        made.repeat()
+    made.run()
+    attempts(made)
+    assert not faults(made)
+
+
 def test_the_messages_are_as_many_as_the_square_of_the_members() -> None:
     """Without faults: 2 broadcasts with echoes, a share, two votes and the outcome of each member to each other."""
     made = world(4, 1, 1)
