@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HOLDING_PURPOSE: Final = "holding"
 NO_SIGNATURE: Final = bytes(64)
-"""In place of one by who is no member, and only asks."""
+"""In place of one by who holds nothing that counts, and only asks: it is no member, or has forgotten what it said."""
 
 
 class Beginning:
@@ -72,8 +72,8 @@ class Beginning:
         mine = self.holders.get(replica.me)
         if message.answer and mine is not None:
             out.send(sender, pack_control(Holding(message.epoch, mine, answer=False)))
-        if sender not in replica.indices:
-            return  # one that leaves wants to know whether it is needed
+        if sender not in replica.indices or message.signature == NO_SIGNATURE:
+            return  # it only asks: whether it is needed, if it leaves, or whether the epoch has begun, if it is silent
         if not replica.settings.keyring.verify(sender, HOLDING_PURPOSE, succession.place.opening, message.signature):
             raise WireError("a bad signature under the state that an epoch begins with")
         self.holders[sender] = message.signature
@@ -120,6 +120,6 @@ class Beginning:
             out.broadcast(pack_control(Holding(epoch, held, answer=True)))
         elif not replica.passive:
             self._succession.begin(out)  # the state that was lost may be here again
-        elif replica.observing and replica.stopped is None:
+        elif replica.stopped is None:
             # Nobody waits for this member, so what the others held when it was on its way is not said again by itself.
             out.broadcast(pack_control(Holding(epoch, NO_SIGNATURE, answer=True)))

@@ -95,6 +95,12 @@ def opened(body: bytes) -> ViewChangeBody | NewViewBody | None:
         return None
 
 
+def test_a_liar_that_was_removed_has_nothing_to_sign_anew() -> None:
+    world = World(1, "pbft", 4)
+    settings = world.hosts["m0"].settings
+    Mutate(attrs.evolve(settings, members=("m4", "m1", "m2", "m3")))
+
+
 # ------------------------------------------------------------------------------------------------- one message
 
 

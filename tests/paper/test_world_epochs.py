@@ -148,6 +148,26 @@ def test_rule_16_a_member_that_lost_its_disk_speaks_again_with_new_keys_only() -
     assert not world.replica("m1").silent
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_rule_26_a_silent_member_asks_whether_an_idle_epoch_has_begun(seed: int) -> None:
+    """It signs nothing that could be counted, nothing is executed that would show it, and the others have all begun."""
+    world = at_work("pbft", seed=seed)
+    world.crash("m3")
+    world.wipe("m3")
+    world.restart("m3")
+    world.finish()
+    world.crash("m3")
+    world.switch()
+    world.run_until(lambda: world.chain.now.epoch == 1, 8000, "the next epoch")
+    world.run(2000)
+    world.restart("m3")
+    world.run(3000)
+    late = world.replica("m3")
+    assert (late.silent, late.settings.epoch, late.applied) == (True, 1, world.replica("m0").applied)
+    assert late.succession_part.active
+    assert world.replica("m0").counters.blames == 0
+
+
 def test_a_client_that_was_cut_off_for_three_epochs_comes_back() -> None:
     world = at_work("paxos", members=3)
     cut = world.partition(("c0",), world.members)

@@ -112,6 +112,8 @@ class Mutate(Honest):
     def _mutator_of(settings: ReplicaSettings) -> Mutator:
         """Changes messages of the epoch's protocol."""
         plugin = settings.plugin
+        if settings.me not in settings.members:
+            return Mutator(plugin.codec, settings.members, plugin.inside)  # removed: there is nothing to sign anew
         setup = Setup(
             settings.me,
             settings.members,
