@@ -48,6 +48,8 @@ class Proposer:
         """Batches of this member with requests in them that are proposed, and neither executed nor returned."""
         self.led = False
         """Whether anybody was ever named as a leader here. Between two leaders nobody proposes."""
+        self._promoted = False
+        """Whether the last batch began with what had been aside."""
         self._wanted = 0
         self._highest: Slot = -1
         """The highest slot that was under way, or applied, when this member proposed last."""
@@ -173,7 +175,11 @@ class Proposer:
         # Under overload every request waits for many rounds; then, too, most of a batch is the member's own share.
         parts = n if pool.fresh else 1
         overloaded = pool.fresh_requests * 2 >= limits.batch_requests
-        promoted = pool.promote(replica.applied, limits.batch_bytes // parts, limits.batch_requests // parts)
+        promoted: list[tuple[Bundle, int]] = []
+        # Where a batch has no room for both, every other one is the member's own share, or that would never come.
+        if limits.batch_requests >= parts or not self._promoted:
+            promoted = pool.promote(replica.applied, limits.batch_bytes // parts, limits.batch_requests // parts)
+        self._promoted = bool(promoted)
         if not overloaded:
             for bundle, turn in promoted:
                 self._note_late(bundle, turn)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import attrs
@@ -236,6 +237,23 @@ def test_under_overload_most_of_a_batch_is_the_members_own_share() -> None:
     for batch in batches:
         assert len([bundle for bundle in batch if bundle in late]) == 8 // N
         assert len(batch) == 8
+
+
+def test_a_batch_with_room_for_one_is_the_members_own_share_every_other_time() -> None:
+    """Else what others let pass would take every batch, and the member's own requests would wait for ever."""
+    member = Member(limits=Limits(batch_requests=1))
+    late = bundles(member, 30, 1)
+    for bundle in late:
+        member.takes(bundle)
+    member.applies(TURN_SLOTS * N)
+    own = bundles(member, 30, 0)
+    for bundle in own:
+        member.takes(bundle)
+    batches = member.proposes()
+    assert len(batches) > 4
+    taken = [bundle in own for (bundle,) in batches]
+    assert all(one or other for one, other in pairwise(taken)), taken
+    assert not all(taken), "and what others let pass has its time, too"
 
 
 def test_a_member_that_let_its_turn_pass_is_not_waited_for_again() -> None:
