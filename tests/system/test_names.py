@@ -89,6 +89,15 @@ def links(client: SyncClient, member: str) -> list[str]:
     return list(client.status(timeout=0.5).get(member, {}).get("links", []))
 
 
+def addresses(client: SyncClient) -> dict[str, object]:
+    """By member that answers: what its one name service says of the others."""
+    found: dict[str, object] = {}
+    for member, status in client.status(timeout=0.5).items():
+        (source,) = status["names"]["services"]
+        found[member] = status["names"]["addresses"].get(source)
+    return found
+
+
 def test_members_that_moved_are_found_again(found: MakeGroup, directory: Directory) -> None:
     group = found()
     for member in group.members:
@@ -109,10 +118,10 @@ def test_members_that_moved_are_found_again(found: MakeGroup, directory: Directo
         directory.say(ports)
         client.wait(lost.value.number, timeout=PATIENCE_SECONDS)
         assert client.read(keyvalue.get(b"k"), timeout=PATIENCE_SECONDS) == b"+2"
+        everywhere = {"m1": {*MOVED}, **{member: {*MOVED} - {member} for member in MOVED}}
         end = time.monotonic() + PATIENCE_SECONDS
-        while sorted(statuses := client.status(timeout=0.5)) != ["m1", *MOVED]:  # the client finds them too
-            assert time.monotonic() < end, statuses
-        for member in statuses:
-            (source,) = statuses[member]["names"]["services"]
-            told = {other: [f"tcp://127.0.0.1:{port}"] for other, port in ports.items() if other != member}
-            assert statuses[member]["names"]["addresses"] == {source: told}
+        while (told := addresses(client)) != {  # the client finds all of them, and each of them has read what is said
+            member: {other: [f"tcp://127.0.0.1:{ports[other]}"] for other in sorted(others)}
+            for member, others in everywhere.items()
+        }:
+            assert time.monotonic() < end, told
