@@ -74,7 +74,7 @@ def _told(facade: Facade, prospect: Prospect, signatures: Signatures | None) -> 
         epoch=prospect.here.epoch,
         rows=[Row(what=what, before=before, after=after) for what, before, after in prospect.rows],
         meanwhile=list(prospect.meanwhile),
-        warnings=[*prospect.warnings, *(unmet(change) if change is not None else ())],
+        warnings=[*prospect.warnings, *(unmet(change, facade.genesis) if change is not None else ())],
         quorum_before=quorum_sizes(prospect.here.quorum),
         quorum_after=quorum_sizes(_quorum_after(prospect.command, prospect.here.quorum)),
         last_pause_ms=switch.pause_ms if switch is not None else None,

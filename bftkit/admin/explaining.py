@@ -7,7 +7,7 @@ import base64
 from bftkit.admin.models import ConfigurationBody, FullLink, Link, PendingChange, QuorumSizes
 from bftkit.admin.wish_models import Needs, PolicyTerms
 from bftkit.channel.reconfiguring import Pending
-from bftkit.configuration.manager import Refusal, choose, present_needs
+from bftkit.configuration.manager import Refusal, choose, founded_without_disk, present_needs
 from bftkit.configuration.shelf import BrokenPolicy, UnknownPolicy
 from bftkit.configuration.text import ConfigurationError
 from bftkit.core.ordering import ProtocolRecord
@@ -16,6 +16,7 @@ from bftkit.core.quorum import Quorum
 from bftkit.membership.chain import HandOver
 from bftkit.membership.commands import Change
 from bftkit.membership.epochs import Configuration
+from bftkit.membership.genesis import Genesis
 
 
 def quorum_sizes(quorum: Quorum) -> QuorumSizes:
@@ -69,12 +70,13 @@ def needs_in_words(here: Configuration, durability: str) -> list[str]:
     return [*told, found.summary, *needs, *(f"{one.protocol}: {one.text}" for one in found.protocols), *found.notes]
 
 
-def unmet(change: Change) -> list[str]:
-    """Which needs a change names that it does not meet: members would carry it out all the same."""
+def unmet(change: Change, genesis: Genesis) -> list[str]:
+    """Which needs a change names that it does not meet: members would order it all the same."""
     if change.qos is None:
         return []
+    ids, without_disk = [seat.id for seat in change.members], founded_without_disk(genesis, change.members)
     try:
-        found = choose(change.qos, [seat.id for seat in change.members], installed(), protocol=change.protocol)
+        found = choose(change.qos, ids, installed(), protocol=change.protocol, without_disk=without_disk)
     except (ConfigurationError, UnknownPolicy, BrokenPolicy) as error:
         return [str(error)]
     return [f"The needs are not met: {found.text}."] if isinstance(found, Refusal) else []

@@ -26,7 +26,7 @@ from bftkit.cli.needs import (
     tell_refusal,
 )
 from bftkit.cli.switch import NOW, AtOption
-from bftkit.configuration.manager import Choice, Refusal, choose, present_needs, wish_for
+from bftkit.configuration.manager import Choice, Refusal, choose, founded_without_disk, present_needs, wish_for
 from bftkit.configuration.needs import qos_table
 from bftkit.configuration.policy import REASON_MAX
 from bftkit.configuration.qos import QoS
@@ -127,7 +127,18 @@ def chosen(
 ) -> Choice:
     """What the manager chooses for this group. Raises `CommandFailed`."""
     qos, here = needs.over(needs_of(known)), known.here
-    return accepted(choose(qos, here.members, records(), here, policy, protocol=protocol, parameters=parameters))
+    without_disk = founded_without_disk(known.folder.genesis, here.roster.entries)
+    found = choose(
+        qos,
+        here.members,
+        records(),
+        here,
+        policy,
+        protocol=protocol,
+        parameters=parameters,
+        without_disk=without_disk,
+    )
+    return accepted(found)
 
 
 def check_reason(reason: str) -> None:

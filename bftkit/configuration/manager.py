@@ -15,7 +15,7 @@ Source: Reiser et al., the configuration manager, section 3.2.5.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -28,10 +28,14 @@ from bftkit.configuration.qos import QoS
 from bftkit.configuration.shelf import check_parameters, filled, load_policy
 from bftkit.core.machine import MemberId
 from bftkit.core.ordering import ProtocolRecord
+from bftkit.membership.commands import Seat
 from bftkit.membership.epochs import Configuration
+from bftkit.membership.genesis import Genesis
+from bftkit.membership.roster import RosterEntry
 from bftkit.membership.wishes import Wish
 
 MANUAL: Final = "manual"
+MEMORY: Final = "memory"
 STALL_MS: Final = 5000
 """A protocol that decides nothing for so long, while requests wait, has stopped, unless the operators say otherwise."""
 
@@ -93,19 +97,25 @@ def choose(
     *,
     protocol: str | None = None,
     parameters: Mapping[str, int] | None = None,
+    without_disk: Collection[MemberId] = (),
 ) -> Choice | Refusal:
     """A configuration of these members that meets the needs, or why there is none.
 
     `members` are all that are known, in their order; `records` those of all installed protocols; `present` is what the
     group runs under now, if there is a group; `policy` is a policy's name (None: the present one's, else ``manual``),
-    and `parameters` are its own; `protocol` one that the operator insists on. Raises `ConfigurationError` for values
-    that do not exist, `UnknownPolicy` and `BrokenPolicy`.
+    and `parameters` are its own; `protocol` one that the operator insists on; `without_disk` are members that keep
+    nothing on disk (see `founded_without_disk`). Raises `ConfigurationError` for values that do not exist,
+    `UnknownPolicy` and `BrokenPolicy`.
     """
     check_qos(qos)
     n = min(qos.replicas or len(members), len(members))
     short = {one.name: shortfalls(one, qos, n, len(members)) for one in records}
     fitting = [one for one in by_cost(records) if not short[one.name]]
-    unmet = [*_not_built(qos), *_too_many_asked_for(qos, len(members))]
+    unmet = [
+        *_not_built(qos),
+        *_too_many_asked_for(qos, len(members)),
+        *_kept_nowhere(qos, members[:n], without_disk),
+    ]
     if protocol is not None:
         unmet += short.get(protocol, (Shortfall("protocol", f"{protocol} is not installed"),))
     elif not fitting:
@@ -201,6 +211,35 @@ def _too_many_asked_for(qos: QoS, known: int) -> list[Shortfall]:
     if qos.replicas <= known:
         return []
     return [Shortfall("replicas", f"{qos.replicas} members are asked for, and {known} are known")]
+
+
+def founded_without_disk(genesis: Genesis, seats: Iterable[RosterEntry | Seat]) -> tuple[MemberId, ...]:
+    """Those of these members that keep nothing on disk, as far as the founding and the chain know, in their order.
+
+    Where a group was founded with durability ``memory``, each founder began without a log, and a log that begins in
+    the middle makes it silent until it has new keys (SAFETY rule 16). So it is known by its keys of then.
+    """
+    if genesis.durability != MEMORY or (genesis.qos is not None and genesis.qos.durability != MEMORY):
+        return ()
+    founders = {entry.id: entry.epoch_root for entry in genesis.roster.entries}
+    return tuple(seat.id for seat in seats if founders.get(seat.id) == seat.epoch_root)
+
+
+def _kept_nowhere(qos: QoS, members: Sequence[MemberId], without_disk: Collection[MemberId]) -> list[Shortfall]:
+    """Members without a log are not ready for more than ``memory``; f + c of them hold up no change."""
+    found = [one for one in members if one in without_disk]
+    few = qos.byzantine + qos.crash
+    if qos.durability == MEMORY or len(found) <= few:
+        return []
+    return [
+        Shortfall(
+            "durability",
+            f'"{qos.durability}" needs {len(members) - few} of {len(members)} members that keep a log, and '
+            f"{', '.join(found)} {'keeps' if len(found) == 1 else 'keep'} nothing on disk: the group was founded with "
+            f'durability = "memory"; write durability = "{qos.durability}" into member.toml, start the member again '
+            "and give it new keys (bftkit member rotate), one member after the other",
+        )
+    ]
 
 
 # ------------------------------------------------------------------------------------------------- parameters
@@ -375,6 +414,7 @@ __all__ = [
     "Verdict",
     "by_cost",
     "choose",
+    "founded_without_disk",
     "modes_for",
     "parameters_for",
     "present_needs",

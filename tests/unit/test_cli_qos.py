@@ -11,9 +11,10 @@ from typing import Any, Final
 import attrs
 import pytest
 
+from bftkit.admin.explaining import unmet
 from bftkit.cli import main
 from bftkit.cli.app import create_app
-from bftkit.configuration.manager import STALL_MS
+from bftkit.configuration.manager import STALL_MS, founded_without_disk
 from bftkit.configuration.policies.conditions import PARAMETERS
 from bftkit.configuration.policy import Mode, Policy
 from bftkit.configuration.qos import QoS
@@ -160,6 +161,46 @@ def test_what_is_refused_before_anything_is_sent(stage: Stage, words: tuple[obje
     told = stage.run(*words)
     assert (told.code, stage.client.ordered) == (code, [])
     assert text in told.error
+
+
+@pytest.fixture(scope="module")
+def founded_in_memory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("founded") / "memory"
+    assert main(["init", str(directory), "--durability", "memory", "--json"]) == 0
+    return directory
+
+
+def test_members_without_a_disk_are_asked_for_one_before_anything_is_signed(
+    founded_in_memory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = make_stage(founded_in_memory, capsys, monkeypatch)
+    for words in (("qos", "set", "--durability", "fsync"), ("qos", "set", "--durability", "async", "--dry-run")):
+        told = stage.run(*words)
+        assert (told.code, stage.client.ordered) == (6, [])
+        assert [one["field"] for one in told.of("refusal")[0]["unmet"]] == ["durability"]
+        assert "m0, m1, m2, m3 keep nothing on disk" in told.error
+        assert "bftkit member rotate" in told.error
+    assert stage.run("qos", "set", "--deadline-ms", 500).code == 0
+    assert changed(stage).qos == QoS(durability="memory", deadline_ms=500)
+
+
+def test_a_dry_run_through_http_says_so_too(founded_in_memory: Path) -> None:
+    genesis = read_genesis(founded_in_memory / "genesis.toml")
+    now = Configuration.first(genesis).change()
+    (warning,) = unmet(attrs.evolve(now, qos=QoS()), genesis)
+    assert "m0, m1, m2, m3 keep nothing on disk" in warning
+    assert unmet(attrs.evolve(now, qos=QoS(durability="memory")), genesis) == []
+
+
+def test_a_founder_with_new_keys_may_have_a_disk_by_now(founded_in_memory: Path, founded: Path) -> None:
+    genesis = read_genesis(founded_in_memory / "genesis.toml")
+    seats = Configuration.first(genesis).seats()
+    assert founded_without_disk(genesis, seats) == MEMBERS
+    rotated = (attrs.evolve(seats[0], epoch_root=bytes(32)), *seats[1:])
+    assert founded_without_disk(genesis, rotated) == MEMBERS[1:]
+    assert founded_without_disk(attrs.evolve(genesis, qos=QoS(durability="async")), seats) == ()
+    with_disks = read_genesis(founded / "genesis.toml")
+    assert founded_without_disk(with_disks, Configuration.first(with_disks).seats()) == ()
 
 
 def test_needs_from_a_file_and_options_that_are_stronger(stage: Stage, tmp_path: Path) -> None:

@@ -453,3 +453,19 @@ def test_of_the_shortfalls_none_are_left_out() -> None:
 def test_parameters_are_known_by_their_names_in_any_record() -> None:
     record = third(parameters={"view_timeout": Parameter(2000, 300, 9000, "ticks")})
     assert parameters_for(record, QoS(deadline_ms=500)) == {"view_timeout": 300}
+
+
+@pytest.mark.parametrize(("byzantine", "crash", "borne"), [(1, 0, 1), (0, 1, 1), (1, 1, 2), (0, 0, 0)])
+def test_no_more_members_without_a_disk_than_may_fail(byzantine: int, crash: int, borne: int) -> None:
+    """A change is carried out by n - f - c members that are ready; who keeps no log is not ready for a stricter one."""
+    members = tuple(f"m{index}" for index in range(7))
+    qos = QoS(byzantine=byzantine, crash=crash)
+    found = choose(qos, members, RECORDS, without_disk=members[:borne])
+    assert isinstance(found, Choice)
+    refused = choose(qos, members, RECORDS, without_disk=members[: borne + 1])
+    assert isinstance(refused, Refusal)
+    assert refused.fields == ("durability",)
+    assert f"needs {7 - borne} of 7 members that keep a log" in refused.text
+    in_memory = choose(attrs.evolve(qos, durability="memory"), members, RECORDS, without_disk=members)
+    assert isinstance(in_memory, Choice)
+    assert isinstance(choose(attrs.evolve(qos, replicas=6), members, RECORDS, without_disk=members[6:]), Choice)
