@@ -31,7 +31,7 @@ from bftkit.admin.founding import FOLDER as TOKENS_FOLDER
 from bftkit.admin.founding import Access
 from bftkit.channel.settling import own_record
 from bftkit.cli.app import CommandFailed, ExitCode, output, protocol_named
-from bftkit.cli.keygen import address_argument, new_epochs, new_key, public_entry
+from bftkit.cli.keygen import address_argument, check_epochs, new_epochs, new_key, public_entry
 from bftkit.cli.needs import NO_NEEDS, Founding, coin_record, founding_choice, tell_choice
 from bftkit.configuration.keyfiles import EPOCHS_DEFAULT, CoinShare, KeyPair
 from bftkit.configuration.manager import Choice
@@ -130,6 +130,12 @@ def init(
         tuple[str, ...], Parameter(help="A setting of the protocol, as name=number; may be repeated.", negative="")
     ] = (),
     checkpoint_interval: Annotated[int, Parameter(help="Slots from one checkpoint to the next.")] = 128,
+    epochs: Annotated[
+        int,
+        Parameter(
+            help="For how many epochs a member gets keys, counted from epoch 0: with --join, more than are over."
+        ),
+    ] = EPOCHS_DEFAULT,
     name: Annotated[str | None, Parameter(help="The group's name. Default: that of the folder, if it is fit.")] = None,
     join: Annotated[
         Path | None,
@@ -143,6 +149,7 @@ def init(
     """Found a group: one folder for each member, one for a client, the operator's key. Or make a member that joins."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise CommandFailed(ExitCode.FAILED, f"{directory} is there already and not empty; nothing was changed")
+    check_epochs(epochs)
     if join is not None:
         founding = {
             "--members": members != DEFAULT_MEMBERS,
@@ -159,7 +166,7 @@ def init(
         }
         for option in (option for option, given in founding.items() if given):
             raise CommandFailed(ExitCode.USAGE, f"{option} means nothing with --join: the group is as its genesis says")
-        _join(directory, join, id, address, base_port, admin_base_port)
+        _join(directory, join, id, address, base_port, admin_base_port, epochs)
         return
     if id is not None:
         raise CommandFailed(ExitCode.USAGE, "--id means nothing without --join")
@@ -182,7 +189,7 @@ def init(
     # This process is the dealer of the coin key: it keeps nothing but what it writes into the members' folders.
     tossing = coin_record(choice) if choice is not None else record
     coin, shares = deal_coin(tossing, ids, f, c, secrets.token_bytes(DEAL_SECRET_SIZE))
-    keys = {member: (new_key("identity"), new_epochs(EPOCHS_DEFAULT)) for member in ids}
+    keys = {member: (new_key("identity"), new_epochs(epochs)) for member in ids}
     settings = {**(choice.parameters if choice is not None else {}), **_parameters(parameter)}
     try:
         genesis = Genesis(
@@ -427,6 +434,7 @@ def _join(
     address: tuple[str, ...],
     base_port: int | None,
     admin_base_port: int | None,
+    count: int,
 ) -> None:
     """The folder of a member that is to join a group, and its card."""
     if member is None:
@@ -446,7 +454,7 @@ def _join(
         places = tuple(address_argument(f"--address {text}", text.removeprefix(f"{member}=")) for text in address)
     else:
         places = _addresses((member,), (), base_port)[member]
-    identity, epochs = new_key("identity"), new_epochs(EPOCHS_DEFAULT)
+    identity, epochs = new_key("identity"), new_epochs(count)
     access = _access({member: places}, admin_base_port)
     card = MemberCard(member, identity.public, epochs.root, places, epochs.publics, genesis.group_id)
     settings = MemberSettings(

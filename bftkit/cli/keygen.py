@@ -60,6 +60,12 @@ def address_argument(argument: str, address: str) -> str:
         raise CommandFailed(ExitCode.USAGE, str(error)) from None
 
 
+def check_epochs(count: int) -> None:
+    """Whether a member may have keys for so many epochs. Raises `CommandFailed`."""
+    if not 1 <= count <= KEYS_MAX:
+        raise CommandFailed(ExitCode.USAGE, f"--epochs {count}: give a number between 1 and {KEYS_MAX}")
+
+
 def keygen(
     path: Annotated[Path, Parameter(help="The key's new file; with --kind member, the folder for both key files.")],
     /,
@@ -90,8 +96,8 @@ def keygen(
         return
     if not is_name(id):
         raise CommandFailed(ExitCode.USAGE, f"--id {id}: give 1 to 32 of the characters a-z, 0-9, _ - and .")
-    if epochs is not None and not 1 <= epochs <= KEYS_MAX:
-        raise CommandFailed(ExitCode.USAGE, f"--epochs {epochs}: give a number between 1 and {KEYS_MAX}")
+    if epochs is not None:
+        check_epochs(epochs)
     if kind == "next":
         _next_keys(path, tuple(address_argument(f"--address {text}", text) for text in address), epochs)
         return

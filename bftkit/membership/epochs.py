@@ -196,9 +196,9 @@ def following(configuration: Configuration, command: Command, schedule: Schedule
     for seat in change.members:
         keys = schedule[seat.id]
         if epoch >= len(keys):
+            way_out = "make them for more epochs (--epochs)" if seat.keys else "rotate its keys in the same step"
             raise CommandError(
-                f"the keys of {seat.id} reach to epoch {len(keys) - 1}, and this would be epoch {epoch}: "
-                "rotate its keys in the same step"
+                f"the keys of {seat.id} reach to epoch {len(keys) - 1}, and this would be epoch {epoch}: {way_out}"
             )
         path = epoch_key_proof(keys, epoch)[1]
         entries.append(

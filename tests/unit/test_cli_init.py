@@ -338,6 +338,19 @@ def test_init_join_makes_the_folder_of_one_more_member_and_its_card(
     assert recovered.records == ()
 
 
+def test_a_member_joins_a_group_that_is_older_than_the_usual_keys_reach(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "init", tmp_path / "g", "--epochs", 3)[0] == 0
+    genesis = read_genesis(tmp_path / "g" / "genesis.toml")
+    assert [entry.epoch_count for entry in genesis.roster.entries] == [3] * 4
+    words = ("init", tmp_path / "m4", "--join", tmp_path / "g" / "genesis.toml", "--id", "m4", "--epochs", 300)
+    code, event, _ = run(capsys, *words)
+    assert (code, event["epoch_count"]) == (0, 300)
+    card = MemberCard.from_text((tmp_path / "m4" / "card.toml").read_text())
+    assert len(card.keys) == read_member(tmp_path / "m4").epochs.count == 300
+
+
 def test_a_folder_that_replaces_a_member_starts_silent(
     group: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -358,6 +371,8 @@ def test_a_folder_that_replaces_a_member_starts_silent(
         (["--join", "GENESIS", "--id", "m4", "--members", "5"], "--members means nothing with --join"),
         (["--join", "GENESIS", "--id", "m4", "--address", "h:0"], "has port 0"),
         (["--join", "nowhere.toml", "--id", "m4"], "there is no such file"),
+        (["--join", "GENESIS", "--id", "m4", "--epochs", "4097"], "--epochs 4097: give a number between 1 and 4096"),
+        (["--epochs", "0"], "--epochs 0: give a number between 1 and 4096"),
         (["--id", "m4"], "--id means nothing without --join"),
     ],
 )

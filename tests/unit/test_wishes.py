@@ -267,6 +267,8 @@ def test_keys_that_do_not_reach_into_the_next_epoch_are_to_be_rotated_in_the_sam
     assert "rotate its keys in the same step" in late.refusal(protocol="coordinator")
     new = {f"m{index}": card(f"m{index}", of=f"new {index}", port=7001 + index) for index in range(3)}
     assert late.foresee(protocol="coordinator", replace=new).change.protocol == "coordinator"
+    old = group("paxos", 3, 0, 1, epoch=3, epochs=8)
+    assert "make them for more epochs (--epochs)" in old.refusal(add=(card("m3", port=7009, epochs=4),))
 
 
 def test_a_coordinator_that_nobody_can_replace_is_left_by_force_only_by_who_accepts_loss() -> None:
