@@ -51,7 +51,7 @@ class ExitCode(enum.IntEnum):
     OK = 0
     FAILED = 1
     """It was tried, and the answer is no, or this machine could not: no such key, a proof that proves nothing, a file
-    in the way, a full disk, a bug of ours."""
+    in the way, a full disk, a bug of ours. A member that ended so may be started again."""
     USAGE = 2
     """What was typed cannot be, whatever group and files there are: an unknown command, option or name (of a protocol,
     a parameter, a scenario, an adversary), or a value that none can have."""
@@ -64,6 +64,12 @@ class ExitCode(enum.IntEnum):
     """Members answered, but too few agreed."""
     REFUSED = 6
     """The members refused, or the group as it is now would: its rules, its roster, its operators, its limits."""
+    DISK_FAILED = 7
+    """The disk refused to read, write or sync. Nobody should start this again before somebody has seen to the disk:
+    what was written last may be there or not, and the next start may be told that it is."""
+    IN_USE = 8
+    """Another process has what this one needs: it listens at the same place, or works in the same folder. That passes
+    if it is an earlier one of ours that has yet to end; so this may be started again, with a pause."""
     SAFETY_VIOLATED = 10
     """Something is not as the group promises."""
     PROGRESS_MISSED = 11
@@ -128,9 +134,11 @@ FAILURES: Final[tuple[tuple[str, ExitCode], ...]] = (
     ("bftkit.configuration.shelf:UnknownPolicy", ExitCode.BAD_CONFIGURATION),
     ("bftkit.configuration.shelf:BrokenPolicy", ExitCode.FAILED),
     ("bftkit.storage.recovery:LogMismatch", ExitCode.BAD_CONFIGURATION),
+    ("bftkit.storage.files:StorageFailed", ExitCode.DISK_FAILED),
+    ("bftkit.storage.files:StorageBusy", ExitCode.IN_USE),
     ("bftkit.storage.files:StorageError", ExitCode.FAILED),
-    ("bftkit.network.hub:HubError", ExitCode.FAILED),
-    ("bftkit.admin.serving:AdminError", ExitCode.FAILED),
+    ("bftkit.network.hub:HubError", ExitCode.IN_USE),
+    ("bftkit.admin.serving:AdminError", ExitCode.IN_USE),
     ("bftkit.client.errors:NoAnswer", ExitCode.NO_ANSWER),
     ("bftkit.client.errors:OutcomeUnknown", ExitCode.TOO_FEW_AGREED),
     ("bftkit.client.errors:Refused", ExitCode.REFUSED),
@@ -150,7 +158,8 @@ With --api URL --token-file FILE (and --ca FILE), what asks or changes a group d
 interface; both may be repeated, for more members. No client's folder is needed then.
 
 Exit codes: 0 ok, 1 failed, 2 usage, 3 bad configuration, 4 no member answered, 5 members answered but too few \
-agreed, 6 refused, 10 safety violated, 11 progress missed, 130 Ctrl-C."""
+agreed, 6 refused, 7 the disk failed, 8 a port or folder is in use, 10 safety violated, 11 progress missed, \
+130 Ctrl-C."""
 
 
 def _version() -> str:
@@ -225,14 +234,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _tell(causes: Sequence[BaseException], error: BaseException) -> int:
     """Say what went wrong: in one line if all of it is known, with a traceback if any of it is our own bug."""
     told = [explained for explained in map(_explain, causes) if explained is not None]
+    # Whatever else went wrong with it: a supervisor must not start this member again.
+    disk = next((one for one in told if one[0] is ExitCode.DISK_FAILED), None)
     if len(told) == len(causes):
-        code, message = told[0]
+        code, message = disk or told[0]
         if message:
             output().error(code, message)
         return code
     traceback.print_exception(error)
-    output().error(ExitCode.FAILED, f"this is a bug in bftkit: {type(error).__name__}: {_one_line(str(error))}")
-    return ExitCode.FAILED
+    code = ExitCode.FAILED if disk is None else ExitCode.DISK_FAILED
+    output().error(code, f"this is a bug in bftkit: {type(error).__name__}: {_one_line(str(error))}")
+    return code
 
 
 def _explain(error: BaseException) -> tuple[ExitCode, str] | None:

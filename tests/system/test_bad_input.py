@@ -228,12 +228,12 @@ def test_a_port_in_use_and_a_data_folder_in_use_are_clear_errors(shared: Process
     (own,) = other.genesis.roster.entry("m0").addresses
     _replace(settings, own, address)
     other.start("m0")
-    with pytest.raises(ProcessFailed, match=r"exit code 1: bftkit: cannot listen on .*in use"):
+    with pytest.raises(ProcessFailed, match=r"exit code 8: bftkit: cannot listen on .*in use"):
         other.wait_ready("m0")
 
     second = ProcessGroup(shared.directory)
     second.start("m0")
-    with pytest.raises(ProcessFailed, match=r"exit code 1: bftkit: another process uses"):
+    with pytest.raises(ProcessFailed, match=r"exit code 8: bftkit: another process uses"):
         second.wait_ready("m0")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from bftkit.client import SyncClient
+from bftkit.client import NoAnswer, OutcomeUnknown, SyncClient
 from bftkit.node.processes import ProcessGroup
 from bftkit.service import keyvalue
 
@@ -26,6 +26,9 @@ AFTER_THE_KILL = 10
 MARKED_MIN = 2 * AFTER_THE_KILL
 """Once a member is gone, each slot needs two promises of the traced one: for its proposal or prepare, and its commit.
 Before, a quorum does without it, and how many slots share a round is up to the machine."""
+
+SYNCS_THAT_WORK = 30
+"""More than a start takes."""
 
 needs_strace = pytest.mark.skipif(
     shutil.which("strace") is None,
@@ -140,3 +143,22 @@ def test_the_reading_finds_fault_with_a_member_that_does_not_sync(
     reading = _run_traced(group, client(group), tmp_path / "trace", tmp_path / "marks")
     assert len(reading.violations) >= MARKED_MIN
     assert reading.confirmed < reading.marked
+
+
+@needs_strace
+def test_a_member_whose_disk_fails_ends_with_a_code_that_no_supervisor_starts_again(
+    found: MakeGroup, client: OpenClient
+) -> None:
+    """The kernel may have dropped what it could not write, and may report success the next time (FAULTS line 16)."""
+    group = found("--members", 1, "--protocol", "coordinator")
+    failing = ["strace", "-D", "-f", "-o", "/dev/null", "-e", "trace=fdatasync"]
+    group.start("m0", under=[*failing, "-e", f"inject=fdatasync:error=EIO:when={SYNCS_THAT_WORK + 1}+"])
+    group.wait_ready("m0")
+    one = client(group)
+    for _ in range(SYNCS_THAT_WORK + 1):  # each is durable before it is answered
+        try:
+            one.submit(keyvalue.put(b"key", b"value"), timeout=5)
+        except (OutcomeUnknown, NoAnswer):
+            break
+    assert group.wait_end("m0") == 7
+    assert "Input/output error" in group.log_tail("m0")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bftkit.admin.serving import AdminError
 from bftkit.cli import app as app_module
 from bftkit.cli import main
 from bftkit.cli.app import COMMANDS, CommandFailed, ExitCode, create_app, output
@@ -20,7 +21,8 @@ from bftkit.cli.client import show_status
 from bftkit.cli.output import Output, use_output
 from bftkit.configuration.text import ConfigurationError
 from bftkit.core.plugin import UnknownProtocol
-from bftkit.storage.files import DiskFull, StorageFailed
+from bftkit.network.hub import HubError
+from bftkit.storage.files import DiskFull, StorageBusy, StorageFailed
 from bftkit.storage.log import LogMismatch, LogMissing
 
 Command = Callable[[], object]
@@ -61,7 +63,10 @@ FAILURES = [
     (LogMismatch("another group's log"), 3, "another group's log"),
     (LogMissing("no log"), 1, "no log"),
     (DiskFull("no space"), 1, "no space"),
-    (StorageFailed("i/o error"), 1, "i/o error"),
+    (StorageFailed("i/o error"), 7, "i/o error"),
+    (StorageBusy("another process"), 8, "another process"),
+    (HubError("cannot listen"), 8, "cannot listen"),
+    (AdminError("cannot listen"), 8, "cannot listen"),
     (PermissionError(errno.EACCES, "Permission denied", "m0/data"), 1, "m0/data: Permission denied"),
 ]
 
@@ -90,6 +95,16 @@ def test_a_failure_out_of_a_nursery_is_told_like_any_other(
     install(failing(ExceptionGroup("outer", [inner, CommandFailed(ExitCode.FAILED, "later")])))
     assert main(["trial"]) == 3
     assert capsys.readouterr().err == "bftkit: x: y; z\n"
+
+
+@pytest.mark.parametrize("other", [DiskFull("no space"), ConfigurationError("x", "y", "z"), AssertionError("a bug")])
+def test_a_disk_that_failed_is_what_a_supervisor_hears_of(
+    other: Exception, install: Callable[[Command], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A member must not be started again by itself after that, whatever else went wrong meanwhile."""
+    install(failing(ExceptionGroup("", [other, StorageFailed("i/o error")])))
+    assert main(["trial"]) == 7
+    assert "i/o error" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("together", [False, True])
