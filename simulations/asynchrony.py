@@ -21,7 +21,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from functools import partial
 from random import Random
 from typing import Any
 
@@ -30,8 +29,8 @@ import attrs
 from bftkit.core.machine import MemberId
 from bftkit.core.plugin import load_protocol
 from bftkit.core.quorum import largest_tolerance
-from bftkit.sim.ordering_parts import Node
-from bftkit.sim.ordering_world import Network, OrderingWorld
+from bftkit.sim.ordering.parts import Node
+from bftkit.sim.ordering.world import Network, OrderingWorld
 
 SETTLE_TICKS = 1_000
 """So long the group works undisturbed first: both protocols are known to work."""
@@ -98,6 +97,7 @@ class HinderedWorld(OrderingWorld):
             load_protocol(protocol), n, largest_tolerance(n), 0, seed, network=Network(delay_min=1, delay_max=5), **more
         )
         self._chosen_adversary = adversary
+        self.links.hinder = self._hold
 
     def begin(self) -> None:
         """From now on the adversary is at work."""
@@ -114,7 +114,7 @@ class HinderedWorld(OrderingWorld):
             victim = self._adversary(self)
             if victim != self._victim:
                 self._change(victim)
-            self._after(1, self._look)
+            self._time.after(1, self._look)
 
     def _change(self, victim: MemberId | None) -> None:
         if self._victim is not None:
@@ -124,11 +124,11 @@ class HinderedWorld(OrderingWorld):
         for release in held:
             release()
 
-    def _link(self, sender: Node, target: Node, event: Callable[[], None]) -> None:
-        if sender.name == self._victim:
-            self._held.append(partial(super()._link, sender, target, event))
-        else:
-            super()._link(sender, target, event)
+    def _hold(self, sender: Node, send: Callable[[], None]) -> bool:
+        if sender.name != self._victim:
+            return False
+        self._held.append(send)
+        return True
 
 
 def play(world: HinderedWorld, ticks: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from bftkit.core.plugin import load_protocol
-from bftkit.sim.ordering_world import Network, OrderingWorld, Violation
+from bftkit.sim.ordering.world import Network, OrderingWorld, Violation
 from bftkit_paxos import conflicts
 
 

@@ -46,7 +46,7 @@ MISSED_MAX: Final = 20
 """One in so many may be missed."""
 CODE: Final = ("bftkit", "protocols")
 SIMULATES: Final = re.compile(
-    r"bftkit\.sim\.(world|ordering_world|running|scenarios|campaign|shrinking|story|strategies)\b"
+    r"bftkit\.sim\.(world|ordering\.world|running|scenarios|campaign|shrinking|story|strategies)\b"
 )
 HANG_SECONDS: Final = 60
 """A worker whose last run takes so much CPU time beyond its budget stands still."""

@@ -25,7 +25,7 @@ import attrs
 
 from bftkit.core.plugin import protocol_names
 from bftkit.core.quorum import QuorumError
-from bftkit.sim.ordering_world import Violation
+from bftkit.sim.ordering.world import Violation
 from bftkit.sim.twins import Twins, run_twins
 
 CHUNK = 50

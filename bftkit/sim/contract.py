@@ -57,7 +57,7 @@ from bftkit.sim.contract_case import (
     watch_votes,
     weight,
 )
-from bftkit.sim.ordering_world import Disk, Network
+from bftkit.sim.ordering.world import Disk, Network
 
 __all__ = [
     "CHECKS",

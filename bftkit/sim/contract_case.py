@@ -10,7 +10,7 @@ import attrs
 
 from bftkit.core.machine import Broadcast, Digest, Effect, MemberId, Send
 from bftkit.core.ordering import Plugin
-from bftkit.sim.ordering_world import Disk, OrderingWorld
+from bftkit.sim.ordering.world import Disk, OrderingWorld
 
 PATIENCE: Final = 600_000
 """So many ticks after the last fault everything must be decided."""

@@ -57,8 +57,7 @@ from bftkit.core.machine import MemberId
 from bftkit.core.ordering import Plugin
 from bftkit.core.plugin import load_protocol
 from bftkit.core.quorum import Quorum
-from bftkit.sim.ordering_parts import Disk, Network
-from bftkit.sim.ordering_world import OrderingWorld
+from bftkit.sim.ordering.world import Disk, Network, OrderingWorld
 
 SHORT: Final = 6
 """Ticks of a short round: with the delays of `run_twins`, a proposal arrives and is voted for, and little more."""

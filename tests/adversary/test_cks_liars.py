@@ -20,7 +20,7 @@ from bftkit.blocks import validated_messages as vm
 from bftkit.core.digest import NO_DIGEST, digest
 from bftkit.core.machine import Broadcast, Effect, MemberId, Send
 from bftkit.core.plugin import load_protocol
-from bftkit.sim.ordering_world import Network, OrderingWorld
+from bftkit.sim.ordering.world import Network, OrderingWorld
 from bftkit_cks import lists
 from bftkit_cks import messages as m
 from bftkit_cks.forge import forge, resign

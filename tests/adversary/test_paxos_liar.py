@@ -9,7 +9,7 @@ import pytest
 
 from bftkit.core.machine import Blame
 from bftkit.core.plugin import load_protocol
-from bftkit.sim.ordering_world import Network, OrderingWorld, Violation
+from bftkit.sim.ordering.world import Network, OrderingWorld, Violation
 from bftkit_paxos import conflicts
 from bftkit_paxos import messages as m
 

@@ -12,7 +12,7 @@ import pytest
 
 from bftkit.core.digest import digest
 from bftkit.core.machine import Broadcast, Effect, MemberId, Send
-from bftkit.sim.ordering_world import Disk, Network, OrderingWorld
+from bftkit.sim.ordering.world import Disk, Network, OrderingWorld
 from bftkit_pbft import PLUGIN
 from bftkit_pbft import messages as m
 from bftkit_pbft.machine import PbftMachine
@@ -29,6 +29,7 @@ class Dawdler:
     def __init__(self, delay: int) -> None:
         self.delay = delay
         self.world: OrderingWorld | None = None
+        """None while it is being made: then it is tick 0."""
         self.kept: list[Effect[Any, Any]] = []
         self.last = 0
 
@@ -36,13 +37,13 @@ class Dawdler:
         return message
 
     def on_effects(self, member: MemberId, effects: Sequence[Effect[Any, Any]]) -> Sequence[Effect[Any, Any]]:
-        assert self.world is not None
+        tick = 0 if self.world is None else self.world.now
         now: list[Effect[Any, Any]] = []
         for effect in effects:
             held = isinstance(effect, (Broadcast, Send)) and isinstance(effect.message, m.PrePrepare)
             (self.kept if held else now).append(effect)
-        if self.world.now >= self.last + self.delay:
-            self.last = self.world.now
+        if tick >= self.last + self.delay:
+            self.last = tick
             now += self.kept
             self.kept = []
         return now
@@ -59,12 +60,10 @@ def dawdle(
 ) -> tuple[OrderingWorld, int]:
     """A loaded group whose first leader dawdles; and the view that it ends in."""
     dawdler = adversary(delay)
-    world = OrderingWorld.__new__(OrderingWorld)
-    dawdler.world = world
-    world.now = 0
-    OrderingWorld.__init__(
-        world, PLUGIN, 4, 1, 0, 5, adversaries={"m0": dawdler}, disk=Disk(0, 0), parameters=parameters, window=64
+    world = OrderingWorld(
+        PLUGIN, 4, 1, 0, 5, adversaries={"m0": dawdler}, disk=Disk(0, 0), parameters=parameters, window=64
     )
+    dawdler.world = world
     for _ in range(0, ticks, each):
         world.submit(batches)
         world.run(each)
@@ -93,9 +92,8 @@ class Excuse(Dawdler):
     excused = False
 
     def on_effects(self, member: MemberId, effects: Sequence[Effect[Any, Any]]) -> Sequence[Effect[Any, Any]]:
-        assert self.world is not None
         excuses: list[Effect[Any, Any]] = []
-        if self.world.now >= 40 and not self.excused:
+        if self.world is not None and self.world.now >= 40 and not self.excused:
             self.excused = True
             keyring = self.world.setup("m0").keyring
             for slot in range(20, 28):

@@ -11,7 +11,7 @@ import pytest
 
 from bftkit.core.plugin import load_protocol
 from bftkit.core.quorum import Quorum
-from bftkit.sim.ordering_world import Network, OrderingWorld, Violation
+from bftkit.sim.ordering.world import Network, OrderingWorld, Violation
 from bftkit.sim.twins import LONG, SHORT, TwinRound, Twins, TwinScenario, run_twins
 from bftkit_pbft import view_change, views
 from bftkit_pbft.machine import PbftMachine

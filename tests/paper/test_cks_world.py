@@ -10,8 +10,8 @@ from bftkit.blocks import consistent_broadcast as cb
 from bftkit.core.digest import NO_DIGEST
 from bftkit.core.machine import Out, TimerKey
 from bftkit.core.plugin import load_protocol
-from bftkit.sim.ordering_parts import Node
-from bftkit.sim.ordering_world import Disk, Network, OrderingWorld
+from bftkit.sim.ordering.parts import Node
+from bftkit.sim.ordering.world import Disk, Network, OrderingWorld
 from bftkit_cks import messages as m
 from bftkit_cks.machine import CksMachine
 

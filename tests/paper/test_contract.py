@@ -14,7 +14,7 @@ import pytest
 
 from bftkit.core.plugin import load_protocol, protocol_names
 from bftkit.sim import contract
-from bftkit.sim.ordering_world import Disk, Network, OrderingWorld
+from bftkit.sim.ordering.world import Disk, Network, OrderingWorld
 from tests.seeds import at_least
 
 SEEDS = [1 + seed for seed in at_least(4)]
@@ -33,7 +33,7 @@ import sys
 from bftkit.core.digest import digest
 from bftkit.core.plugin import load_protocol
 from bftkit.sim import contract
-from bftkit.sim.ordering_world import Network, OrderingWorld
+from bftkit.sim.ordering.world import Network, OrderingWorld
 
 plugin = load_protocol(sys.argv[1])
 shape = contract.shapes(plugin)[0]

@@ -13,7 +13,7 @@ from bftkit.core.machine import Digest, Slot
 from bftkit.core.ordering import Carried, Setup
 from bftkit.core.quorum import Quorum
 from bftkit.sim.keyring import fast_keyrings
-from bftkit.sim.ordering_world import Disk, Network, OrderingWorld
+from bftkit.sim.ordering.world import Disk, Network, OrderingWorld
 from bftkit_coordinator import PLUGIN, conflicts
 from bftkit_coordinator.messages import APPEND_PURPOSE, HISTORIES, RECORDS, Entry, History, entry_statement
 

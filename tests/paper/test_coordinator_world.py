@@ -6,7 +6,7 @@ import pytest
 
 from bftkit.core.machine import MemberId
 from bftkit.core.ordering import FAULT_NAMES
-from bftkit.sim.ordering_world import Disk, Network, OrderingWorld, Violation
+from bftkit.sim.ordering.world import Disk, Network, OrderingWorld, Violation
 from bftkit_coordinator import PLUGIN
 from bftkit_coordinator.messages import Append
 from bftkit_coordinator.record import RECORD

@@ -13,7 +13,7 @@ import pytest
 from bftkit.core.machine import MemberId
 from bftkit.core.ordering import Neglected
 from bftkit.sim.contract_case import watch_votes
-from bftkit.sim.ordering_world import Disk, Network, OrderingWorld
+from bftkit.sim.ordering.world import Disk, Network, OrderingWorld
 from bftkit_paxos import PLUGIN
 from bftkit_paxos import messages as m
 from bftkit_paxos.machine import PaxosMachine

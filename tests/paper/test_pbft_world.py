@@ -16,7 +16,7 @@ from bftkit.core.machine import Broadcast, Effect, MemberId, Out, Send
 from bftkit.core.ordering import FAULT_NAMES, Neglected, Setup
 from bftkit.core.quorum import Quorum
 from bftkit.sim.keyring import fast_keyrings
-from bftkit.sim.ordering_world import Disk, Network, OrderingWorld
+from bftkit.sim.ordering.world import Disk, Network, OrderingWorld
 from bftkit_pbft import PLUGIN
 from bftkit_pbft import messages as m
 from bftkit_pbft.machine import PbftMachine

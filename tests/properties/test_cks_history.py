@@ -26,7 +26,7 @@ from bftkit.core.plugin import load_protocol
 from bftkit.core.quorum import Quorum
 from bftkit.sim.coins import fast_coins
 from bftkit.sim.keyring import fast_keyrings
-from bftkit.sim.ordering_world import Disk, Network, OrderingWorld
+from bftkit.sim.ordering.world import Disk, Network, OrderingWorld
 from bftkit_cks import lists
 from bftkit_cks import messages as m
 from bftkit_cks.history import HISTORIES, Entry, History, Voted

@@ -22,7 +22,7 @@ from bftkit.core.machine import Blame, Broadcast, Deliver, Digest, Draw, MemberI
 from bftkit.core.ordering import Available, Batch, Decided, Fetch, Learned, Neglected, Propose, Setup
 from bftkit.core.quorum import Quorum
 from bftkit.sim.keyring import fast_keyrings
-from bftkit.sim.ordering_world import Disk, Network, OrderingWorld
+from bftkit.sim.ordering.world import Disk, Network, OrderingWorld
 from bftkit_paxos import PLUGIN
 from bftkit_paxos import messages as m
 from bftkit_paxos.machine import PaxosMachine

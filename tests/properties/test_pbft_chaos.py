@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from bftkit.sim.ordering_world import Disk, Network, OrderingWorld
+from bftkit.sim.ordering.world import Disk, Network, OrderingWorld
 from bftkit_pbft import PLUGIN
 from tests.seeds import at_least
 

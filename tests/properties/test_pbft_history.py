@@ -20,7 +20,7 @@ from bftkit.core.ordering import Carried, Neglected, Setup
 from bftkit.core.quorum import Quorum
 from bftkit.crypto.signed import Certificate, Vote
 from bftkit.sim.keyring import fast_keyrings
-from bftkit.sim.ordering_world import Disk, Network, OrderingWorld
+from bftkit.sim.ordering.world import Disk, Network, OrderingWorld
 from bftkit_pbft import PLUGIN
 from bftkit_pbft import messages as m
 

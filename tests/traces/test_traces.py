@@ -26,8 +26,8 @@ from bftkit.core.plugin import load_protocol
 from bftkit.core.trace import Trace
 from bftkit.sim.host import Due, Event, FromMember, Host
 from bftkit.sim.links import Network as Links
-from bftkit.sim.ordering_parts import Node
-from bftkit.sim.ordering_world import Disk, Network, OrderingWorld
+from bftkit.sim.ordering.parts import Node
+from bftkit.sim.ordering.world import Disk, Network, OrderingWorld
 from bftkit.sim.register import Put
 from bftkit.sim.world import World
 from bftkit_cks import messages as cks_messages

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bftkit.core.plugin import load_protocol
-from bftkit.sim.ordering_world import Disk, Network, OrderingWorld, Violation
+from bftkit.sim.ordering.world import Disk, Network, OrderingWorld, Violation
 
 PLUGIN = load_protocol("coordinator")
 SLOW = Disk(50, 50)

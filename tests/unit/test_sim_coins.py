@@ -16,7 +16,7 @@ from bftkit.sim.coins import FastCoins, real_coins
 from bftkit.sim.costs import Costs, Meter
 from bftkit.sim.journal import Journal
 from bftkit.sim.keyring import Notary
-from bftkit.sim.ordering_world import OrderingWorld
+from bftkit.sim.ordering.world import OrderingWorld
 from bftkit.sim.plan import Group, Plan, PlanError
 from bftkit.sim.reductions import members
 from bftkit.sim.world import World

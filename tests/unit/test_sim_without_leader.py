@@ -15,8 +15,8 @@ from bftkit.sim.adversaries import adversary_names, load_adversary
 from bftkit.sim.campaign import CampaignError
 from bftkit.sim.examining import check_fit
 from bftkit.sim.faults import FOLLOWER, LEADER, chosen
-from bftkit.sim.ordering_turns import TURN_SLOTS, Turns
-from bftkit.sim.ordering_world import OrderingWorld, Violation
+from bftkit.sim.ordering.turns import TURN_SLOTS, Turns
+from bftkit.sim.ordering.world import OrderingWorld, Violation
 from bftkit.sim.plan import Group, Plan, PlanError
 from bftkit.sim.scenarios import load_scenario
 from bftkit.sim.world import World

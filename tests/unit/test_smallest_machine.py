@@ -12,7 +12,7 @@ import pytest
 from bftkit.core.digest import NO_DIGEST
 from bftkit.core.ordering import OrderingMachine, Setup
 from bftkit.core.plugin import load_protocol
-from bftkit.sim.ordering_world import OrderingWorld
+from bftkit.sim.ordering.world import OrderingWorld
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "protocols" / "index.md"
 

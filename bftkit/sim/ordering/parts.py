@@ -1,42 +1,22 @@
-"""What an `OrderingWorld` is made of: the settings of links and disks, adversaries, and a member's place in it."""
+"""What the parts of an `OrderingWorld` share: a member's place, who runs its machine, adversaries."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, NoReturn, Protocol
 
 import attrs
 
-from bftkit.core.machine import Digest, Effect, MemberId, Record, Slot, TimerKey
+from bftkit.core.machine import Digest, Effect, MemberId, Slot, TimerKey
 from bftkit.core.ordering import OrderingInput, OrderingMachine, Setup
-from bftkit.sim.ordering_turns import Turns
+from bftkit.sim.ordering.disk import MemberDisk
+from bftkit.sim.ordering.process import Process
+from bftkit.sim.ordering.turns import Turns
 
 
 class Violation(AssertionError):
     """A property of the protocol does not hold in this run. The text says which, and how to see it again."""
-
-
-@attrs.frozen
-class Network:
-    """What the links do. Delays in ticks, both bounds included; the rest are probabilities a message."""
-
-    delay_min: int = 1
-    delay_max: int = 10
-    loss: float = 0.0
-    duplication: float = 0.0
-    straggling: float = 0.0
-    """This share of the messages takes up to twenty times as long, so that others overtake them."""
-
-
-@attrs.frozen
-class Disk:
-    """How long a sync takes, in ticks, and what a crash does to records that were not synced."""
-
-    sync_min: int = 0
-    sync_max: int = 5
-    keep_some: bool = False
-    """False: a crash loses every unsynced record. True: a prefix of them, drawn from the seed, survives."""
 
 
 class Adversary(Protocol):
@@ -50,18 +30,6 @@ class Adversary(Protocol):
         ...
 
 
-@attrs.frozen
-class Entry:
-    """One record on a member's disk."""
-
-    serial: int
-    record: Record
-    slot: Slot
-    batch: Digest | None = None
-    purge_below: int | None = None
-    """When this entry is durable, standing and settled records with a lower serial are forgotten."""
-
-
 @attrs.define(eq=False)
 class Node:
     """A member's place in the world: its machine, its disk, and what its channel knows."""
@@ -71,28 +39,28 @@ class Node:
     hears: frozenset[MemberId]
     is_twin: bool
     turns: Turns
+    process: Process
+    disk: MemberDisk
     machine: OrderingMachine | None = None
-    incarnation: int = 0
-    paused: bool = False
-    stalled: list[Callable[[], None]] = attrs.field(factory=list[Callable[[], None]])
-    # the disk
-    log: list[Entry] = attrs.field(factory=list[Entry])
-    written: int = 0
-    synced: int = 0
-    syncing: bool = False
-    outbox: deque[tuple[int, Callable[[], None]]] = attrs.field(factory=deque[tuple[int, Callable[[], None]]])
+    """None while the member is down."""
     # the channel
     timers: dict[TimerKey, int] = attrs.field(factory=dict[TimerKey, int])
     inputs: deque[OrderingInput] = attrs.field(factory=deque[OrderingInput])
     store: set[Digest] = attrs.field(factory=set[Digest])
+    """Batches whose bytes it holds, durable or about to be."""
     arrived: set[Digest] = attrs.field(factory=set[Digest])
+    """Batches whose bytes came unasked, and are not kept."""
     wanted: dict[Digest, tuple[Slot, list[MemberId]]] = attrs.field(factory=dict[Digest, tuple[Slot, list[MemberId]]])
+    """Batches that it fetches: for which slot, and from whom."""
     demand: dict[Digest, None] = attrs.field(factory=dict[Digest, None])
+    """Batches that clients asked for here and that are not delivered."""
     proposed: dict[Digest, int] = attrs.field(factory=dict[Digest, int])
+    """Batches that the machine was given to propose, and in which view."""
     told_waiting: bool = False
-    stable: Slot = 0
     emitted: Slot = 0
+    """The last slot that the machine decided."""
     height: Slot = 0
+    """The last slot that the application has."""
     slots: dict[Slot, Digest] = attrs.field(factory=dict[Slot, Digest])
     stop_told: bool = False
     behind_since: int = 0
@@ -101,3 +69,25 @@ class Node:
     def key(self) -> str:
         """The name of this copy: of two twins, the second one has an apostrophe."""
         return self.name + "'" * self.is_twin
+
+    def crash(self) -> None:
+        """The memory is gone, and whatever the disk did not sync."""
+        self.disk.crash()
+        self.process.die()
+        self.store = self.disk.batches()
+        self.machine = None
+        self.told_waiting = self.stop_told = False
+        for container in (self.timers, self.inputs, self.arrived, self.wanted, self.demand, self.proposed):
+            container.clear()
+        self.turns.forget()
+
+
+class Machines(Protocol):
+    """Who runs the machines: the world, as its parts see it."""
+
+    def step(self, node: Node, event: str, *values: Any) -> None:
+        """One call into the member's machine, and then all inputs that follow from it at once."""
+
+    def fail(self, what: str) -> NoReturn:
+        """A property does not hold."""
+        ...
