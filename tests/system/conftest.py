@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import attrs
 import pytest
 
 from bftkit.cli import main
+from bftkit.cli.init import PORTS
 from bftkit.client import SyncClient
 from bftkit.client.connect import open_core
 from bftkit.node.processes import ProcessGroup
@@ -27,6 +30,40 @@ PATIENCE_SECONDS = 60.0
 
 SUPPORT = Path(__file__).parent / "support"
 """Modules that members load: services and adversaries for these tests alone."""
+
+T = TypeVar("T")
+
+PORTS_AT_ONCE = 8
+"""More than any of these groups has members."""
+_turns = itertools.count(os.getpid())
+
+
+def ports() -> int:
+    """The first of `PORTS_AT_ONCE` ports in a row on which nobody listens now.
+
+    A group listens some time after it has got its ports, and not all the time. So nobody may get them meanwhile: these
+    are given out in turn, and lie where neither `bftkit init` draws its own nor the system those of whoever dials.
+    """
+    below = range(PORTS.stop, 32_000, PORTS_AT_ONCE)
+    for turn in itertools.islice(_turns, len(below)):
+        base = below[turn % len(below)]
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in range(base, base + PORTS_AT_ONCE):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return base
+    raise AssertionError("no free ports")
+
+
+def until(condition: Callable[[], T], what: str) -> T:
+    """Waits for what nothing announces: it is looked for again and again, until it is there."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not (found := condition()):
+        assert time.monotonic() < end, f"never saw {what}"
+        time.sleep(0.02)
+    return found
 
 
 @attrs.frozen
@@ -90,7 +127,7 @@ def _founding(directory: Path) -> Generator[MakeGroup]:
     groups: list[ProcessGroup] = []
 
     def make(*options: object, name: str = "group") -> ProcessGroup:
-        told = _run("init", directory / name, *options)
+        told = _run("init", directory / name, "--base-port", ports(), *options)
         assert told.code == 0, told.error
         path = os.pathsep.join(filter(None, (str(SUPPORT), os.environ.get("PYTHONPATH", ""))))
         groups.append(ProcessGroup(directory / name, environment={"PYTHONPATH": path}))
@@ -124,11 +161,13 @@ def watch() -> Watch:
     ) -> Mapping[str, dict[str, Any]]:
         end = time.monotonic() + PATIENCE_SECONDS
         found: Mapping[str, dict[str, Any]] = {}
+        patience = 0.5
         with client_of(group) as client:
             while time.monotonic() < end:
-                found = client.status(timeout=0.5)
+                found = client.status(timeout=patience)
                 if condition(found):
                     return found
+                patience *= 1.2  # one that is very slow is heard in the end, and one that is gone is not waited for
         raise AssertionError(f"never saw {what}; last: {json.dumps(found, indent=1)}")
 
     return until

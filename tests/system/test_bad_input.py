@@ -7,6 +7,7 @@ import random
 import shutil
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from bftkit.network.session import Identity
 from bftkit.network.tcp import TcpHub
 from bftkit.node.processes import ProcessFailed, ProcessGroup
 from bftkit.service import keyvalue
+from tests.system.conftest import PATIENCE_SECONDS, until
 
 MakeGroup = Callable[..., ProcessGroup]
 RunCommand = Callable[..., Any]
@@ -95,17 +97,23 @@ def test_unreachable_members_then_too_few_then_enough(found: MakeGroup, command:
 
     group.start_all(["m2"])
     watch(group, "m2", lambda found: "m2" in found)
-    told = command("status", "-c", folder, "--timeout", 2)
+
+    def heard(*words: object) -> Any:
+        """What a command says that waits for all members, in vain, once m2 was quick enough for it."""
+        told = command(*words, "-c", folder, "--timeout", 2)
+        return None if told.code == 4 else told
+
+    told = until(partial(heard, "status"), "m2's status")
     assert told.code == 0, "status needs no quorum"
     assert {line["member"]: line["answered"] for line in told.events} == {m: m == "m2" for m in group.members}
     for words in (("put", "k", "v"), ("get", "k")):
-        told = command(*words, "-c", folder, "--timeout", 2)
+        told = until(partial(heard, *words), "an answer of m2")
         assert told.code == 5, told.error
         assert "m2 answered, but too few agreed" in told.error
 
     group.start_all(["m1", "m3"])
-    assert command("put", "k", "v", "-c", folder, "--timeout", 30).code == 0
-    assert command("get", "k", "-c", folder, "--timeout", 30).last["value"] == "v"
+    assert command("put", "k", "v", "-c", folder, "--timeout", PATIENCE_SECONDS).code == 0
+    assert command("get", "k", "-c", folder, "--timeout", PATIENCE_SECONDS).last["value"] == "v"
 
 
 def test_an_oversize_operation_is_refused_before_and_after_it_is_sent(
@@ -147,19 +155,20 @@ def test_a_group_for_listed_clients_serves_nobody_else(
     with pytest.raises(NoAnswer):
         stranger.read(keyvalue.get(b"k"), timeout=1.0)
     listed = group.directory / "client"
-    assert command("get", "k", "-c", listed, "--timeout", 30).code == 1, "nothing was stored"
-    assert command("put", "k", "v", "-c", listed, "--timeout", 30).code == 0
-    # The stranger knocks at every door in the end, however long each takes.
-    refused: dict[str, int] = {}
+    assert command("get", "k", "-c", listed, "--timeout", PATIENCE_SECONDS).code == 1, "nothing was stored"
+    assert command("put", "k", "v", "-c", listed, "--timeout", PATIENCE_SECONDS).code == 0
     with SyncClient(open_core(group.genesis, group.client.key.seed)) as one:
-        for _ in range(60):
-            refused = {member: status["network"]["refused"] for member, status in one.status(timeout=30).items()}
-            if len(refused) == len(group.members) and all(refused.values()):
-                break
+
+        def refused_everywhere() -> bool:
+            """The stranger knocks at every door in the end, however long each takes."""
             with pytest.raises(NoAnswer):
                 stranger.read(keyvalue.get(b"k"), timeout=1.0)
-    assert set(refused) == set(group.members)
-    assert all(count > 0 for count in refused.values()), refused
+            statuses = one.status(timeout=30)
+            return set(statuses) == set(group.members) and all(
+                status["network"]["refused"] > 0 for status in statuses.values()
+            )
+
+        until(refused_everywhere, "the stranger refused by all")
 
     other = tmp_path / "other"
     shutil.copytree(listed, other)
@@ -196,10 +205,20 @@ def test_garbage_on_the_port_is_closed_and_counted_and_disturbs_nobody(
             except OSError:
                 pass  # closed under our hands: just as well
     assert mine.submit(keyvalue.put(b"undisturbed", b"1"), timeout=60) == b"="
-    after = mine.status(timeout=30)
-    counted = {name: count - before["m1"]["network"].get(name, 0) for name, count in after["m1"]["network"].items()}
-    assert counted["refused"] == len(rubbish), counted
-    assert counted.get("peer_faults", 0) == 0
+    after = before
+
+    def counted(name: str) -> int:
+        return int(after["m1"]["network"].get(name, 0)) - int(before["m1"]["network"].get(name, 0))
+
+    def all_counted() -> bool:
+        """An answer to a question before the rubbish may come only now."""
+        nonlocal after
+        after = mine.status(timeout=30)
+        return "m1" in after and counted("refused") >= len(rubbish)
+
+    until(all_counted, "all rubbish counted")
+    assert counted("refused") == len(rubbish), after["m1"]["network"]
+    assert counted("peer_faults") == 0
     assert after["m1"]["stopped"] is None
 
 
@@ -216,8 +235,15 @@ def test_rubbish_from_a_client_that_is_let_in_is_counted_and_disturbs_nobody(
     for frame in frames:
         assert hub.send("m1", frame)
     assert mine.submit(keyvalue.put(b"undisturbed", b"2"), timeout=60) == b"="
-    status = mine.status(timeout=30)["m1"]
-    assert status["counters"]["refused_frames"] >= before + 60
+    status: dict[str, Any] = {}
+
+    def counted() -> bool:
+        """An answer to a question before the rubbish may come only now."""
+        nonlocal status
+        status = mine.status(timeout=30).get("m1", {})
+        return bool(status) and status["counters"]["refused_frames"] >= before + 60
+
+    until(counted, "the rubbish counted")
     assert status["stopped"] is None
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from bftkit.node.folders import read_genesis
 from bftkit.node.processes import ProcessGroup
-from tests.system.conftest import MakeGroup, RunCommand, Told, Watch
+from tests.system.conftest import PATIENCE_SECONDS, MakeGroup, RunCommand, Told, Watch, until
 
 
 class Operator:
@@ -19,7 +19,8 @@ class Operator:
         self.group = group
 
     def __call__(self, *words: object, code: int = 0) -> Told:
-        told = self.command(*words, "--client", self.group.directory / "client")
+        timeout = ("--timeout", PATIENCE_SECONDS) if words[0] in ("put", "get", "history") else ()
+        told = self.command(*words, *timeout, "--client", self.group.directory / "client")
         assert told.code == code, (words, told.events, told.error)
         return told
 
@@ -78,13 +79,12 @@ def test_from_a_coordinator_on_three_to_the_randomized_protocol_on_four(operator
         (0, "founded", "coordinator"), (1, "planned", "paxos"), (2, "planned", "pbft"), (3, "forced", "cks"),
     ]  # fmt: skip
     watch(group, "everybody in epoch 3", lambda found: [one["epoch"] for one in found.values()] == [3] * 4)
-    told = operator("member", "list")
-    assert [one["id"] for one in told.events if one["event"] == "member" and one["answered"]] == [
-        "m0",
-        "m1",
-        "m2",
-        "m3",
-    ]
+
+    def answered() -> list[str]:
+        told = operator("member", "list")
+        return [one["id"] for one in told.events if one["event"] == "member" and one["answered"]]
+
+    until(lambda: answered() == ["m0", "m1", "m2", "m3"], "answers of all within the time that the command gives them")
     group.stop(("m1",))  # events are written by a thread of their own, and all of them before the end
     told = operator.command("events", group.directory / "m1")
     entered = [(one["epoch"], one["kind"]) for one in told.events if one.get("what") == "entered"]

@@ -42,6 +42,10 @@ def _has_caught_up(found: Mapping[str, dict[str, Any]]) -> bool:
     return len(found) == 4 and found[HURT]["applied"] >= max(status["applied"] for status in found.values())
 
 
+def _has_checkpoints(found: Mapping[str, dict[str, Any]]) -> bool:
+    return len(found) == 4 and all(status["stable"] >= 32 for status in found.values())
+
+
 def _flip_a_bit(path: Path, offset: int) -> None:
     data = bytearray(path.read_bytes())
     data[offset] ^= 1 << (offset % 8)
@@ -112,7 +116,7 @@ def test_a_damaged_checkpoint_is_fetched_from_the_group(found: MakeGroup, client
     group.start_all()
     mine = client(group)
     _work(mine)
-    watch(group, "a stable checkpoint everywhere", lambda found: all(s["stable"] >= 32 for s in found.values()))
+    watch(group, "a stable checkpoint everywhere", _has_checkpoints)
     assert group.stop([HURT]) == {HURT: 0}
     database = group.directory / HURT / "data" / "snapshots" / "checkpoints.db"
     for offset in range(0, database.stat().st_size, 997):

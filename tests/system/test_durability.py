@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -21,6 +22,7 @@ from bftkit.service import keyvalue
 
 MakeGroup = Callable[..., ProcessGroup]
 OpenClient = Callable[..., SyncClient]
+Watch = Callable[[ProcessGroup, str, Callable[[Mapping[str, dict[str, Any]]], object]], object]
 
 AFTER_THE_KILL = 10
 MARKED_MIN = 2 * AFTER_THE_KILL
@@ -103,7 +105,7 @@ def read_trace(trace: Path, pid: int) -> Reading:
     return reading
 
 
-def _run_traced(group: ProcessGroup, client: SyncClient, trace: Path, marks: Path) -> Reading:
+def _run_traced(group: ProcessGroup, client: SyncClient, watch: Watch, trace: Path, marks: Path) -> Reading:
     traced = "m1"  # follows at first, and leads after the kill below: it sends votes, proposals and replies
     for member in group.members:
         if member == traced:
@@ -121,15 +123,17 @@ def _run_traced(group: ProcessGroup, client: SyncClient, trace: Path, marks: Pat
     group.kill("m0")
     for index in range(AFTER_THE_KILL):
         assert client.submit(keyvalue.put(b"key", b"%d" % index), timeout=60) == b"="
-    assert client.status(timeout=2)[traced]["marks"] > 0
+    watch(group, "marks", lambda found: found.get(traced, {}).get("marks", 0) > 0)
     assert group.stop([traced]) == {traced: 0}
     return read_trace(trace, pid)
 
 
 @needs_strace
-def test_nothing_leaves_before_its_record_is_on_the_disk(found: MakeGroup, client: OpenClient, tmp_path: Path) -> None:
+def test_nothing_leaves_before_its_record_is_on_the_disk(
+    found: MakeGroup, client: OpenClient, watch: Watch, tmp_path: Path
+) -> None:
     group = found("--checkpoint-interval", 16)
-    reading = _run_traced(group, client(group), tmp_path / "trace", tmp_path / "marks")
+    reading = _run_traced(group, client(group), watch, tmp_path / "trace", tmp_path / "marks")
     assert reading.violations == []
     assert reading.marked >= MARKED_MIN
     assert reading.confirmed == reading.marked
@@ -137,10 +141,10 @@ def test_nothing_leaves_before_its_record_is_on_the_disk(found: MakeGroup, clien
 
 @needs_strace
 def test_the_reading_finds_fault_with_a_member_that_does_not_sync(
-    found: MakeGroup, client: OpenClient, tmp_path: Path
+    found: MakeGroup, client: OpenClient, watch: Watch, tmp_path: Path
 ) -> None:
     group = found("--durability", "async", "--checkpoint-interval", 16)
-    reading = _run_traced(group, client(group), tmp_path / "trace", tmp_path / "marks")
+    reading = _run_traced(group, client(group), watch, tmp_path / "trace", tmp_path / "marks")
     assert len(reading.violations) >= MARKED_MIN
     assert reading.confirmed < reading.marked
 

@@ -128,7 +128,7 @@ def test_it_survives_what_its_record_claims_all_at_once(place: Place) -> None:
 
 
 def test_a_group_of_processes_orders_with_it(place: Place, group: ProcessGroup) -> None:
-    client = ("--client", "group/client")
+    client = ("--client", "group/client", "--timeout", "60")
     assert place.run(*BFTKIT, "put", *client, "greeting", "hello") == "stored\n"
     group.kill("m0")
     group.start_all(["m0"])

@@ -16,6 +16,7 @@ from bftkit.service import keyvalue
 from bftkit.storage.disk import DiskDirectory
 from bftkit.storage.records import Kind
 from bftkit.storage.recovery import read_log
+from tests.system.conftest import PATIENCE_SECONDS
 
 MakeGroup = Callable[..., ProcessGroup]
 RunCommand = Callable[..., Any]
@@ -25,14 +26,15 @@ Watch = Callable[[ProcessGroup, str, Callable[[Mapping[str, dict[str, Any]]], ob
 
 def test_put_get_submit_and_status_of_the_command_line(shared: ProcessGroup, command: RunCommand) -> None:
     folder = shared.directory / "client"
-    assert command("put", "colour", "blue", "-c", folder).code == 0
-    told = command("get", "colour", "-c", folder)
+    patient = ("-c", folder, "--timeout", PATIENCE_SECONDS)
+    assert command("put", "colour", "blue", *patient).code == 0
+    told = command("get", "colour", *patient)
     assert (told.code, told.last["value"]) == (0, "blue")
-    absent = command("get", "no such key", "-c", folder)
+    absent = command("get", "no such key", *patient)
     assert (absent.code, absent.last["value"]) == (1, None)
-    told = command("submit", keyvalue.get(b"colour").hex(), "--hex", "-c", folder)
+    told = command("submit", keyvalue.get(b"colour").hex(), "--hex", *patient)
     assert (told.code, told.last["result"]) == (0, b"+blue".hex())
-    told = command("status", "-c", folder)
+    told = command("status", *patient)
     assert told.code == 0
     assert {line["member"]: line["answered"] for line in told.events} == dict.fromkeys(shared.members, True)
     assert {line["pid"] for line in told.events} == {shared.pid(member) for member in shared.members}
@@ -41,7 +43,7 @@ def test_put_get_submit_and_status_of_the_command_line(shared: ProcessGroup, com
 def test_an_operation_that_fails_says_why_and_stops_nobody(
     shared: ProcessGroup, command: RunCommand, client: OpenClient
 ) -> None:
-    told = command("submit", "no operation", "-c", shared.directory / "client")
+    told = command("submit", "no operation", "-c", shared.directory / "client", "--timeout", PATIENCE_SECONDS)
     assert told.code == 1
     assert "unknown operation" in told.error or "does not fit" in told.error
     assert client(shared).submit(keyvalue.put(b"after", b"it"), timeout=60) == b"="
