@@ -115,7 +115,8 @@ async def run(group: ProcessGroup, megabytes: int) -> dict[str, Any]:
                 monitor,
                 PATIENCE_SECONDS,
                 lambda found: (
-                    found.get(BACK, {}).get("stable", 0) > left_at
+                    {BACK, "m0"} <= set(found)
+                    and found[BACK]["stable"] > left_at
                     and found[BACK]["applied"] >= found["m0"]["applied"] - 16
                 ),
             )
@@ -129,7 +130,7 @@ async def run(group: ProcessGroup, megabytes: int) -> dict[str, Any]:
                 for index in range(8):
                     await monitor.submit(keyvalue.put(b"beat", b"%d" % index), timeout=60)
                 statuses = await monitor.status()
-                if any(member not in statuses for member in HONEST):
+                if any(member not in statuses for member in group.members):
                     continue
                 tables: list[dict[str, str]] = [statuses[member]["checkpoints"] for member in HONEST]
                 common = max((int(slot) for slot in tables[0] if all(slot in one for one in tables)), default=0)

@@ -117,11 +117,11 @@ def newest_common(digests: list[dict[str, str]]) -> int:
 
 async def settled(group: ProcessGroup, client: AsyncClient) -> Mapping[str, dict[str, Any]]:
     """The members' status once all hold a common checkpoint that covers what is applied now, or one has stopped."""
-    target = max(status["applied"] for status in (await client.status()).values())
+    target = max(status["applied"] for status in (await client.status(timeout=PATIENCE_SECONDS)).values())
     while True:
         for index in range(8):
             await client.submit(keyvalue.put(b"beat", b"%d" % index), timeout=PATIENCE_SECONDS)
-        statuses = await client.status()
+        statuses = await client.status(timeout=PATIENCE_SECONDS)
         if len(statuses) < len(group.members):
             continue
         common = newest_common([status["checkpoints"] for status in statuses.values()])

@@ -418,7 +418,7 @@ async def _tell_switch(client: Connection, known: Known, signed: SignedCommand, 
     assert change is not None
     told = await _switches(client, epoch)
     pause, ready = median_of(told, "pause_ms"), median_of(told, "ready_ms")
-    kind = next((str(one["kind"]) for one in told.values() if "kind" in one), "planned")
+    kind = "forced" if signed.command.forced else "planned"
     members = [seat.id for seat in change.members]
     words: dict[str, Any] = {"from": here.protocol, "to": change.protocol}
     output().event("switch", epoch=epoch, **words, kind=kind, members=len(members), pause_ms=pause, ready_ms=ready)

@@ -16,7 +16,7 @@ from bftkit.membership.chain import HandOver
 from bftkit.node.processes import ProcessGroup
 
 PAUSE_SECONDS: Final = 10.0
-"""How long members may take to know how long service was paused."""
+"""How long members may take to know how long service was paused, once one of them knows."""
 
 
 class ChangingDemo(Demo):
@@ -72,8 +72,9 @@ class ChangingDemo(Demo):
         """How long service was paused: the median of what the members measured, once enough of them have."""
         enough = monitor.configuration.quorum.available
         found: dict[MemberId, float] = {}
-        with trio.move_on_after(PAUSE_SECONDS):
-            while len(found) < enough:
+        soon = trio.current_time() + PAUSE_SECONDS
+        with trio.move_on_after(AFTERMATH_SECONDS):
+            while not found or (len(found) < enough and trio.current_time() < soon):
                 for member, status in (await monitor.status(timeout=STATUS_SECONDS)).items():
                     switch: Any = status.get("switch")
                     told = cast("dict[str, Any]", switch) if isinstance(switch, dict) else {}

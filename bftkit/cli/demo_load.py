@@ -22,6 +22,7 @@ from bftkit.sim.register import Cas, Get, Put, RegisterModel, RegisterOperation
 
 SHARED_KEYS = 50
 TIMEOUT_SECONDS = 8.0
+READ_BACK_SECONDS = 60.0
 MARK_BYTES = 8
 
 
@@ -93,7 +94,8 @@ class Load:
             await worker.get(b"shared-%d" % index)
         audit = Audit(0, 0, 0)
         for number, (acknowledged, unknown) in sorted(self.marks.items()):
-            value = keyvalue.parse_value(await client.submit(keyvalue.get(_mark_key(number)))) or b""
+            told = await client.submit(keyvalue.get(_mark_key(number)), timeout=READ_BACK_SECONDS)
+            value = keyvalue.parse_value(told) or b""
             found = [int.from_bytes(value[at : at + MARK_BYTES], "big") for at in range(0, len(value), MARK_BYTES)]
             counted = set(found)
             audit.lost += len(set(acknowledged) - counted)

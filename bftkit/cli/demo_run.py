@@ -251,11 +251,11 @@ class Demo:
 
     async def _compare_digests(self, monitor: AsyncClient) -> tuple[bool, int, list[str]]:
         """All honest members' state digests at one slot that lies behind everything that the clients did."""
-        statuses = await monitor.status()
+        statuses = await monitor.status(timeout=AFTERMATH_SECONDS)
         target = max((status["applied"] for status in statuses.values()), default=0)
         while True:
             for index in range(8):
-                await monitor.submit(keyvalue.put(b"beat", b"%d" % index))
+                await monitor.submit(keyvalue.put(b"beat", b"%d" % index), timeout=AFTERMATH_SECONDS)
             statuses = await monitor.status()
             self.statuses = statuses
             stopped = [

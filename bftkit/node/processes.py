@@ -22,8 +22,8 @@ from bftkit.core.machine import MemberId
 from bftkit.membership.genesis import Genesis
 from bftkit.node.folders import GENESIS_FILE, read_client, read_genesis
 
-READY_SECONDS = 30.0
-STOP_SECONDS = 10.0
+READY_SECONDS = 60.0
+STOP_SECONDS = 30.0
 
 
 class ProcessFailed(Exception):
