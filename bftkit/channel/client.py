@@ -90,7 +90,7 @@ class ClientMachine:
         self.stopped: str | None = None
         """Why this client believes nobody any more, if so."""
         self.heard_from: set[MemberId] = set()
-        """Who answered anything at all."""
+        """Who answered anything at all, and whose link was not lost since."""
         self._bindings: dict[MemberId, bytes] = {}
         self.proved: set[MemberId] = set()
         """Whose links are proved with the keys of this epoch."""
@@ -126,10 +126,19 @@ class ClientMachine:
         """Replies that differed from what enough members agreed on: some member lied."""
         return self.work.contradictions
 
-    @property
-    def last_refusal(self) -> str | None:
-        """What a member said last of why it would not take something."""
-        return self.work.last_refusal
+    def reasons(self, first: int, count: int = 1) -> dict[MemberId, str]:
+        """Why members would not take the operations with these numbers, in their newest words: for people."""
+        return self.work.reasons(first, count)
+
+    def reasons_of_read(self, token: int) -> dict[MemberId, str]:
+        """Why members cannot answer the read of this token, in their newest words: for people."""
+        reads = (*self._reads.values(), *self.work.ordered_reads.values())
+        read = next((one for one in reads if one.token == token), None)
+        if read is None:
+            return self._glances.reasons(token)
+        if read.ordered_as is None:
+            return dict(read.reasons)
+        return self.work.reasons(read.ordered_as, 1)
 
     @property
     def is_open(self) -> bool:
@@ -257,6 +266,10 @@ class ClientMachine:
             out.send(member, pack_ask(Read(number, read.operation)))
         self._glances.on_link(member, out)
 
+    def on_gone(self, member: MemberId) -> None:
+        """No link leads to this member any more: whatever it answered, it is not there now."""
+        self.heard_from.discard(member)
+
     # -------------------------------------------------------------------------------------------- epochs
 
     def _on_proof(self, sender: MemberId, proof: LinkProof, out: ClientOut) -> None:
@@ -311,6 +324,7 @@ class ClientMachine:
             name for name in here.members if name in was.by_id and was.entry(name).identity == now.entry(name).identity
         }
         self._bindings = {name: binding for name, binding in self._bindings.items() if name in staying}
+        self.heard_from &= staying
         self.proved = set()
         later = {name: proof for name, proof in self._later.items() if name in staying and proof.epoch >= here.epoch}
         self._later = {name: proof for name, proof in later.items() if proof.epoch > here.epoch}
@@ -323,6 +337,7 @@ class ClientMachine:
         self.work.on_moved(heard, out)
         for number, read in self._reads.items():
             read.answers.clear()
+            read.reasons.clear()
             read.due = self.now + READ_PATIENCE_TICKS
             out.send(here.members, pack_ask(Read(number, read.operation)))
         self._glances.on_moved(here.members, self.now, out)
@@ -400,6 +415,7 @@ class ClientMachine:
         if digest(bytes((answer.failed,)), answer.result) != answer.digest:
             return
         read.answers[sender] = answer.digest
+        read.reasons.pop(sender, None)
         quorum = self.settings.quorum
         counts = Counter(read.answers.values())
         # With f = 0 a protocol may decide with c + 1 members (SAFETY rule 24): only n - c are sure to meet them.
@@ -411,13 +427,15 @@ class ClientMachine:
             self._order_read(answer.number, out)
 
     def _on_read_refusal(self, sender: MemberId, answer: ReadRefusal, out: ClientOut) -> None:
-        self.work.last_refusal = answer.text
-        if self._glances.on_refusal(sender, answer.number, self.settings.members, self.proved, self.now, out):
+        if self._glances.on_refusal(
+            sender, answer.number, answer.text, self.settings.members, self.proved, self.now, out
+        ):
             return
         read = self._reads.get(answer.number)
         if read is not None:
             # A refusal is an answer that agrees with nobody's.
             read.answers[sender] = b"refused by " + sender.encode()
+            read.reasons[sender] = answer.text
             if len(read.answers) >= self.settings.quorum.available:
                 self._order_read(answer.number, out)
 

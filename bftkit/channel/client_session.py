@@ -69,6 +69,15 @@ class InFlight:
     patience: int = PATIENCE_TICKS
     said: dict[MemberId, _Word] = attrs.field(factory=dict[MemberId, _Word])
     refusals: dict[int, set[MemberId]] = attrs.field(factory=dict[int, set[MemberId]])
+    sendings: int = 1
+    """How often it was sent to everybody, or at first."""
+    reasons: dict[MemberId, tuple[int, str]] = attrs.field(factory=dict[MemberId, tuple[int, str]])
+    """Why a member would not take it when it refused last, and after which sending that was: for people."""
+
+    @property
+    def present_reasons(self) -> dict[MemberId, str]:
+        """Why members would not take it lately. Who is silent since two sendings may have taken it by now."""
+        return {name: text for name, (sending, text) in self.reasons.items() if sending + 1 >= self.sendings}
 
     def keep(self, members: Set[MemberId]) -> None:
         """A new epoch: what these members said of the bundle stays true, and the others' words count no more."""
@@ -76,6 +85,7 @@ class InFlight:
             name: attrs.evolve(word, leader=_OLD_LEADER) for name, word in self.said.items() if name in members
         }
         self.refusals = {reason: voters & members for reason, voters in self.refusals.items()}
+        self.reasons = {}
 
 
 @attrs.define(eq=False)
@@ -87,6 +97,8 @@ class Reading:
     due: int
     answers: dict[MemberId, bytes] = attrs.field(factory=dict[MemberId, bytes])
     """Each member's newest answer, by its digest."""
+    reasons: dict[MemberId, str] = attrs.field(factory=dict[MemberId, str])
+    """Why members cannot answer it now."""
     ordered_as: int | None = None
 
 
@@ -100,7 +112,6 @@ class Session:
         """The sequence number that the next submitted operation gets."""
         self.contradictions = 0
         """Replies that differed from what enough members agreed on: some member lied."""
-        self.last_refusal: str | None = None
         self.opening: InFlight | None = None
         """What asks for a session."""
         self._opening_tag = 0
@@ -131,6 +142,18 @@ class Session:
     def bundles(self) -> Sequence[InFlight]:
         """All that is under way, what asks for a session first."""
         return (*(() if self.opening is None else (self.opening,)), *self.in_flight.values())
+
+    def reasons(self, first: int, count: int) -> dict[MemberId, str]:
+        """Why members would not take these operations, in their newest words: for people who wait for them."""
+        under_way = [
+            one for one in self.in_flight.values() if one.first < first + count and first < one.first + one.count
+        ]
+        if first + count > self.queue_first and self.opening is not None:
+            under_way.append(self.opening)  # without a session nothing is sent
+        found: dict[MemberId, str] = {}
+        for bundle in under_way:
+            found.update(bundle.present_reasons)
+        return found
 
     # -------------------------------------------------------------------------------------------- sending
 
@@ -236,6 +259,7 @@ class Session:
         if self._client.now >= bundle.due:
             bundle.patience = min(2 * bundle.patience, PATIENCE_TICKS_MAX)
             bundle.due = self._client.now + bundle.patience
+            bundle.sendings += 1
             out.send(self._client.settings.members, b"\x02" + bundle.raw)
             self._client.doubt(out)
 
@@ -257,6 +281,7 @@ class Session:
             if settled is not None and reply.session == self.session and settled != (reply.slot, reply.digest):
                 self.contradictions += 1
             return
+        bundle.reasons.pop(sender, None)
         place = (reply.slot, reply.digest)
         known = bundle.said.get(sender)
         sent = reply.results if reply.full and digest(reply.results) == reply.digest else None
@@ -308,7 +333,6 @@ class Session:
 
     def on_refusal(self, sender: MemberId, refusal: Refusal, out: ClientOut) -> None:
         """A member will not take a bundle."""
-        self.last_refusal = refusal.text
         if refusal.reason == frames.STOPPED:
             self._client.doubt(out)
         if refusal.session == 0 and refusal.first == 0:
@@ -317,6 +341,7 @@ class Session:
             bundle = self.in_flight.get(refusal.first) if refusal.session == self.session else None
         if bundle is None:
             return
+        bundle.reasons[sender] = (bundle.sendings, refusal.text)
         voters = bundle.refusals.setdefault(refusal.reason, set())
         voters.add(sender)
         if len(voters) < self._client.settings.quorum.weak or refusal.reason in (frames.BUSY, frames.STOPPED):

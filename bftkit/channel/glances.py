@@ -30,6 +30,8 @@ class _Looking:
     member: MemberId = ""
     """Who is asked now; "" if nobody is."""
     asked: set[MemberId] = attrs.field(factory=set[MemberId])
+    reasons: dict[MemberId, str] = attrs.field(factory=dict[MemberId, str])
+    """Why those that were asked in this round cannot answer."""
 
 
 class Glances:
@@ -42,6 +44,11 @@ class Glances:
     def waiting(self) -> bool:
         """Whether any read waits."""
         return bool(self._waiting)
+
+    def reasons(self, token: int) -> dict[MemberId, str]:
+        """Why members cannot answer the read of this token, in their newest words."""
+        looking = next((one for one in self._waiting.values() if one.token == token), None)
+        return {} if looking is None else dict(looking.reasons)
 
     def start(
         self,
@@ -73,6 +80,7 @@ class Glances:
         self,
         sender: MemberId,
         number: int,
+        text: str,
         members: tuple[MemberId, ...],
         proved: Set[MemberId],
         now: int,
@@ -82,6 +90,8 @@ class Glances:
         looking = self._waiting.get(number)
         if looking is None:
             return False
+        if sender in looking.asked:
+            looking.reasons[sender] = text
         if sender == looking.member and not looking.asked.issuperset(members):
             self._ask(number, looking, members, proved, now, out)
         return True  # when all have refused, the next round is a matter of patience
@@ -102,6 +112,7 @@ class Glances:
         """Another epoch, with other members: everything is asked again."""
         for number, looking in self._waiting.items():
             looking.asked = set()
+            looking.reasons = {}
             self._ask(number, looking, members, frozenset(), now, out)
 
     def clear(self) -> None:
@@ -122,6 +133,7 @@ class Glances:
         left = [member for member in members if member not in looking.asked]
         choice = [member for member in left if member in proved] or left
         looking.member = member = choice[number % len(choice)]  # so that all share the work
+        looking.reasons.pop(member, None)
         looking.asked.add(member)
         looking.due = now + GLANCE_PATIENCE_TICKS
         out.send(member, pack_ask(Glance(number, looking.operation)))

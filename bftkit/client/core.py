@@ -57,12 +57,15 @@ from bftkit.membership.commands import SignedCommand
 from bftkit.membership.epochs import Configuration
 from bftkit.membership.roster import Roster
 from bftkit.network.addresses import Address, parse_address
-from bftkit.network.hub import Hub, HubError, LinkUp
+from bftkit.network.hub import Hub, HubError, LinkDown, LinkUp
 
 logger = logging.getLogger("bftkit.client")
 
 ABANDONED_KEPT = 10_000
 """So many operations with unknown outcomes can be asked about again."""
+
+REASONS_TOLD = 3
+"""So many different reasons are told when members refuse something."""
 
 Outcome = bytes | ClientError
 """A result, or why there is none."""
@@ -79,6 +82,8 @@ class Pending:
     on_done: Callable[[], None]
     reading: Reading | None = None
     """Of a read: its answer, and how that came about."""
+    token: int = 0
+    """Of a read: by which the machine knows it."""
 
     def set(self, index: int, outcome: Outcome) -> None:
         """One of them is settled."""
@@ -191,7 +196,7 @@ class ClientCore:
             raise ValueError(f"the consistency of a read is one of {', '.join(CONSISTENCIES)}, not {consistency!r}")
         self._tokens += 1
         token = self._tokens
-        self._reads[token] = pending = Pending(0, 1, [None], 1, on_done)
+        self._reads[token] = pending = Pending(0, 1, [None], 1, on_done, token=token)
         self._step(lambda out: self.machine.on_input(AskRead(token, operation, consistency or ""), out))
         self._fail_if_stopped()
         return pending
@@ -243,16 +248,16 @@ class ClientCore:
             self._abandoned[number] = pending
             if len(self._abandoned) > ABANDONED_KEPT:
                 del self._abandoned[next(iter(self._abandoned))]
-        return self.unanswered(number)
+            return self.unanswered(number, self.machine.reasons(number, pending.count))
+        return self.unanswered(0, self.machine.reasons_of_read(pending.token))
 
-    def unanswered(self, number: int = 0) -> OutcomeUnknown:
-        """Why there is no answer: what is known of the members."""
+    def unanswered(self, number: int = 0, reasons: Mapping[MemberId, str] | None = None) -> OutcomeUnknown:
+        """Why there is no answer: what is known of the members, and why they refuse what was asked (`reasons`)."""
         heard = sorted(self.machine.heard_from)
-        refusal = self.machine.last_refusal
         if not heard:
             return NoAnswer(number, "no member answered")
         text = f"{', '.join(heard)} answered, but too few agreed"
-        return TooFewAgreed(number, f"{text}; the last said: {refusal}" if refusal else text)
+        return TooFewAgreed(number, "; ".join((text, *_in_words(reasons or {}))))
 
     def again(self, number: int, on_done: Callable[[], None]) -> Pending:
         """Wait once more for an operation that `give_up` was said of. Raises `ValueError` for any other number."""
@@ -277,13 +282,19 @@ class ClientCore:
         received = self.hub.poll(timeout)
         out: ClientOut = Out()
         machine = self.machine
+        gone: set[MemberId] = set()
         for event in self.hub.events():
             if isinstance(event, LinkUp) and isinstance(event.peer, str):
+                gone.discard(event.peer)
                 machine.on_link(event.peer, event.binding, out)
+            elif isinstance(event, LinkDown) and isinstance(event.peer, str) and event.last:
+                gone.add(event.peer)
         for peer, frames in received:
             if isinstance(peer, str):
                 for frame in frames:
                     machine.on_message(peer, frame, out)
+        for member in sorted(gone):
+            machine.on_gone(member)
         if self._timer is not None and self.hub.clock() >= self._timer:
             self._timer = None
             machine.on_timer(("retry",), out)
@@ -434,6 +445,15 @@ def peers_of_roster(roster: Roster) -> dict[MemberId, tuple[bytes, tuple[Address
         entry.id: (entry.identity, tuple(parse_address(address) for address in entry.addresses))
         for entry in roster.entries
     }
+
+
+def _in_words(reasons: Mapping[MemberId, str]) -> list[str]:
+    """What members say, those that say the same together; the texts that most of them say, if there are many."""
+    told: dict[str, list[MemberId]] = {}
+    for member, text in sorted(reasons.items()):
+        told.setdefault(text, []).append(member)
+    most = sorted(told, key=lambda text: -len(told[text]))[:REASONS_TOLD]
+    return [f"{', '.join(told[text])}: {text}" for text in most]
 
 
 def _outcome(status: int, result: bytes) -> Outcome:
