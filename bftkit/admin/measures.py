@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, TypeAlias
 import attrs
 
 from bftkit.admin.facade import Facade
-from bftkit.node.node import OTHERS
+from bftkit.node.blames import OTHERS
 from bftkit.node.sync_times import SyncTimes
 
 Kind: TypeAlias = Literal["gauge", "counter", "histogram", "info"]

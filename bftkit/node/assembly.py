@@ -28,6 +28,7 @@ from bftkit.network.addresses import Address, parse_address
 from bftkit.network.hub import Limits as HubLimits
 from bftkit.network.session import Identity
 from bftkit.network.tcp import TcpHub
+from bftkit.node.adversary import Adversary
 from bftkit.node.chronicle import FILE as EVENTS_FILE
 from bftkit.node.chronicle import Chronicle
 from bftkit.node.evidence import FOLDER as EVIDENCE_FOLDER
@@ -36,7 +37,7 @@ from bftkit.node.folders import MemberFolder
 from bftkit.node.keychain import MemberKeychain, NoKey, check_algorithm, keyring_of, taking_no_part
 from bftkit.node.names import open_names
 from bftkit.node.neighbours import Door
-from bftkit.node.node import Adversary, Node
+from bftkit.node.node import Node
 from bftkit.node.recovery import durability_keeper, keeps_nothing, newest_link, open_storage
 from bftkit.node.scribe import Scribe
 from bftkit.node.vault import FolderVault

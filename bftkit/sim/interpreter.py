@@ -1,7 +1,7 @@
 """Carrying out what a simulated member decided: its log, its timers, its frames, its checkpoints.
 
-The half of a `Host` that acts, as `bftkit.node.node` does: records are written and synced once a round, and only then
-does whatever was sent after them leave (SAFETY rule 5).
+The half of a `Host` that acts, as `bftkit.node.effects` does: records are written and synced once a round, and only
+then does whatever was sent after them leave (SAFETY rule 5).
 """
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ class Interpreter:
         return self._meter.take()
 
     def _carry_out(self, out: ReplicaOut) -> Iterator[int]:
-        """As `Node._carry_out`; yields the microseconds that the disk takes."""
+        """As the node's own `Interpreter.carry_out`; yields the microseconds that the disk takes."""
         replica, log, world = self.replica, self.log, self.world
         assert replica is not None
         outbox = self._outbox

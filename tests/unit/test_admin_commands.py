@@ -194,7 +194,7 @@ class Swallows:
 async def test_a_member_that_swallows_a_command_is_passed_by() -> None:
     """FAULTS 44: alone it keeps the command from having any effect; with another member beside it, it keeps nothing."""
     async with served(3, protocol="coordinator", checkpoint_interval=2) as (group, sites):
-        group.node("m1")._adversary = Swallows()  # pyright: ignore[reportPrivateUsage]
+        group.node("m1").corrupt(Swallows())
         signed = group.command(group.change("paxos"))
         async with sites["m1"].api() as alone:
             connection = ApiConnection([alone], group.genesis)

@@ -20,7 +20,7 @@ from bftkit.admin.metrics import OPENMETRICS_TYPE, TEXT_TYPE, MemberCollector, m
 from bftkit.client.errors import OperationFailed
 from bftkit.configuration.policy import Measurement
 from bftkit.configuration.qos import QoS
-from bftkit.node.node import OTHERS
+from bftkit.node.blames import OTHERS
 from bftkit.node.sync_times import BOUNDS, SyncTimes
 from bftkit.service.keyvalue import put
 from simulations.metrics_table import PAGE, main, page
@@ -240,9 +240,9 @@ CLOCKS = {"bftkit_agreed_clock_offset_seconds"}
 async def test_whoever_is_no_member_has_no_name() -> None:
     async with served(1, protocol="coordinator") as (_, sites):
         facade = sites["m0"].facade
-        blame: Any = facade.node._blame  # pyright: ignore[reportPrivateUsage]
+        blames = facade.node._blames  # pyright: ignore[reportPrivateUsage]
         for number in range(50):
-            blame(f"ghost{number}", "refused: boo", b"")
+            blames.blame(f"ghost{number}", "refused: boo", b"")
         found = told(facade)
         assert value(found, "bftkit_blames_total", member=OTHERS, kind="refused") == 50
         assert "ghost" not in metrics_text(facade)[0].decode()

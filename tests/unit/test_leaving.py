@@ -118,6 +118,7 @@ async def test_new_keys_are_in_their_file_before_a_word_that_they_signed_leaves(
         client = await group.client()
         await client.submit(keyvalue.put(b"k", b"1"), timeout=PATIENCE_SECONDS)
         node: Any = group.node("m1")
+        vault: Any = group._members["m1"].vault  # pyright: ignore[reportPrivateUsage]
         order: list[str] = []
 
         def noting(what: str, call: Any) -> Any:
@@ -127,9 +128,9 @@ async def test_new_keys_are_in_their_file_before_a_word_that_they_signed_leaves(
 
             return noted
 
-        for thing, name in ((node._vault, "forget"), (node._vault, "settle"), (node.log, "sync"), (node.hub, "flush")):
+        for thing, name in ((vault, "forget"), (vault, "settle"), (node.log, "sync"), (node.hub, "flush")):
             monkeypatch.setattr(thing, name, noting(name, getattr(thing, name)))
-        node._root = bytes(32)  # so the keys that the next roster names are others
+        node._succession._root = bytes(32)  # so the keys that the next roster names are others
         await group.switch()
         entered = order.index("forget")
         assert order[entered:].index("settle") < order[entered:].index("flush")

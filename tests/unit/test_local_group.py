@@ -12,7 +12,7 @@ from bftkit.channel.application import Context
 from bftkit.client import OperationFailed, OutcomeUnknown
 from bftkit.client.local import LocalGroup, local_group, local_group_sync
 from bftkit.configuration.text import ConfigurationError
-from bftkit.node.node import TIDY_SECONDS
+from bftkit.node.succession import TIDY_SECONDS
 from bftkit.service import ServiceError, StateMachine
 from bftkit.service.keyvalue import KeyValueStore, get, parse_value, put
 

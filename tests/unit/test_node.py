@@ -27,7 +27,7 @@ PATIENCE_SECONDS = 60.0
 
 def lie(node: Node, name: str) -> None:
     """From now on the member lies."""
-    node._adversary = load_adversary(name)(node.replica.settings)  # pyright: ignore[reportPrivateUsage]
+    node.corrupt(load_adversary(name)(node.replica.settings))
 
 
 async def _ended(group: LocalGroup, member: str) -> None:
