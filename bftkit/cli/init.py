@@ -179,7 +179,7 @@ def init(
     record = protocol_named(protocol or DEFAULT_PROTOCOL)
     f, c = (choice.f, choice.c) if choice is not None else default_faults(record, members, byzantine, crash)
     ids = tuple(f"m{index}" for index in range(members))
-    addresses = _addresses(ids, address, base_port)
+    addresses = _addresses(ids, address, base_port, _in_a_row(admin_base_port, len(ids)))
     client = new_key("client")
     operator = None if operator_key else new_key("operator")
     operators = (operator.public,) if operator else _public_keys("--operator-key", operator_key)
@@ -255,8 +255,13 @@ def _policy_of(choice: Choice, settings: Mapping[str, int]) -> Policy | None:
     return attrs.evolve(choice.policy, modes=modes)
 
 
-def _addresses(ids: tuple[str, ...], given: tuple[str, ...], base_port: int | None) -> dict[str, tuple[str, ...]]:
-    """Every member's addresses: the given ones, else loopback with `base_port` and up, else free ports there."""
+def _addresses(
+    ids: tuple[str, ...], given: tuple[str, ...], base_port: int | None, taken: range
+) -> dict[str, tuple[str, ...]]:
+    """Every member's addresses: the given ones, else loopback with `base_port` and up, else free ports there.
+
+    `taken`: the ports that the HTTP interfaces get.
+    """
     found: dict[str, tuple[str, ...]] = {}
     for text in given:
         member, equals, place = text.partition("=")
@@ -270,7 +275,7 @@ def _addresses(ids: tuple[str, ...], given: tuple[str, ...], base_port: int | No
         )
     missing = [member for member in ids if member not in found]
     if missing and base_port is None:
-        base = _free_ports(len(missing))
+        base = _free_ports(len(missing), taken)
         found.update({member: (f"tcp://127.0.0.1:{base + i}",) for i, member in enumerate(missing)})
     elif base_port is not None:
         found.update({m: (f"tcp://127.0.0.1:{base_port + i}",) for i, m in enumerate(ids) if m in missing})
@@ -289,11 +294,19 @@ def _access(addresses: Mapping[str, tuple[str, ...]], base_port: int | None) -> 
     return {member: Access.at(places[0], base_port + i) for i, (member, places) in enumerate(addresses.items())}
 
 
-def _free_ports(count: int) -> int:
-    """The first of `count` ports in a row on which nobody listens now. Nobody can promise that it stays so."""
+def _in_a_row(base: int | None, count: int) -> range:
+    """So many ports from this one on; none if it is not given."""
+    return range(0) if base is None else range(base, base + count)
+
+
+def _free_ports(count: int, taken: range = range(0)) -> int:
+    """The first of `count` ports in a row, none of them taken, on which nobody listens now.
+
+    Nobody can promise that it stays so.
+    """
     for _ in range(200):
         base = PORTS.start + secrets.randbelow(len(PORTS) - count)
-        if all(map(_is_free, range(base, base + count))):
+        if all(port not in taken and _is_free(port) for port in range(base, base + count)):
             return base
     raise CommandFailed(ExitCode.FAILED, f"no {count} free ports in a row were found; choose some with --base-port")
 
@@ -453,7 +466,7 @@ def _join(
     if address:
         places = tuple(address_argument(f"--address {text}", text.removeprefix(f"{member}=")) for text in address)
     else:
-        places = _addresses((member,), (), base_port)[member]
+        places = _addresses((member,), (), base_port, _in_a_row(admin_base_port, 1))[member]
     identity, epochs = new_key("identity"), new_epochs(count)
     access = _access({member: places}, admin_base_port)
     card = MemberCard(member, identity.public, epochs.root, places, epochs.publics, genesis.group_id)

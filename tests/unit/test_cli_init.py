@@ -154,6 +154,21 @@ def test_without_addresses_the_ports_are_free_and_below_those_of_outgoing_connec
     assert PORTS.stop <= 32768
 
 
+def test_the_ports_that_are_drawn_are_none_of_those_for_the_http_interfaces(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = itertools.count(25_000 - PORTS.start - 1)
+
+    def choose(_: int) -> int:
+        return next(tried)
+
+    monkeypatch.setattr("bftkit.cli.init.secrets.randbelow", choose)
+    options = ("--protocol", "coordinator", "--members", 2, "--admin-base-port", 25_000)
+    code, told, _ = run(capsys, "init", tmp_path / "g", *options)
+    assert code == 0
+    assert parse_address(told["members"][0]["addresses"][0]).port >= 25_002
+
+
 def test_listed_clients_are_the_one_made_here_and_those_given(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

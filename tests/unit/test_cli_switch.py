@@ -206,8 +206,11 @@ def test_a_dry_run_needs_no_key_and_sends_nothing(stage: Stage) -> None:
 
 
 def test_a_forced_switch_is_another_kind_of_command(stage: Stage) -> None:
-    assert stage.run("switch", "paxos", "--force").code == 0
+    told = stage.run("switch", "paxos", "--force")
+    assert told.code == 0
     assert stage.sent.kind == FORCED
+    (switch,) = told.of("switch")
+    assert switch["kind"] == "forced", "as it was signed, whatever members say of it, or none of them does"
 
 
 def test_at_a_slot(stage: Stage) -> None:
