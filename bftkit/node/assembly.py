@@ -208,12 +208,32 @@ def checked(restored: Restored, keychain: MemberKeychain, genesis: Genesis, root
     a member of the same id, is silent in this epoch as well; but it has never spoken with them, as its log says from
     the first record on (`bftkit init --join`).
     """
-    newest = newest_link(restored.records)
-    reason = keychain.why_no_key(newest.next if newest is not None else Configuration.first(genesis))
-    if reason is None or restored.amnesic:
+    newest, me = newest_link(restored.records), keychain.me
+    here = newest.next if newest is not None else Configuration.first(genesis)
+    reason = keychain.why_no_key(here)
+    if restored.amnesic:
         return restored
-    logger.error("%s: this member takes no part in this epoch", reason)
-    return attrs.evolve(restored, amnesic=True, forgotten=b"" if _replaces(restored.records) else root)
+    if reason is None:
+        if not keychain.is_in(here):
+            logger.info(
+                "%s is no member in epoch %d, as far as it knows: it follows the group as an observer, and takes part "
+                "once a command takes it in (bftkit member add)",
+                me,
+                here.epoch,
+            )
+        return restored
+    replaces = _replaces(restored.records)
+    # A log that is kept nowhere and has no mark was never begun.
+    if replaces or (not root and not restored.records):
+        logger.warning(
+            "%s: this member takes no part in this epoch, and waits for a command that gives it its place "
+            "(bftkit member rotate %s, with the card of this folder)",
+            reason,
+            me,
+        )
+    else:
+        logger.error("%s: this member takes no part in this epoch", reason)
+    return attrs.evolve(restored, amnesic=True, forgotten=b"" if replaces else root)
 
 
 def _replaces(records: Sequence[bytes]) -> bool:

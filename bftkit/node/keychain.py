@@ -77,7 +77,7 @@ class MemberKeychain(Keychain):
     def _why_not_durable(self, configuration: Configuration) -> str | None:
         """A member without a log cannot begin one in the middle (SAFETY rule 16)."""
         needs = configuration.qos
-        if not self._keeps_nothing or needs is None or needs.durability == "memory" or not self._is_in(configuration):
+        if not self._keeps_nothing or needs is None or needs.durability == "memory" or not self.is_in(configuration):
             return None
         return (
             'this member keeps nothing on disk (durability = "memory" in its member.toml), and durability '
@@ -85,7 +85,13 @@ class MemberKeychain(Keychain):
             "(bftkit member rotate) or replace it"
         )
 
-    def _is_in(self, configuration: Configuration) -> bool:
+    @property
+    def me(self) -> MemberId:
+        """Whose keys these are."""
+        return self._me
+
+    def is_in(self, configuration: Configuration) -> bool:
+        """Whether its member is one of this epoch."""
         return self._me in configuration.roster.by_id
 
     def verifier(self, configuration: Configuration, opening: Digest) -> Verifier:

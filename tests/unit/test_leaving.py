@@ -12,6 +12,7 @@ import trio
 from bftkit.channel.interface import Restored
 from bftkit.channel.settling import own_record
 from bftkit.client.local import local_group
+from bftkit.membership.epochs import Configuration
 from bftkit.node.assembly import checked
 from bftkit.service import keyvalue
 from bftkit.service.keyvalue import KeyValueStore
@@ -77,10 +78,10 @@ def _why_no_key(configuration: object) -> str:
     return "the keys are others"
 
 
-def kept(*records: bytes) -> Restored:
+def kept(*records: bytes, root: bytes = ROOT) -> Restored:
     """What is found where the keys are not those of the epoch that the log is in."""
-    keychain: Any = SimpleNamespace(why_no_key=_why_no_key)
-    return checked(Restored(records), keychain, group_of(), ROOT)
+    keychain: Any = SimpleNamespace(me="m0", why_no_key=_why_no_key)
+    return checked(Restored(records), keychain, group_of(), root)
 
 
 @pytest.mark.parametrize(
@@ -93,18 +94,50 @@ def kept(*records: bytes) -> Restored:
     ],
     ids=["that spoke", "that was made to replace a member, and spoke", "that had forgotten older keys", "that is bare"],
 )
-def test_with_an_old_log_its_keys_may_have_promised_anything(records: tuple[bytes, ...]) -> None:
+def test_with_an_old_log_its_keys_may_have_promised_anything(
+    records: tuple[bytes, ...], caplog: pytest.LogCaptureFixture
+) -> None:
     """SAFETY rule 16: it came back after the keys were rotated, and the member signed with those that are here since.
 
     Without the root of these keys, the next epoch that the chain shows would end the silence.
     """
     found = kept(*records)
     assert (found.amnesic, found.forgotten) == (True, ROOT)
+    (told,) = caplog.records
+    assert (told.levelno, "takes no part" in told.getMessage()) == (logging.ERROR, True)
 
 
-def test_a_folder_that_is_to_replace_a_member_has_promised_nothing() -> None:
-    found = kept(own_record(0, silent=True))
+@pytest.mark.parametrize(
+    ("records", "root"), [((own_record(0, silent=True),), ROOT), ((), b"")], ids=["on disk", "in memory"]
+)
+def test_a_folder_that_is_to_replace_a_member_has_promised_nothing_and_says_what_it_waits_for(
+    records: tuple[bytes, ...], root: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That is no error: it was made so, and an operator's command is on its way."""
+    found = kept(*records, root=root)
     assert (found.amnesic, found.forgotten) == (True, b"")
+    (told,) = caplog.records
+    assert told.levelno == logging.WARNING
+    assert told.getMessage().startswith("the keys are others: this member takes no part in this epoch, and waits for")
+    assert "bftkit member rotate m0" in told.getMessage()
+
+
+def _nothing_wrong(configuration: object) -> None:
+    return None
+
+
+@pytest.mark.parametrize("member", ["m0", "m9"])
+def test_one_that_is_to_be_taken_in_says_so(member: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "bftkit.node")
+    genesis = group_of()
+
+    def is_in(here: Configuration) -> bool:
+        return member in here.roster.by_id
+
+    keychain: Any = SimpleNamespace(me=member, why_no_key=_nothing_wrong, is_in=is_in)
+    assert not checked(Restored(), keychain, genesis, ROOT).amnesic
+    told = [(record.levelno, "bftkit member add" in record.getMessage()) for record in caplog.records]
+    assert told == ([] if member == "m0" else [(logging.INFO, True)])
 
 
 # ------------------------------------------------------------------------------------------------ new keys
