@@ -80,7 +80,11 @@ class _Stream(trio.abc.HalfCloseableStream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         with trio.move_on_after(self._patience) as self._sending:
-            await self._stream.send_all(data)
+            try:
+                await self._stream.send_all(data)
+            except trio.BusyResourceError:
+                # Hypercorn sends one thing after the other, but says the end (`send_eof`) beside it: the caller is gone.
+                raise trio.BrokenResourceError("the connection is being closed") from None
         if self._sending.cancelled_caught:
             await self.aclose()
             raise trio.BrokenResourceError("the caller does not read")

@@ -188,6 +188,8 @@ async def history(*, client: FolderOption = DEFAULT_FOLDER, timeout: TimeoutOpti
         show_table(("epoch", "after slot", "", "from", "to", "why"), rows)
     else:
         output().plain("No hand-over was caused by a policy; every link was verified from the genesis on.")
+    if here.policy is None:
+        return  # decisions are part of a policy's state; without one no member has any to tell
     if decisions is None:
         output().plain(f"\nWhat was decided is not told alike by {here.quorum.weak} members; ask again.")
     elif told:

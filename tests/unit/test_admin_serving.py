@@ -7,7 +7,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -174,6 +174,32 @@ async def test_a_body_that_nobody_wants_does_not_keep_its_connection(
             await pushing.send_all((head + kind).encode() + 400_000 * chunk)
         await _until(lambda: not opened.admin._streams)  # pyright: ignore[reportPrivateUsage]
         await pushing.aclose()
+
+
+async def test_who_goes_away_in_the_middle_of_an_answer_is_no_error() -> None:
+    """Hypercorn says the end while the answer is being written; which comes first is chance, so both ways are taken."""
+    broken = 0
+    for _ in range(40):
+        ours, theirs = (trio.SocketStream(trio.socket.from_stdlib_socket(one)) for one in socket.socketpair())
+        stream = serving._Stream(ours, trio.CancelScope())  # pyright: ignore[reportPrivateUsage]
+
+        async def write(stream: serving._Stream = stream) -> None:  # pyright: ignore[reportPrivateUsage]
+            nonlocal broken
+            try:
+                await stream.send_all(b"")
+            except trio.BrokenResourceError:
+                broken += 1
+
+        async def end(stream: serving._Stream = stream) -> None:  # pyright: ignore[reportPrivateUsage]
+            with suppress(trio.BusyResourceError):  # as Hypercorn does
+                await stream.send_eof()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            nursery.start_soon(end)
+        await ours.aclose()
+        await theirs.aclose()
+    assert broken, "the two never met"
 
 
 async def test_the_server_ends_when_it_is_cancelled(tmp_path: Path) -> None:

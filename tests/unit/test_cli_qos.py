@@ -311,7 +311,9 @@ def test_whatever_members_tell_is_shown_as_plain_characters(watched: Stage) -> N
 
 def test_without_a_policy_there_is_nothing_to_see(stage: Stage) -> None:
     assert "manual: the members change nothing" in stage.run("policy", "show", json_lines=False).out
-    assert "No hand-over was caused by a policy" in stage.run("policy", "history", json_lines=False).out
+    told = stage.run("policy", "history", json_lines=False).out
+    assert "No hand-over was caused by a policy" in told
+    assert "not told alike" not in told, "nobody has decisions where there is no policy"
 
 
 def test_the_installed_policies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
