@@ -39,9 +39,9 @@ from typing import Any, Final
 
 import attrs
 
-from bftkit.sim.changes import CutBeforeStep, Switch, cut
 from bftkit.sim.checkers import Violation
 from bftkit.sim.faults import Fault
+from bftkit.sim.faults.changes import CutBeforeStep, Switch, cut
 from bftkit.sim.links import Network
 from bftkit.sim.plan import Group, Load, Plan
 from bftkit.sim.running import again, build

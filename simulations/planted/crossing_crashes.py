@@ -5,7 +5,7 @@ Of four members that bear one crash, two: more than the group bears for ever, so
 
 from __future__ import annotations
 
-from bftkit.sim.changes import CrashAtStep, Switch
+from bftkit.sim.faults.changes import CrashAtStep, Switch
 from bftkit.sim.plan import Group, Load, Plan
 from bftkit.sim.scenarios import Setting
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bftkit.sim.changes import Switch
 from bftkit.sim.faults import Lie
+from bftkit.sim.faults.changes import Switch
 from bftkit.sim.plan import Load, Plan
 from bftkit.sim.scenarios import Setting
 

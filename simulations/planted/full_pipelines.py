@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bftkit.sim.changes import Switch
+from bftkit.sim.faults.changes import Switch
 from bftkit.sim.links import Network
 from bftkit.sim.plan import Load, Plan
 from bftkit.sim.scenarios import Setting

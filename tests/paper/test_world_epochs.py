@@ -6,7 +6,7 @@ import pytest
 
 from bftkit.channel.frames import DONE, PREPARED, REFUSED
 from bftkit.membership.commands import CANCEL
-from bftkit.sim.changes import FORCED_STEPS, PLANNED_STEPS, CrashAtStep, order
+from bftkit.sim.faults.changes import FORCED_STEPS, PLANNED_STEPS, CrashAtStep, order
 from bftkit.sim.world import Network, World
 
 PROTOCOLS = ("coordinator", "paxos", "pbft", "cks")

@@ -11,8 +11,8 @@ from bftkit.channel import frames
 from bftkit.core.digest import NO_DIGEST
 from bftkit.core.plugin import load_protocol
 from bftkit.service import keyvalue
-from bftkit.sim.changes import Switch
 from bftkit.sim.faults import ClockJump, Crash, Partition
+from bftkit.sim.faults.changes import Switch
 from bftkit.sim.plan import Load, Plan
 from bftkit.sim.running import run
 from bftkit.sim.story import story_of

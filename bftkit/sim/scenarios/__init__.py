@@ -51,8 +51,8 @@ import attrs
 
 from bftkit.core.ordering import ProtocolRecord
 from bftkit.core.plugin import did_you_mean, load_protocol, protocol_names
-from bftkit.sim.changes import CHANGES
 from bftkit.sim.faults import Fault, Lie
+from bftkit.sim.faults.changes import CHANGES
 from bftkit.sim.plan import KEY_VALUE, Group, Load, Plan
 from bftkit.sim.running import Result
 

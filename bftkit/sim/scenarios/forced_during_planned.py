@@ -1,7 +1,7 @@
 """A planned change is ordered, prepared or committed when the members are told to leave: one of both ends the epoch."""
 
-from bftkit.sim.changes import CrashAtStep, Switch
 from bftkit.sim.faults import FOLLOWER, Crash
+from bftkit.sim.faults.changes import CrashAtStep, Switch
 from bftkit.sim.plan import Plan
 from bftkit.sim.scenarios import Setting
 

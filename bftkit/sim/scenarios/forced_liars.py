@@ -1,7 +1,7 @@
 """Among those that leave the protocol by force one lies: in its report, in the agreement, in its vote on the ending."""
 
-from bftkit.sim.changes import Switch
 from bftkit.sim.faults import Lie, PowerCut
+from bftkit.sim.faults.changes import Switch
 from bftkit.sim.plan import Plan
 from bftkit.sim.scenarios import Setting
 

@@ -1,7 +1,7 @@
 """Some have left the protocol when it comes back to life among the others: nothing is decided in two ways."""
 
-from bftkit.sim.changes import Switch
 from bftkit.sim.faults import Partition
+from bftkit.sim.faults.changes import Switch
 from bftkit.sim.plan import Plan
 from bftkit.sim.scenarios import Setting
 

@@ -1,7 +1,7 @@
 """The leader is gone, and the group leaves its protocol by force; members die at the steps of it, and all at once."""
 
-from bftkit.sim.changes import FORCED_STEPS, CrashAtStep, Switch
 from bftkit.sim.faults import LEADER, Crash, PowerCut
+from bftkit.sim.faults.changes import FORCED_STEPS, CrashAtStep, Switch
 from bftkit.sim.plan import Plan
 from bftkit.sim.scenarios import Setting
 

@@ -1,7 +1,7 @@
 """Under load, members get new keys one after the other, one of them after it has lost its disk."""
 
-from bftkit.sim.changes import RotateKeys
 from bftkit.sim.faults import Fault, Wipe
+from bftkit.sim.faults.changes import RotateKeys
 from bftkit.sim.plan import Plan
 from bftkit.sim.scenarios import Setting, missed
 from bftkit.sim.world import World

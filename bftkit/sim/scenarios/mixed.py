@@ -18,8 +18,8 @@ from bftkit.configuration.policy import Mode, Policy
 from bftkit.core.ordering import ProtocolRecord
 from bftkit.core.plugin import load_protocol
 from bftkit.sim import faults as fault
-from bftkit.sim.changes import PLANNED_STEPS, CrashAtStep, Join, Leave, Replace, RotateKeys, Switch
 from bftkit.sim.faults import FOLLOWER, LEADER, Fault
+from bftkit.sim.faults.changes import PLANNED_STEPS, CrashAtStep, Join, Leave, Replace, RotateKeys, Switch
 from bftkit.sim.links import Network
 from bftkit.sim.plan import Group, Load, Plan
 from bftkit.sim.scenarios import Setting

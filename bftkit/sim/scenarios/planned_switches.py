@@ -1,6 +1,6 @@
 """Under load, operators switch the group three times, to protocols that the seed draws; two commands come at once."""
 
-from bftkit.sim.changes import Switch
+from bftkit.sim.faults.changes import Switch
 from bftkit.sim.plan import Plan
 from bftkit.sim.scenarios import Setting, missed
 from bftkit.sim.world import World

@@ -1,7 +1,7 @@
 """A member is away while it is removed, and comes back with its old disk and keys: nobody takes it for a member."""
 
-from bftkit.sim.changes import Replace, Switch
 from bftkit.sim.faults import Crash
+from bftkit.sim.faults.changes import Replace, Switch
 from bftkit.sim.plan import Plan
 from bftkit.sim.scenarios import Setting
 

@@ -1,7 +1,7 @@
 """A member dies at a step of a switch: seed by seed each member at each step, and then all of them lose power."""
 
-from bftkit.sim.changes import PLANNED_STEPS, CrashAtStep, Switch
 from bftkit.sim.faults import PowerCut
+from bftkit.sim.faults.changes import PLANNED_STEPS, CrashAtStep, Switch
 from bftkit.sim.plan import Plan
 from bftkit.sim.scenarios import Setting
 

@@ -1,7 +1,7 @@
 """Members join and leave while a switch is under way, and the protocol changes with the roster: 3 to 4 to 3, 4 to 5."""
 
-from bftkit.sim.changes import Join, Leave, Replace, Switch
 from bftkit.sim.faults import Crash, Fault
+from bftkit.sim.faults.changes import Join, Leave, Replace, Switch
 from bftkit.sim.plan import Group, Plan
 from bftkit.sim.scenarios import Setting
 

@@ -1,7 +1,7 @@
 """A switch is ordered while the leader is away, and the next one as it goes: both come to an end all the same."""
 
-from bftkit.sim.changes import Switch
 from bftkit.sim.faults import LEADER, Crash
+from bftkit.sim.faults.changes import Switch
 from bftkit.sim.plan import Plan
 from bftkit.sim.scenarios import Setting
 

@@ -16,7 +16,7 @@ import attrs
 
 from bftkit.core.machine import MemberId
 from bftkit.core.plugin import load_protocol
-from bftkit.sim.faults import Fault, chosen
+from bftkit.sim.faults.base import Fault, bring_back, chosen
 
 if TYPE_CHECKING:
     from bftkit.sim.host import Host
@@ -165,7 +165,7 @@ class CrashAtStep(Fault):
         if host.up:
             world.crash(self.who, power=self.power)
             world.inject(34)
-            world.after(self.ticks, partial(back, world, self.who))
+            world.after(self.ticks, partial(bring_back, world, self.who))
 
     def named(self) -> tuple[str, ...]:
         return (self.who,)
@@ -213,14 +213,8 @@ class CutBeforeStep(Fault):
 def cut(world: World, member: MemberId, what: str, ticks: int, *, everybody: bool) -> NoReturn:
     """The power fails right before this step of the member, and is back so much later."""
     for name in world.hosts if everybody else (member,):
-        world.after(ticks, partial(back, world, name))
+        world.after(ticks, partial(bring_back, world, name))
     world.cut_now(member, what, everybody=everybody)
-
-
-def back(world: World, member: MemberId) -> None:
-    """The member starts again, unless it has meanwhile."""
-    if not world.hosts[member].up:
-        world.restart(member)
 
 
 def _prepared(host: Host, epoch: int) -> bool:
