@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import os
+import secrets
 import socket
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -20,7 +21,6 @@ import attrs
 import pytest
 
 from bftkit.cli import main
-from bftkit.cli.init import PORTS
 from bftkit.client import SyncClient
 from bftkit.client.connect import open_core
 from bftkit.node.processes import ProcessGroup
@@ -33,27 +33,32 @@ SUPPORT = Path(__file__).parent / "support"
 
 T = TypeVar("T")
 
-PORTS_AT_ONCE = 8
+PORTS_AT_ONCE = 7
 """More than any of these groups has members."""
-_turns = itertools.count(os.getpid())
+_BLOCKS = range(32_000, 32_760, PORTS_AT_ONCE + 1)
+_turns = itertools.count(secrets.randbelow(len(_BLOCKS)))
 
 
-def ports() -> int:
-    """The first of `PORTS_AT_ONCE` ports in a row on which nobody listens now.
+@contextlib.contextmanager
+def ports() -> Generator[int]:
+    """The first of `PORTS_AT_ONCE` ports in a row that nobody else gets meanwhile, listened on or not.
 
-    A group listens some time after it has got its ports, and not all the time. So nobody may get them meanwhile: these
-    are given out in turn, and lie where neither `bftkit init` draws its own nor the system those of whoever dials.
+    A group listens some time after it has got its ports, and not all the time. So these lie where neither `bftkit init`
+    draws its own nor the system those of whoever dials, and the port after them is held: another run of these tests at
+    the same time takes others.
     """
-    below = range(PORTS.stop, 32_000, PORTS_AT_ONCE)
-    for turn in itertools.islice(_turns, len(below)):
-        base = below[turn % len(below)]
-        with contextlib.ExitStack() as stack:
+    for turn in itertools.islice(_turns, len(_BLOCKS)):
+        base = _BLOCKS[turn % len(_BLOCKS)]
+        with contextlib.ExitStack() as trial, contextlib.ExitStack() as held:
             try:
+                held.enter_context(socket.socket()).bind(("127.0.0.1", base + PORTS_AT_ONCE))
                 for port in range(base, base + PORTS_AT_ONCE):
-                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                    trial.enter_context(socket.socket()).bind(("127.0.0.1", port))
             except OSError:
                 continue
-        return base
+            trial.close()
+            yield base
+            return
     raise AssertionError("no free ports")
 
 
@@ -125,9 +130,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessGroup]:
 @contextlib.contextmanager
 def _founding(directory: Path) -> Generator[MakeGroup]:
     groups: list[ProcessGroup] = []
+    held = contextlib.ExitStack()
 
     def make(*options: object, name: str = "group") -> ProcessGroup:
-        told = _run("init", directory / name, "--base-port", ports(), *options)
+        told = _run("init", directory / name, "--base-port", held.enter_context(ports()), *options)
         assert told.code == 0, told.error
         path = os.pathsep.join(filter(None, (str(SUPPORT), os.environ.get("PYTHONPATH", ""))))
         groups.append(ProcessGroup(directory / name, environment={"PYTHONPATH": path}))
@@ -138,6 +144,7 @@ def _founding(directory: Path) -> Generator[MakeGroup]:
     finally:
         for group in groups:
             group.stop()
+        held.close()
     for group in groups:
         for member in group.members:
             text = group.log_text(member)

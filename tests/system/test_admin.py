@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,14 +90,15 @@ class Sites:
 
 
 @pytest.fixture
-def sites(found: MakeGroup) -> Callable[..., Sites]:
+def sites(found: MakeGroup) -> Iterator[Callable[..., Sites]]:
     """Founds groups with HTTP interfaces; nothing is started."""
+    with contextlib.ExitStack() as held:
 
-    def make(*options: object) -> Sites:
-        base = ports()
-        return Sites(found("--admin-base-port", base, *options), base)
+        def make(*options: object) -> Sites:
+            base = held.enter_context(ports())
+            return Sites(found("--admin-base-port", base, *options), base)
 
-    return make
+        yield make
 
 
 def test_an_operator_changes_a_group_through_one_member_and_no_link(
