@@ -39,7 +39,7 @@ SETTLED_KEPT: Final = 64
 WATCHED_BYTES: Final = 16 << 10
 """Where a policy may change the protocol, bundles up to this size go to all members at once. Each of them then knows
 since when they wait: whoever leads can make them wait, and cannot hide it. Larger ones would cost too much; their
-clients turn to all members only when they lose patience."""
+clients turn to all members only when they lose patience (docs/adr/0023)."""
 _OLD_LEADER: Final = 65534
 """In a word of an epoch before: whoever led then does not any more."""
 _LEAPS_MS: Final = (3_600_000, 86_400_000, 30 * 86_400_000, 400 * 86_400_000, 20 * 365 * 86_400_000)
