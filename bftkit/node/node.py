@@ -25,8 +25,10 @@ from bftkit.core.machine import MemberId, Out
 from bftkit.membership.roster import RosterEntry
 from bftkit.network.addresses import Address
 from bftkit.network.hub import Hub
-from bftkit.node.adversary import Adversary, Tampering
-from bftkit.node.blames import OTHERS, Blames
+from bftkit.node.adversary import Adversary as Adversary
+from bftkit.node.adversary import Tampering
+from bftkit.node.blames import OTHERS as OTHERS
+from bftkit.node.blames import Blames
 from bftkit.node.chronicle import Chronicle
 from bftkit.node.disk import CheckpointSaver, LogKeeper, Patience, StoppedInRound
 from bftkit.node.effects import Interpreter
@@ -35,7 +37,8 @@ from bftkit.node.inputs import Inputs
 from bftkit.node.names import Names
 from bftkit.node.neighbours import Door, Neighbours, Peers
 from bftkit.node.scribe import Scribe
-from bftkit.node.status import NodeCounters, process_status
+from bftkit.node.status import NodeCounters as NodeCounters
+from bftkit.node.status import process_status
 from bftkit.node.succession import Succession
 from bftkit.node.timers import Timers
 from bftkit.node.vault import Vault
@@ -253,6 +256,3 @@ class Node:
         self._neighbours.follow(entries)
         if self._names is not None:
             self._names.follow(entries, self.readdress)
-
-
-__all__ = ["OTHERS", "Adversary", "Node", "NodeCounters"]

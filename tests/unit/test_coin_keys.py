@@ -302,7 +302,8 @@ def with_coins(name: str) -> Plugin:
 @pytest.fixture
 def tossing(monkeypatch: pytest.MonkeyPatch) -> None:
     """All protocols toss coins."""
-    for module in ("bftkit.cli.init", "bftkit.cli.config", "bftkit.node.assembly", "bftkit.client.local"):
+    local = ("bftkit.client.local_founding", "bftkit.client.local_commands")
+    for module in ("bftkit.cli.init", "bftkit.cli.config", "bftkit.node.assembly", *local):
         monkeypatch.setattr(f"{module}.load_protocol", with_coins)
 
     def named(name: str) -> ProtocolRecord:
