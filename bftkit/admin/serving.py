@@ -83,7 +83,7 @@ class _Stream(trio.abc.HalfCloseableStream):
             try:
                 await self._stream.send_all(data)
             except trio.BusyResourceError:
-                # Hypercorn sends one thing after the other, but says the end (`send_eof`) beside it: the caller is gone.
+                # Hypercorn sends one thing after the other, but says the end (`send_eof`) beside it: the caller left.
                 raise trio.BrokenResourceError("the connection is being closed") from None
         if self._sending.cancelled_caught:
             await self.aclose()
