@@ -33,7 +33,7 @@ class Place:
             env={**os.environ, **self.environment},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout.splitlines()
@@ -56,7 +56,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     (source / "pyproject.toml").write_text(project, encoding="utf-8")
     offline = ("--no-index", "--no-deps", "--no-build-isolation")
     install = [sys.executable, "-m", "pip", "install", "-q", *offline, "--target", str(target), str(source)]
-    done = subprocess.run(install, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(install, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return Place(folder, {"PYTHONPATH": str(target), "PYTHONDONTWRITEBYTECODE": "1"})
 

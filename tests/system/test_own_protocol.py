@@ -57,7 +57,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     target = folder / "installed"
     offline = ("--no-index", "--no-deps", "--no-build-isolation")
     install = [sys.executable, "-m", "pip", "install", "-q", *offline, "--target", str(target), str(source)]
-    done = subprocess.run(install, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(install, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     shutil.copy(PACKAGE / "test_sequencer.py", folder)
     return Place(folder, {"PYTHONPATH": str(target), "PYTHONDONTWRITEBYTECODE": "1"})
