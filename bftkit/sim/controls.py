@@ -19,6 +19,7 @@ from bftkit.sim.checkers import Recorder
 from bftkit.sim.disk import Disk
 from bftkit.sim.host import Host
 from bftkit.sim.interpreter import HUB
+from bftkit.sim.issuing import Issuer
 from bftkit.sim.links import ONE_WAY as ONE_WAY_LINE
 from bftkit.sim.links import PARTITION, TICK_US, Handle, Hold, Network, Slow
 from bftkit.sim.traffic import Traffic, TwinOf
@@ -36,7 +37,7 @@ class Controls(Traffic):
     """The part of a `World` that a test, or a fault of a plan, turns."""
 
     recorder: Recorder
-    _template: ReplicaSettings
+    issuer: Issuer
 
     def _start(self, host: Host) -> None:
         raise NotImplementedError
@@ -226,14 +227,15 @@ class Controls(Traffic):
         Frames for the spared members come in time. Raises ValueError if neither the protocol nor the channel has
         such a message.
         """
+        plugin = self.issuer.template.plugin
         tests = [
             partial(_holds, head, tag)
-            for head, codec in ((frames.PROTOCOL, self._template.plugin.codec), (frames.CONTROL, frames.CONTROL_CODEC))
+            for head, codec in ((frames.PROTOCOL, plugin.codec), (frames.CONTROL, frames.CONTROL_CODEC))
             for tag, message in codec.messages.items()
             if message.__name__ == kind
         ]
         if not tests:
-            raise ValueError(f"neither {self._template.plugin.record.name} nor the channel has a message {kind}")
+            raise ValueError(f"neither {plugin.record.name} nor the channel has a message {kind}")
         self.note("", f"{kind} {f'comes {ticks} ticks late' if ticks else 'is lost'}, spared: {sorted(spared)}")
         return self.links.hold(
             Hold(lambda frame: any(test(frame) for test in tests), ticks * TICK_US, frozenset(spared))

@@ -273,7 +273,7 @@ class Host(Interpreter):
         if self.replica is None:
             return
         if self.neighbours is not None and isinstance(peer, str):
-            self.world.on_stranger(peer)
+            self.world.successions.on_stranger(peer)
             if not self.admits(peer):
                 return
         inlet = self._inlets.get(peer)

@@ -70,7 +70,7 @@ class WatchedWorld(World):
         self._asked: set[bytes] = set()
         self._names_by_public: dict[bytes, str] = {}
         super().__init__(*given, **named)
-        self.wording = Wording(self._template.plugin, self._names_by_public, self._plugin_of)
+        self.wording = Wording(self.issuer.template.plugin, self._names_by_public, self._plugin_of)
         self.inputs.append(self._on_input)
 
     def _plugin_of(self, epoch: int) -> Plugin | None:

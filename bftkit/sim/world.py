@@ -25,6 +25,9 @@ Where the parts live::
     host.py       a member's process              interpreter.py  what it does with a round's effects
     controls.py   what can be done to a world     disk.py         what survives a crash
     costs.py      what work costs                 keyring.py      signatures, each checked once
+    issuing.py    what everybody begins with      operators.py    who orders changes
+    epochs.py     keys and chain of all epochs    successions.py  what happens while they change
+    finishing.py  the end of a run, and checks    standing.py     how a member stands
 """
 
 from __future__ import annotations
@@ -32,59 +35,49 @@ from __future__ import annotations
 import heapq
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import attrs
 
 from bftkit.channel.application import Application
-from bftkit.channel.client import ClientSettings
-from bftkit.channel.frames import CONTROL_CODEC, DONE, REFUSED
 from bftkit.channel.interface import Limits, ReplicaSettings
 from bftkit.channel.replica import Replica
 from bftkit.configuration.policy import Policy
 from bftkit.configuration.qos import QoS
 from bftkit.core.digest import digest
 from bftkit.core.machine import Digest, MemberId, Slot
-from bftkit.core.ordering import CoinProtocol, ProtocolRecord
 from bftkit.core.plugin import load_protocol
 from bftkit.core.quorum import Quorum, QuorumError
-from bftkit.crypto.keys import SigningKey, verify_signature
+from bftkit.crypto.keys import SigningKey
 from bftkit.membership.chain import Place
 from bftkit.membership.commands import FORCED, KINDS, PLANNED, Change, Command, sign_command
 from bftkit.membership.epochs import Configuration
 from bftkit.membership.founding import default_faults
+from bftkit.sim import finishing
 from bftkit.sim.actors import Actor, Latency
 from bftkit.sim.adversaries import Honest
-from bftkit.sim.bounds import Bounds, await_answers, healing_ticks
+from bftkit.sim.bounds import Bounds
 from bftkit.sim.checkers import Recorder, Violation, Watched
 from bftkit.sim.controls import Controls
 from bftkit.sim.costs import Costs, Meter
-from bftkit.sim.epochs import Chain, Era, Rings, WorldKeychain, founding, operator_key, schedule_of
+from bftkit.sim.epochs import Chain, Era, WorldKeychain, operator_key
 from bftkit.sim.guards import Guards
 from bftkit.sim.history import History
 from bftkit.sim.host import Event, Host
+from bftkit.sim.issuing import Issuer
 from bftkit.sim.keyring import Notary
-from bftkit.sim.linearizability import SearchTooLarge, check
 from bftkit.sim.links import START_MS, Links, Network, WallClock
 from bftkit.sim.lying_clients import LyingClient, lying_client
-from bftkit.sim.memory import RememberingCodec, RememberingUnpacker
-from bftkit.sim.operators import Operator, changed
-from bftkit.sim.register import Get, RegisterModel, RegisterOperation
+from bftkit.sim.operators import Operator, Order, changed
+from bftkit.sim.register import RegisterOperation
 from bftkit.sim.scheduler import US
-from bftkit.sim.witness import Held, check_order, check_states, leaves_of
+from bftkit.sim.standing import line_of
+from bftkit.sim.successions import Successions
 from bftkit.sim.workloads import Closed, KeyValueLoad, Open, PoisonedStore, Rhythm, WorkloadFactory, key_names
 from bftkit.storage.log import Durability
 
 __all__ = ["START_MS", "Network", "Violation", "World"]
 
-SEARCH_MAX: Final = 10_000
-"""So many configurations of one key are looked at in search of an order."""
-# Lines of docs/FAULTS.md.
-_AT_ONCE: Final = 35
-_IN_A_VIEW_CHANGE: Final = 36
-_MEMBERS_DURING: Final = 37
-_REMOVED: Final = 38
-_ROTATED: Final = 39
 AnyActor = TypeVar("AnyActor", bound=Actor)
 
 
@@ -158,12 +151,9 @@ class World(Controls):
         """Called after each round of a member, before anything of it is carried out."""
         self.wiped: set[MemberId] = set()
         """Members that lost their disks."""
-        self._views: dict[int, int] = {}
-        self._removed: set[MemberId] = set()
-        self._told: set[Digest] = set()
-        """Commands whose outcome was looked at."""
         self._rerun = rerun or os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0] or "(not named)"
-        self._application: Callable[[MemberId], Application] = application or _key_value_store
+        self.application: Callable[[MemberId], Application] = application or _key_value_store
+        """Makes a fresh application for a member."""
         plugin = load_protocol(protocol)
         f, c = default_faults(plugin.record, members, f, c)
         self.quorum = Quorum(members, f, c)
@@ -179,51 +169,22 @@ class World(Controls):
         group = digest(b"world", seed.to_bytes(8, "big"))
         self.notary = Notary("ed25519" if real_keys else keys, group, self.members, self.costs)
         self.counters = self.notary.counters
-        self._template = ReplicaSettings(
-            group=group,
-            me=self.members[0],
-            members=self.members,
-            quorum=self.quorum,
-            plugin=attrs.evolve(plugin, codec=RememberingCodec(plugin.codec)),
-            unpack=RememberingUnpacker(),
-            control=RememberingCodec(CONTROL_CODEC),
-            keyring=self.notary.keyring(self.members[0]),
-            coins=self._coins(plugin.record, self.members[0]),
-            clock_key=self.notary.member_keys[self.members[0]],
-            member_keys={key.public: owner for owner, key in self.notary.member_keys.items()},
-            parameters=dict(parameters or {}),
-            checkpoint_interval=interval,
-            window=window,
-            limits=limits or Limits(),
+        self.issuer = Issuer(
+            plugin, group, self.members, self.quorum, parameters, interval, window, limits, self.notary, self.recorder
         )
+        """Gives members and clients their settings."""
         self.spares: tuple[MemberId, ...] = ()
         """Machines that may become members."""
-        self._plugins = {plugin.record.name: self._template.plugin}
-        self._rings = Rings(self.notary, group, self.recorder.exempt)
         self._operator: Operator | None = None
-        self._commands = self._views_at_order = 0
-        observer = self._template
+        self._commands = 0
+        observer = self.issuer.template
         if reconfigurable:
             self.spares = tuple(f"m{index}" for index in range(members, members + spares))
-            configuration = founding(
-                plugin.record,
-                self.members,
-                self.quorum,
-                self._template.parameters,
-                interval,
-                window,
-                operators,
-                operator_threshold,
-                qos,
-                policy,
-            )
-            place = Place(configuration, group)
-            self._template = attrs.evolve(self._template, place=place, schedule=schedule_of(self.members))
-            keychain = WorldKeychain(self._rings, "(nobody)", Meter(), self._plugins)
-            observer = keychain.enter(attrs.evolve(self._template, me=keychain.me, keychain=keychain), place, None)
+            observer = self.issuer.found(operators, operator_threshold, qos, policy)
         self.chain = Chain(self, observer)
         """What is known of the epochs; one only if the world is not reconfigurable."""
-        self.chain.listeners.append(self._on_era)
+        self.successions = Successions(self)
+        self.chain.listeners += [self._on_era, self.successions.on_era]
         self._host = host
         for name in (*self.members, *self.spares):
             make = (adversaries or {}).get(name)
@@ -239,36 +200,13 @@ class World(Controls):
 
     def _new_host(self, member: MemberId, make: Callable[[ReplicaSettings], Honest] | None) -> Host:
         meter = Meter()
-        settings = self._epoch_settings(member, meter) or attrs.evolve(
-            self._template,
-            me=member,
-            keyring=self.notary.keyring(member, meter),
-            coins=self._coins(self._template.plugin.record, member, meter),
-            clock_key=self.notary.member_keys[member],
-            verify=self.notary.verifier(meter),
-        )
+        settings = self.issuer.for_member(member, meter)
         clock = WallClock(START_MS, self.random.randint(-300, 300), self.random.randint(-200, 200))
         return self._host(self, settings, clock, make(settings) if make is not None else None, meter)
 
-    def _epoch_settings(self, member: MemberId, meter: Meter) -> ReplicaSettings | None:
-        """The settings that a member of a group begins with whose configuration can change."""
-        place = self._template.place
-        if place is None:
-            return None
-        keychain = WorldKeychain(self._rings, member, meter, self._plugins)
-        own = self.signing_key(f"disk of {member}")
-        base = attrs.evolve(
-            self._template, me=member, clock_key=own, verify=self.notary.verifier(meter), keychain=keychain
-        )
-        return keychain.enter(base, place, None)
-
-    def _coins(self, record: ProtocolRecord, member: MemberId, meter: Meter | None = None) -> CoinProtocol | None:
-        """The member's part in the coins that the protocol tosses, if it does: n - t shares make one."""
-        return self.notary.coins(member, self.quorum.available, meter) if record.coins else None
-
     def signing_key(self, name: str) -> SigningKey:
         """A client's key, of this world's kind; the same each time."""
-        return self.notary.signing_key(digest(self._template.group, name.encode()))
+        return self.issuer.signing_key(name)
 
     def join(self, name: str) -> Actor:
         """One more client."""
@@ -276,22 +214,7 @@ class World(Controls):
 
     def join_as(self, name: str, kind: type[AnyActor]) -> AnyActor:
         """One more client, of this kind."""
-        some = self.chain.now.settings
-        limits = some.limits
-        settings = ClientSettings(
-            group=some.group,
-            members=self.members,
-            quorum=self.quorum,
-            key=self.signing_key(name),
-            keyring=self.notary.keyring(self.members[0]) if some.place is None else some.keyring,
-            place=some.place,
-            verifiers=some.keychain.verifier if some.keychain is not None else None,
-            verify=self.notary.verifier(Meter()) if some.place is not None else verify_signature,
-            started_ms=START_MS + self.now,
-            operation_bytes_max=limits.operation_bytes,
-            bundle_bytes_max=limits.bundle_bytes,
-            session_window=limits.session_window,
-        )
+        settings = self.issuer.for_client(name, self.members, self.quorum, self.chain.now.settings, self.now)
         actor = kind(self, name, settings)
         self.actors[name] = actor
         self._by_public[actor.public] = actor
@@ -385,7 +308,7 @@ class World(Controls):
     @property
     def view_changes(self) -> int:
         """Views beyond the first that some correct member was the first to enter; none where nobody ever leads."""
-        return sum(self._views.values())
+        return self.successions.view_changes
 
     def replica(self, member: MemberId) -> Replica:
         """The replica of a member that is up."""
@@ -422,91 +345,12 @@ class World(Controls):
         No operation may wait for more than `max_ticks` then; by default, ten view timeouts (see `bftkit.sim.bounds`).
         Unless it is to be `calm`, the links stay as bad as they were.
         """
-        self.heal()
-        if calm:
-            self.links.network = Network()
-        for member, host in self.hosts.items():
-            host.disk.mend()
-            if host.clock.factor_ppm != 1_000_000:
-                self.set_clock_rate(member, 1_000_000)
-            self.resume(member)
-            if not host.up and member not in without:
-                self.restart(member)
-        for actor in self.actors.values():
-            actor.retire()
-        limit = max_ticks or healing_ticks(self)
-        await_answers(self, limit, "every client has its answers")
-        reader = self.join("reader")
-        for key in sorted(self.keys):
-            reader.ask(Get(key))
-            reader.read(key)
-        await_answers(self, limit, "the last reads are answered")
-        self.run_until(
-            lambda: self._is_settled(without),
-            limit,
-            "all members are up to date",
-        )
-        live = self._live(without)
-        self.check_history()
-        for member in live:
-            self.bounds.check(self.hosts[member])
-        self.check_order(live)
+        finishing.finish(self, without, max_ticks, calm=calm)
         self._raise_findings()
-
-    def _live(self, without: Sequence[MemberId]) -> list[MemberId]:
-        return [member for member in self.correct if member not in without and self.hosts[member].halted is None]
-
-    def _is_settled(self, without: Sequence[MemberId]) -> bool:
-        """Whether all members are in the same state, and nothing that operators ordered is under way."""
-        if not all(self.hosts[member].up for member in self._live(without)):
-            return False  # one of them died at a late step of a change, and comes back
-        live = [self.replica(member) for member in self._live(without)]
-        if len({(replica.settings.epoch, replica.applied) for replica in live}) > 1:
-            return False
-        if self.chain.now.place is None:
-            return True
-        return live[0].settings.epoch == self.chain.now.epoch and not any(
-            self._is_changing(replica, without) for replica in live
-        )
-
-    def _is_changing(self, replica: Replica, without: Sequence[MemberId]) -> bool:
-        succession, state = replica.succession_part, replica.state.reconfiguring
-        assert state is not None
-        if not succession.active or succession.crossing is not None or succession.at_end or replica.wedged:
-            return True
-        if state.pending is not None:
-            return state.pending.committed or self._can_be_ready(state.pending.next, without)
-        operator = self._operator
-        # Who refused a command and was started again knows nothing of it, and is not told once more.
-        waiting = [] if operator is None else [one for one in operator.orders.values() if not operator.is_over(one)]
-        return any(
-            one.signed.command.epoch == self.chain.now.epoch
-            and replica.orders.state_of(one.signed.name)[0] not in (DONE, REFUSED)
-            for one in waiting
-        )
-
-    def _can_be_ready(self, configuration: Configuration, without: Sequence[MemberId]) -> bool:
-        """Whether so many of these members are well that their epoch can begin."""
-        able = 0
-        for member in configuration.members:
-            host = self.hosts[member]
-            replica = host.replica
-            if member in self.recorder.exempt or member in without or replica is None or replica.stopped is not None:
-                continue
-            able += not replica.silent and self.keychain(member).why_not(configuration) is None
-        return able >= configuration.quorum.available
 
     def check_order(self, live: Sequence[MemberId]) -> None:
         """The agreed order must explain every result, every strong read and these members' states."""
-        held: list[Held] = []
-        for member in live:
-            replica = self.replica(member)
-            held.append(Held(member, replica.applied, leaves_of(replica.state.application.snapshot())))
-            for stable in replica.checkpoints.kept:
-                leaves = leaves_of(stable.view.application)
-                held.append(Held(member, stable.slot, leaves, "its stable checkpoint", live=False))
-        check_order(self.recorder, lambda: self._application(self.members[0]), self._template.group, held)
-        check_states(self.recorder, {member: self.replica(member).state for member in live})
+        finishing.check_order(self, live)
 
     def check_history(self) -> None:
         """One order of all operations must explain everything that clients saw so far.
@@ -514,13 +358,7 @@ class World(Controls):
         Many operations of unknown outcome on one key can make the search endless. Beyond a bound it is given up: at the
         end of a run the agreed order is at hand (`check_order`), and need not be searched for.
         """
-        try:
-            verdict = check(RegisterModel(), self.history.calls(), configurations_max=SEARCH_MAX)
-        except SearchTooLarge:
-            self.tangled += 1
-            return
-        if not verdict.linearizable:
-            self.fail(f"linearizability: {verdict}", oracle="linearizability")
+        finishing.check_history(self)
 
     def _start(self, host: Host) -> None:
         try:
@@ -592,9 +430,9 @@ class World(Controls):
     ) -> Digest:
         """Operators order this in the present epoch. Returns the command's name."""
         self._commands += 1
-        self._views_at_order = self._views.get(self.chain.now.epoch, 0)
-        nonce = digest(self._template.group, b"command %d" % self._commands)[:16]
-        command = Command(self._template.group, self.chain.now.epoch, kind, at, False, change, nonce)
+        self.successions.ordered()
+        nonce = digest(self.issuer.group, b"command %d" % self._commands)[:16]
+        command = Command(self.issuer.group, self.chain.now.epoch, kind, at, False, change, nonce)
         signed = sign_command(command, *(operator_key(number) for number in signers))
         self.note("operator", f"orders {KINDS[kind]} {'' if change is None else change.protocol}")
         return self.operator.send(signed, to)
@@ -605,6 +443,11 @@ class World(Controls):
         if self._operator is None:
             self._operator = self.join_as("operator", Operator)
         return self._operator
+
+    @property
+    def ordered(self) -> tuple[Order, ...]:
+        """What operators have ordered so far."""
+        return () if self._operator is None else tuple(self._operator.orders.values())
 
     @property
     def configuration(self) -> Configuration:
@@ -620,44 +463,7 @@ class World(Controls):
         return keychain
 
     def _on_era(self, era: Era) -> None:
-        before = self.chain.eras[era.epoch - 1]
         self.members, self.quorum = era.members, era.quorum
-        self._removed.update(member for member in before.members if member not in era.members)
-        self._removed.difference_update(era.members)
-        link = era.link
-        forced = link is not None and link.signed.command.forced
-        if forced or self._views.get(before.epoch, 0) > self._views_at_order:
-            self.inject(_IN_A_VIEW_CHANGE)
-        if link is not None and self._operator is not None:
-            rivals = [one.signed for one in self._operator.orders.values() if one.signed.name != link.signed.name]
-            if any(one.command.epoch == before.epoch and (forced or one.command.forced) for one in rivals):
-                self.inject(_AT_ONCE)
-        roots = [
-            {entry.id: entry.epoch_root for entry in known.place.configuration.roster.entries}
-            for known in (before, era)
-            if known.place is not None
-        ]
-        for member in era.members:
-            if member in roots[0] and roots[0][member] != roots[1][member]:
-                self.inject(_ROTATED)
-
-    def _look_at_outcomes(self, replica: Replica) -> None:
-        state = replica.state.reconfiguring
-        assert state is not None
-        for name, (_, text) in state.outcomes.items():
-            if name not in self._told:
-                self._told.add(name)
-                if text.startswith("superseded"):
-                    self.inject(_AT_ONCE)
-                    order = self.operator.orders.get(name)
-                    change = None if order is None else order.signed.command.change
-                    if change is not None and {seat.id for seat in change.members} != set(state.configuration.members):
-                        self.inject(_MEMBERS_DURING)
-
-    def on_stranger(self, member: MemberId) -> None:
-        """A frame of one that was removed reached a member."""
-        if member in self._removed:
-            self.inject(_REMOVED)
 
     def on_moved(self, actor: Actor, place: Place) -> None:
         """A client has followed the chain of hand-overs to this place: it dials the members that it did not know."""
@@ -669,7 +475,7 @@ class World(Controls):
 
     def make_application(self, member: MemberId) -> Watched:
         """A fresh application for a member's process."""
-        return Watched(self._application(member), self.recorder, member)
+        return Watched(self.application(member), self.recorder, member)
 
     def on_blame(self, host: Host, member: MemberId, fault: str, proof: bytes) -> None:
         """A member blames another."""
@@ -690,12 +496,8 @@ class World(Controls):
         """After each round of a member: what it keeps stays within bounds, and no rule is broken that guards watch."""
         replica = host.replica
         assert replica is not None
-        view, epoch = replica.machine.view, replica.settings.epoch
-        if view > self._views.get(epoch, 0) and replica.proposer.led and host.me not in self.recorder.exempt:
-            self._views[epoch] = view
-        if host.settings.place is not None and host.me not in self.recorder.exempt:
-            self.chain.look(host, replica)
-            self._look_at_outcomes(replica)
+        if host.me not in self.recorder.exempt:
+            self.successions.look(host, replica)
         for watch in self.rounds_watched:
             watch(host)
         self.bounds.look(host)
@@ -714,7 +516,7 @@ class World(Controls):
 
     def fail(self, text: str, cause: BaseException | None = None, *, oracle: str = "exception") -> NoReturn:
         """Raise a `Violation` that says what, where and how to see it again."""
-        states = "\n".join(f"  {self._state(host)}" for host in self.hosts.values())
+        states = "\n".join(f"  {line_of(host)}" for host in self.hosts.values())
         recent = "\n".join(self.journal.recent())
         raise Violation(
             f"{text}\n\nseed {self.seed}, tick {self.now}, {self.protocol}, {self.quorum}; again: {self._rerun}\n"
@@ -722,32 +524,6 @@ class World(Controls):
             oracle,
             text,
         ) from cause
-
-    def _state(self, host: Host) -> str:
-        replica = host.replica
-        if replica is None:
-            return f"{host.me} down{f' ({host.broken_disk})' if host.broken_disk else ''}"
-        return (
-            f"{host.me} {self._epoch_of(replica)}applied {replica.applied} stable {replica.checkpoints.stable} "
-            f"view {replica.machine.view} "
-            f"leader {replica.machine.leader} waiting {len(replica.pool)} room {replica.machine.room} "
-            f"silent {replica.silent} stopped {replica.stopped} transfer {replica.catchup.transfer is not None}"
-        )
-
-    @staticmethod
-    def _epoch_of(replica: Replica) -> str:
-        succession = replica.succession
-        if succession is None:
-            return ""
-        state = replica.state.reconfiguring
-        assert state is not None
-        pending = "" if state.pending is None else f" pending since {state.pending.slot}, end {state.pending.boundary}"
-        return (
-            f"epoch {replica.settings.epoch} ({replica.settings.plugin.record.name}{pending}, "
-            f"{'active' if succession.active else f'{len(succession.holders)} hold'}"
-            f"{', crossing' if succession.crossing is not None else ''}"
-            f"{f', {len(succession.ahead)} ahead' if succession.ahead else ''}) "
-        )
 
 
 def _key_value_store(member: MemberId) -> Application:
