@@ -72,7 +72,7 @@ from bftkit.configuration.qos import QoS
 from bftkit.core.digest import digest
 from bftkit.core.machine import MemberId, TimerKey
 from bftkit.core.wire import WireError
-from bftkit.membership.chain import Place
+from bftkit.membership.chain import HandOver, Place
 
 READ_PATIENCE_TICKS: Final = 300
 
@@ -87,7 +87,7 @@ class ClientMachine:
         self.following = Following(settings) if settings.place is not None else None
         """None: this group's configuration never changes."""
         self.orders = Orders()
-        self.stopped: str | None = None
+        self.stopped: str | None = None if self.following is None else self.following.contradiction
         """Why this client believes nobody any more, if so."""
         self.heard_from: set[MemberId] = set()
         """Who answered anything at all, and whose link was not lost since."""
@@ -150,6 +150,18 @@ class ClientMachine:
         """Whether so many members have proved their links for this epoch that a correct one is among them."""
         return len(self.proved) >= self.settings.quorum.weak
 
+    @property
+    def waits_for(self) -> int | None:
+        """The epoch before which this client believes nobody, if it has not come there (`ClientSettings.trusted`)."""
+        return None if self.following is None else self.following.waits_for
+
+    @property
+    def _links(self) -> list[HandOver]:
+        """The newest hand-overs that were followed, as far as they say anything for sure."""
+        if self.following is None or self.waits_for is not None:
+            return []
+        return [one.link for one in self.following.kept]
+
     def on_start(self, out: ClientOut) -> None:
         """Nothing yet: the session is opened when there is something to order."""
 
@@ -182,8 +194,7 @@ class ClientMachine:
         elif isinstance(value, SendNow):
             self.work.send_queue(out)
         elif isinstance(value, Order):
-            kept = [] if self.following is None else [one.link for one in self.following.kept]
-            self.orders.start(value.signed, self.settings.members, self.settings.epoch, kept, out)
+            self.orders.start(value.signed, self.settings.members, self.settings.epoch, self._links, out)
             self.tick(out)
         elif self.following is not None:
             self.following.start_walk(out)
@@ -283,11 +294,12 @@ class ClientMachine:
             self.tick(out)
 
     def _prove(self, member: MemberId, proof: LinkProof) -> bool:
-        """Whether this is the member's proof of its link for this epoch."""
+        """Whether this is the member's proof of its link for this epoch. Then it is believed, if anybody is yet."""
         binding = self._bindings.get(member)
         if binding is None or not self.settings.keyring.verify(member, frames.LINK_PURPOSE, binding, proof.signature):
             return False
-        self.proved.add(member)
+        if self.waits_for is None:
+            self.proved.add(member)
         return True
 
     def on_later(self, sender: MemberId, epoch: int, out: ClientOut) -> None:
@@ -331,7 +343,8 @@ class ClientMachine:
         for name, proof in later.items():
             if proof.epoch == here.epoch and not self._prove(name, proof):
                 following.suspect(name)
-        out.deliver(Moved(place, following.kept[-1].raw, tuple(one.raw for one in following.kept)))
+        chain = tuple(one.raw for one in following.kept) if following.waits_for is None else ()
+        out.deliver(Moved(place, following.kept[-1].raw, chain))
         # A word was given when so many could lie; if fewer are to be believed now, it must be given again.
         heard = staying if here.quorum.weak >= before.quorum.weak else set[MemberId]()
         self.work.on_moved(heard, out)
@@ -341,7 +354,7 @@ class ClientMachine:
             read.due = self.now + READ_PATIENCE_TICKS
             out.send(here.members, pack_ask(Read(number, read.operation)))
         self._glances.on_moved(here.members, self.now, out)
-        self.orders.on_moved([one.link for one in following.kept], here.members, out)
+        self.orders.on_moved(self._links, here.members, out)
         self.tick(out)
 
     def _stop(self, reason: str, out: ClientOut) -> None:

@@ -10,6 +10,9 @@ A hand-over that contradicts one that was followed, and is as genuine, is eviden
 the rules. Nobody can say then which history is the group's, and the client stops. So that such a second history does
 not stay unseen, a member whose proof or links do not fit the place is asked once for the links that led here.
 
+A client may know a recent hand-over from elsewhere, which it trusts (`TrustedPoint`). Then it follows the chain up to
+there and believes nobody before; where the chain has another hand-over in its place, the client stops.
+
 *Long ago.* The newest links are kept, and only for their epochs can a contradiction be told. The keys of older epochs
 are erased; whatever is made with them leads nowhere, since a client never looks at epochs that it has left.
 """
@@ -42,6 +45,10 @@ SILENCES_MAX: Final = 8
 KEPT_LINKS: Final = 8
 KEPT_BYTES: Final = 16 << 20
 """So many of the newest links are kept, or one: the more, the longer a contradiction is told as what it is."""
+
+
+class _Untrusted(Exception):
+    """A genuine link, where another one is to be trusted."""
 
 
 @attrs.frozen
@@ -98,6 +105,7 @@ class Following:
         self._verifiers = settings.verifiers
         self._verify = settings.verify
         self._founding = settings.founding or settings.place
+        self._trusted = settings.trusted
         self.place = settings.place
         self.kept: deque[Kept] = deque()
         self.contradiction: str | None = None
@@ -117,6 +125,8 @@ class Following:
         before = self._founding if chain and chain[0].ending.epoch == self._founding.configuration.epoch else None
         for link in chain:
             self._keep(Kept(before, link, link.encode()))
+            if self.contradiction is None and self._trusted is not None:
+                self.contradiction = self._trusted.contradicted_by(link)
             before = Place(link.next, link.ending.opening)
         assert not chain or before == self.place, "the chain leads to the place"
 
@@ -124,6 +134,12 @@ class Following:
     def epoch(self) -> int:
         """The epoch that this client is in."""
         return self.place.configuration.epoch
+
+    @property
+    def waits_for(self) -> int | None:
+        """The epoch before which nobody is believed, if the client has not come there yet."""
+        trusted = self._trusted
+        return trusted.epoch if trusted is not None and self.epoch < trusted.epoch else None
 
     @property
     def members(self) -> tuple[MemberId, ...]:
@@ -246,6 +262,9 @@ class Following:
                     return self.place is not before
             if walk is not None and walked:
                 self._take_walk(walk, [link for link, _ in links])
+        except _Untrusted as error:
+            self.contradiction = str(error)
+            return self.place is not before
         except ChainError as error:
             source.refused += 1
             source.reason = str(error)
@@ -293,7 +312,11 @@ class Following:
         self.place = place
 
     def _followed(self, place: Place, link: HandOver) -> Place:
-        return follow(self._group, place, link, self._verifiers, self._verify)
+        there = follow(self._group, place, link, self._verifiers, self._verify)
+        reason = None if self._trusted is None else self._trusted.contradicted_by(link)
+        if reason is not None:
+            raise _Untrusted(reason)
+        return there
 
     def _compare(self, sender: MemberId, link: HandOver) -> None:
         """A link of an epoch that was left: the same again, or a second history? Raises `ChainError`."""
@@ -343,6 +366,8 @@ class Following:
         walk = self._walk
         assert walk is not None
         if walk.place.configuration.epoch == self.epoch:
+            if self.waits_for is not None:
+                return  # there is more to come before any of it may be told
             self._walk = None
             out.deliver(History(tuple(walk.links)))
             return

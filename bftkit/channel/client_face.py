@@ -10,7 +10,7 @@ import attrs
 from bftkit.core.machine import Digest, MemberId, Out, Slot
 from bftkit.core.quorum import Quorum
 from bftkit.crypto.keys import SigningKey, verify_signature
-from bftkit.membership.chain import HandOver, Place, Verifiers
+from bftkit.membership.chain import HandOver, Place, TrustedPoint, Verifiers
 from bftkit.membership.commands import SignedCommand
 
 RETRY_TICKS: Final = 50
@@ -128,7 +128,8 @@ class Moved:
     link: bytes
     """The hand-over that leads there."""
     chain: tuple[bytes, ...]
-    """The newest hand-overs, that one last: to be kept durably, and given back as `ClientSettings.chain`."""
+    """The newest hand-overs, that one last: to be kept durably, and given back as `ClientSettings.chain`. None where
+    the client has not come to the hand-over that it trusts: it may have been led astray."""
 
 
 @attrs.frozen
@@ -211,6 +212,8 @@ class ClientSettings:
     """Where the chain begins, if that is known and is not `place`."""
     chain: tuple[HandOver, ...] = attrs.field(default=(), repr=False)
     """The newest hand-overs before `place`, one after the other, as `Moved` told them in an earlier life."""
+    trusted: TrustedPoint | None = None
+    """A recent hand-over that the caller knows from elsewhere: nobody is believed before the epoch that it began."""
     verifiers: Verifiers | None = attrs.field(default=None, repr=False)
     """Needed with a place."""
     verify: Callable[[bytes, bytes, bytes], bool] = attrs.field(default=verify_signature, repr=False)

@@ -30,7 +30,15 @@ async def history(
     for configuration in configurations[max(0, from_epoch) :]:
         link = known.links[configuration.epoch - 1] if configuration.epoch else None
         _event(configuration, link)
-    output().event("history", epochs=len(configurations), verified=True, refused=refused)
+    newest = known.links[-1].ending if known.links else None
+    output().event(
+        "history",
+        epochs=len(configurations),
+        verified=True,
+        refused=refused,
+        trusted_epoch=newest.epoch + 1 if newest is not None else None,
+        trusted_digest=newest.opening if newest is not None else None,
+    )
     if not output().json:
         _show(known, configurations[max(0, from_epoch) :])
     for member, (count, why) in sorted(refused.items()):
@@ -85,6 +93,9 @@ def _show(known: Known, configurations: tuple[Configuration, ...]) -> None:
             output().plain(f"epoch {one.epoch}, why: {reason}")
     name = known.folder.genesis.name
     output().plain(f"\n{name} is in epoch {known.here.epoch}; every link was verified from its genesis on.")
+    if known.links:
+        output().plain("For another client's client.toml, so that it believes nobody before this epoch:")
+        output().plain(f'trusted_epoch = {known.here.epoch}\ntrusted_digest = "{known.links[-1].ending.opening.hex()}"')
 
 
 def _kind(link: HandOver) -> str:

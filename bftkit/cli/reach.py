@@ -71,9 +71,29 @@ def accesses_of(chosen: Way) -> tuple[Access, ...]:
 async def history_of(connection: Connection, known: ClientFolder, timeout: float) -> tuple[HandOver, ...]:
     """The group's history, verified, and never less than this folder's clients have seen (SAFETY rule 28)."""
     links = await connection.history(timeout=timeout)
+    _check_trusted(known, links)
     if way() is not None and (known.path / CLIENT_FILE).exists():
         _remember(known, links)
     return links
+
+
+def _check_trusted(known: ClientFolder, links: Sequence[HandOver]) -> None:
+    """Whether the history has the hand-over that the folder says is to be trusted. Raises as `history_of` does.
+
+    A client with links finds that out by itself, and earlier.
+    """
+    trusted = known.settings.trusted
+    if trusted is None:
+        return
+    if len(links) < trusted.epoch:
+        raise CommandFailed(
+            ExitCode.TOO_FEW_AGREED,
+            f"these members show epoch {len(links)}, and {known.path} believes nobody before epoch {trusted.epoch} "
+            "(trusted_epoch): they are behind, or lie; ask others",
+        )
+    contradiction = trusted.contradicted_by(links[trusted.epoch - 1])
+    if contradiction is not None:
+        raise Contradicted(contradiction)
 
 
 def _remember(known: ClientFolder, links: Sequence[HandOver]) -> None:

@@ -14,7 +14,7 @@ from bftkit.client.core import ClientCore, peers_of_roster
 from bftkit.client.names import NamedClientCore
 from bftkit.client.sync import SyncClient
 from bftkit.crypto.keys import SigningKey
-from bftkit.membership.chain import HandOver
+from bftkit.membership.chain import HandOver, TrustedPoint
 from bftkit.membership.genesis import Genesis
 from bftkit.membership.verifiers import founding_place, roster_verifier
 from bftkit.network.session import Identity
@@ -23,8 +23,13 @@ from bftkit.node.folders import ClientFolder, read_client
 from bftkit.node.names import Names, open_names
 
 
-def client_settings(genesis: Genesis, key: SigningKey, chain: Sequence[HandOver] = ()) -> ClientSettings:
-    """What a client knows of the group: its genesis, which it trusts, and the newest hand-overs that it followed."""
+def client_settings(
+    genesis: Genesis, key: SigningKey, chain: Sequence[HandOver] = (), trusted: TrustedPoint | None = None
+) -> ClientSettings:
+    """What a client knows of the group: its genesis, which it trusts, and the newest hand-overs that it followed.
+
+    `trusted`: a recent hand-over that it knows from elsewhere.
+    """
     group = genesis.group_id
     founding = founding_place(genesis)
     place = place_after(chain[-1]) if chain else founding
@@ -40,6 +45,7 @@ def client_settings(genesis: Genesis, key: SigningKey, chain: Sequence[HandOver]
         place=place,
         founding=founding,
         chain=tuple(chain),
+        trusted=trusted,
         verifiers=verifiers,
         started_ms=int(time.time() * 1000),
         operation_bytes_max=limits.operation_bytes_max,
@@ -55,12 +61,14 @@ def open_core(
     on_executed: Callable[[Executed], None] | None = None,
     names: Names | None = None,
     kept: ChainFile | None = None,
+    trusted: TrustedPoint | None = None,
 ) -> ClientCore:
     """A client of this group with the key of this seed, over TCP.
 
-    `names`: where to learn of newer addresses. `kept`: the hand-overs of an earlier life. Raises `ConfigurationError`.
+    `names`: where to learn of newer addresses. `kept`: the hand-overs of an earlier life. `trusted`: as in
+    `client_settings`. Raises `ConfigurationError`.
     """
-    settings = client_settings(genesis, SigningKey(seed), kept.read() if kept is not None else ())
+    settings = client_settings(genesis, SigningKey(seed), kept.read() if kept is not None else (), trusted)
     assert settings.place is not None
     peers = peers_of_roster(settings.place.configuration.roster)
     hub = TcpHub(Identity.from_seed(seed), genesis.group_id)
@@ -74,8 +82,10 @@ def open_folder_core(
 ) -> ClientCore:
     """The client of a client's folder, with the name services of its settings. `seed`: for another key than its own."""
     names = open_names(found.settings.names, found.path, found.genesis, None)
-    kept = ChainFile(found.path, found.genesis)
-    return open_core(found.genesis, seed or found.key.seed, on_executed=on_executed, names=names, kept=kept)
+    kept, trusted = ChainFile(found.path, found.genesis), found.settings.trusted
+    return open_core(
+        found.genesis, seed or found.key.seed, on_executed=on_executed, names=names, kept=kept, trusted=trusted
+    )
 
 
 def connect_sync(folder: Path | str | ClientFolder) -> SyncClient:

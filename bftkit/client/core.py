@@ -257,6 +257,9 @@ class ClientCore:
         if not heard:
             return NoAnswer(number, "no member answered")
         text = f"{', '.join(heard)} answered, but too few agreed"
+        if (epoch := self.machine.waits_for) is not None:
+            here = self.machine.settings.epoch
+            text += f"; this client believes nobody before epoch {epoch} (trusted_epoch), and was led to epoch {here}"
         return TooFewAgreed(number, "; ".join((text, *_in_words(reasons or {}))))
 
     def again(self, number: int, on_done: Callable[[], None]) -> Pending:
@@ -379,7 +382,7 @@ class ClientCore:
     def _on_moved(self, moved: Moved) -> None:
         """Another epoch: its members are the ones to have links with (SAFETY rule 28)."""
         # Durable first: whoever was told a result of this epoch never goes back behind it.
-        contradiction = self._keeper.keep(moved.chain) if self._keeper is not None else None
+        contradiction = self._keeper.keep(moved.chain) if self._keeper is not None and moved.chain else None
         if contradiction is not None:
             self._step(lambda out: self.machine.on_input(HaltNow(contradiction), out))
             return

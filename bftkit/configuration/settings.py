@@ -20,13 +20,16 @@ from bftkit.configuration.text import (
     Value,
     check_choice,
     check_range,
+    hex_bytes,
     parse_toml,
     right,
     structure,
     to_toml,
 )
+from bftkit.core.digest import DIGEST_SIZE
 from bftkit.core.machine import MemberId
 from bftkit.core.wire import is_name
+from bftkit.membership.chain import TrustedPoint
 from bftkit.membership.genesis import Genesis, check_service
 from bftkit.membership.roster import canonical_address
 from bftkit.network.addresses import Address, AddressError, parse_address
@@ -251,10 +254,27 @@ class ClientSettings:
     key: str = attrs.field(default="client.key", metadata=right("the path of the client key's file"))
     names: NameSettings | None = attrs.field(default=None, metadata=right("a table with file or dns"))
     """Name services to ask besides the roster, if any."""
+    trusted_epoch: int | None = attrs.field(default=None, metadata=right("an epoch's number, from 1 on"))
+    """An epoch whose hand-over is known from somewhere that is trusted: before it, nobody is believed."""
+    trusted_digest: str | None = attrs.field(default=None, metadata=right("the digest that `bftkit history` shows"))
+    """That hand-over's digest, in hexadecimal digits."""
 
     def __attrs_post_init__(self) -> None:
         _check_paths({"genesis": self.genesis, "key": self.key})
         _check_names(self.names)
+        if (self.trusted_epoch is None) is not (self.trusted_digest is None):
+            missing = "trusted_digest" if self.trusted_digest is None else "trusted_epoch"
+            raise ConfigurationError(missing, "it is missing", "give trusted_epoch and trusted_digest, or neither")
+        if self.trusted_epoch is not None and self.trusted_digest is not None:
+            check_range("trusted_epoch", self.trusted_epoch, 1, (1 << 32) - 1)
+            hex_bytes("trusted_digest", self.trusted_digest, DIGEST_SIZE, "a hand-over's digest")
+
+    @property
+    def trusted(self) -> TrustedPoint | None:
+        """The recent hand-over that is trusted, if one is named."""
+        if self.trusted_epoch is None or self.trusted_digest is None:
+            return None
+        return TrustedPoint(self.trusted_epoch, bytes.fromhex(self.trusted_digest))
 
     def to_text(self) -> str:
         """The settings as TOML."""

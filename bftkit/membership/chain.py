@@ -151,6 +151,30 @@ class Place:
     opening: Digest
 
 
+@attrs.frozen
+class TrustedPoint:
+    """A hand-over that somebody knows from elsewhere and trusts, newer than the genesis: a light client's checkpoint.
+
+    Whoever holds one believes nobody before that epoch, so keys of the epochs before it, stolen long after, lead it
+    nowhere (SAFETY rule 28).
+    """
+
+    epoch: int
+    """The epoch that it began; 1 at least."""
+    opening: Digest
+    """The digest of what was signed: the opening of that epoch."""
+
+    def contradicted_by(self, link: HandOver) -> str | None:
+        """Why a link is not of the history that is trusted, if it is known by this that it is not."""
+        ending = link.ending
+        if ending.epoch + 1 != self.epoch or ending.opening == self.opening:
+            return None
+        return (
+            f"the hand-over to epoch {self.epoch} has the digest {ending.opening.hex()}, and the one to be trusted has "
+            f"{self.opening.hex()} (trusted_digest): one of the two is not of this group's history"
+        )
+
+
 def follow(
     group: bytes,
     place: Place,

@@ -530,6 +530,33 @@ def test_the_history_is_shown_epoch_by_epoch(stage: Stage) -> None:
     assert [one["epoch"] for one in stage.run("history", "--from", 1).of("epoch")] == [1]
 
 
+def test_the_history_ends_with_what_another_client_may_trust(stage: Stage) -> None:
+    """And a client that was told it takes no other history, by whatever way it came (SAFETY rule 28)."""
+    assert "trusted_epoch" not in stage.run("history", json_lines=False).out
+    assert stage.run("history").last["trusted_digest"] is None
+    file = stage.directory.parent / "switch.toml"
+    assert stage.run("switch", "paxos", "--out", file).code == 0
+    link = link_by(stage, command_from_text(file.read_text()))
+    stage.client.links = (link,)
+    digest = link.ending.opening.hex()
+    text = stage.run("history", json_lines=False).out
+    lines = f'trusted_epoch = 1\ntrusted_digest = "{digest}"\n'
+    assert text.endswith(lines)
+    last = stage.run("history").last
+    assert (last["trusted_epoch"], last["trusted_digest"]) == (1, digest)
+    settings = stage.directory / "client" / "client.toml"
+    before = settings.read_text()
+    settings.write_text(before + lines)
+    assert stage.run("history").code == 0
+    stage.client.links = ()
+    told = stage.run("history")
+    assert (told.code, "believes nobody before epoch 1 (trusted_epoch)" in told.error) == (5, True)
+    stage.client.links = (link,)
+    settings.write_text(before + lines.replace(digest, "77" * 32))
+    told = stage.run("history")
+    assert (told.code, f"the hand-over to epoch 1 has the digest {digest}" in told.error) == (10, True)
+
+
 def test_no_answer_is_exit_code_4(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     async def silent(self: FakeClient, *, timeout: float = 10.0) -> tuple[HandOver, ...]:
         raise NoAnswer(0, "no member answered")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import attrs
 import pytest
 
@@ -16,6 +18,7 @@ from bftkit.configuration.settings import (
 )
 from bftkit.configuration.text import ConfigurationError, Value, parse_toml, to_toml
 from bftkit.core.digest import digest
+from bftkit.membership.chain import TrustedPoint
 from bftkit.network.addresses import Address
 
 MEMBER = MemberSettings(id="m0", service="shop.orders:Orders", listen="tcp://127.0.0.1:7000")
@@ -270,4 +273,26 @@ def test_a_mistake_in_the_name_services_is_told(text: str, told: str) -> None:
         MemberSettings.from_text(head + text)
     assert told in str(error.value)
     with pytest.raises(ConfigurationError):
+        ClientSettings.from_text(text)
+
+
+def test_a_hand_over_that_is_trusted_is_named_by_its_epoch_and_digest() -> None:
+    settings = ClientSettings(trusted_epoch=7, trusted_digest="ab" * 32)
+    assert ClientSettings.from_text(settings.to_text()) == settings
+    assert settings.trusted == TrustedPoint(7, b"\xab" * 32)
+    assert ClientSettings().trusted is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("trusted_epoch = 7", "trusted_digest: it is missing; give trusted_epoch and trusted_digest, or neither"),
+        (f'trusted_digest = "{"ab" * 32}"', "trusted_epoch: it is missing"),
+        (f'trusted_epoch = 0\ntrusted_digest = "{"ab" * 32}"', "trusted_epoch"),
+        ('trusted_epoch = 7\ntrusted_digest = "ab"', "is not a hand-over's digest; give 32 bytes"),
+        (f'trusted_epoch = 7\ntrusted_digest = "{"xy" * 32}"', "is not a hand-over's digest"),
+    ],
+)
+def test_a_mistake_in_what_is_trusted_is_told(text: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(told)):
         ClientSettings.from_text(text)
