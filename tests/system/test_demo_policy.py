@@ -10,7 +10,6 @@ from typing import Any
 
 from bftkit.cli.app import ExitCode
 
-
 PATIENCE_SECONDS = 240.0
 
 SLOW = ("the leader changed", "nothing was executed in", "requests waited for")
