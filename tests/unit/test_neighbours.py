@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import attrs
@@ -17,6 +18,7 @@ from bftkit.network.session import Identity
 from bftkit.node.neighbours import MEMBER_PAYLOAD, Door, Neighbours
 
 GROUP = b"g" * 32
+PATIENCE_SECONDS = 60.0
 
 
 def identity_of(name: str) -> Identity:
@@ -52,7 +54,8 @@ class Links:
 
     def until(self, condition: Callable[[], bool]) -> bool:
         """Whether this comes true while the hubs do what they have to."""
-        for _ in range(200):
+        end = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < end:
             for hub in self.hubs:
                 hub.flush()
                 hub.poll(0.005)
