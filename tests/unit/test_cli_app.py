@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -239,16 +240,15 @@ def test_the_installed_command_works_as_a_process(tmp_path: Any) -> None:
 
 def test_a_reader_that_goes_away_early_gets_no_complaint() -> None:
     program = "import sys; from bftkit.cli import main; sys.exit(main())"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, "version"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    process.stderr.close()
-    assert process.wait(timeout=60) == 1
-    assert errors == ""
+    reading, writing = os.pipe()
+    os.close(reading)  # before it has written anything
+    try:
+        run = subprocess.run(
+            [sys.executable, "-c", program, "version"], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+        )
+    finally:
+        os.close(writing)
+    assert (run.returncode, run.stderr) == (1, "")
 
 
 # ------------------------------------------------------------------------------------------------- exit codes

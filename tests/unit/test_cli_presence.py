@@ -54,7 +54,10 @@ async def test_who_joins_is_heard_of_if_it_listens_with_the_key_on_its_card() ->
         for hub in hubs:
             nursery.start_soon(serve, hub)
         assert await dial(secrets.token_bytes(32), GROUP, seats[:1], 60.0) == {"there"}, "as soon as all are heard of"
-        assert await dial(secrets.token_bytes(32), GROUP, seats, 0.5) == {"there"}
+        found, seconds = frozenset[str](), 0.5
+        while not found:  # a busy machine may need longer for the one that is there; nobody else is ever heard of
+            found, seconds = await dial(secrets.token_bytes(32), GROUP, seats, seconds), 2 * seconds
+        assert found == {"there"}
         nursery.cancel_scope.cancel()
     for hub in hubs:
         hub.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import attrs
@@ -76,7 +77,8 @@ async def test_a_pbft_group_loses_its_leader_and_goes_on() -> None:
         await group.crash(leader)
         assert group.running == tuple(member for member in group.members if member != leader)
         assert await client.submit(b"1", timeout=TIMEOUT) == b"2"
-        assert group.leader != leader
+        # Who led when it was decided is another; on a busy machine the members may have lost patience again since.
+        assert await group.until(lambda: group.leader != leader, TIMEOUT)
         await group.restart(leader)
         assert await client.submit(b"1", timeout=TIMEOUT) == b"3"
         await group.in_step(TIMEOUT)
@@ -271,7 +273,7 @@ async def test_two_groups_do_not_meet() -> None:
         clients = [await one.client(), await other.client()]
         async with trio.open_nursery() as nursery:
             for number, client in enumerate(clients, 1):
-                nursery.start_soon(client.submit, b"%d" % number)
+                nursery.start_soon(partial(client.submit, b"%d" % number, timeout=TIMEOUT))
         assert [await client.read(b"", timeout=TIMEOUT) for client in clients] == [b"1", b"2"]
 
 
