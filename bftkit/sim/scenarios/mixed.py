@@ -1,9 +1,10 @@
-"""Everything at once: liars, crashes, bad disks, partitions, wrong clocks and lying clients, drawn by the seed.
+"""Everything at once: liars, crashes, disks, partitions, clocks, lying clients, switches and new members, by the seed.
 
 What goes wrong is what the protocol claims to survive, and no more of it at a time than f and c allow. Half of the
 faults come close together, within a view timeout or so: one alone is survived by any protocol, and what breaks one is
 the second that comes before the first is over. Small batches, small windows and short timeouts make slots, checkpoints
-and views plentiful.
+and views plentiful. In two seeds of five operators change the group meanwhile: its protocol, planned or by force, its
+members and their keys; in one of ten its policy does.
 """
 
 from __future__ import annotations
