@@ -9,12 +9,12 @@ A test does the second.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Final
 
 from bftkit.admin.measures import METRICS, Metric
+from simulations.made_pages import REFERENCE, keep
 
-PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "reference" / "metrics.md"
+PAGE: Final = REFERENCE / "metrics.md"
 
 INTRODUCTION: Final = """# Metrics
 
@@ -130,15 +130,7 @@ def _row(metric: Metric) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write the page, or say whether it is up to date."""
-    if arguments == ["write"]:
-        PAGE.write_text(page(), encoding="utf-8")
-        return 0
-    if arguments == ["check"]:
-        alike = PAGE.read_text(encoding="utf-8") == page()
-        print("up to date" if alike else f"{PAGE.name} is out of date: python simulations/metrics_table.py write")
-        return 0 if alike else 1
-    print(__doc__)
-    return 2
+    return keep(PAGE, page, arguments, "metrics_table.py", __doc__)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ not); a test does the same.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any, Final
 
 import attrs
@@ -19,8 +18,9 @@ import attrs
 from bftkit.configuration.manager import Choice, Refusal, choose
 from bftkit.configuration.qos import CONSISTENCIES, DELIVERIES, DURABILITIES, NETWORKS, ORDERS, QoS
 from bftkit.core.plugin import load_protocol
+from simulations.made_pages import REFERENCE, keep
 
-PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "reference" / "qos_choices.md"
+PAGE: Final = REFERENCE / "qos_choices.md"
 OURS: Final = ("cks", "coordinator", "paxos", "pbft")
 RECORDS: Final = tuple(load_protocol(name).record for name in OURS)
 HEAD: Final = """\
@@ -132,15 +132,7 @@ def _plain(cell: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write the page, or say whether it is up to date."""
-    if arguments == ["write"]:
-        PAGE.write_text(page(), encoding="utf-8")
-        return 0
-    if arguments == ["check"]:
-        alike = PAGE.read_text(encoding="utf-8") == page()
-        print("up to date" if alike else f"{PAGE.name} is out of date: python simulations/qos_table.py write")
-        return 0 if alike else 1
-    print(__doc__)
-    return 2
+    return keep(PAGE, page, arguments, "qos_table.py", __doc__)
 
 
 if __name__ == "__main__":

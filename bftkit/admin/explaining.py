@@ -8,6 +8,7 @@ from bftkit.admin.models import ConfigurationBody, FullLink, Link, PendingChange
 from bftkit.admin.wish_models import Needs, PolicyTerms
 from bftkit.channel.reconfiguring import Pending
 from bftkit.configuration.manager import Refusal, choose, founded_without_disk, present_needs
+from bftkit.configuration.qos import DurabilityName
 from bftkit.configuration.shelf import BrokenPolicy, UnknownPolicy
 from bftkit.configuration.text import ConfigurationError
 from bftkit.core.ordering import ProtocolRecord
@@ -56,7 +57,7 @@ def installed() -> tuple[ProtocolRecord, ...]:
     return tuple(found)
 
 
-def needs_in_words(here: Configuration, durability: str) -> list[str]:
+def needs_in_words(here: Configuration, durability: DurabilityName) -> list[str]:
     """What is needed of the group, what that led to, and how other protocols compare."""
     told = [] if here.qos is not None else ["Nobody has said what is needed; this is what the group gives."]
     try:

@@ -24,7 +24,7 @@ from bftkit.configuration.explaining import Told, Verdict, led_to, verdicts
 from bftkit.configuration.fitting import Shortfall, deadline_parameters, shortfalls
 from bftkit.configuration.needs import check_qos
 from bftkit.configuration.policy import MODES_MAX, Mode, Policy
-from bftkit.configuration.qos import QoS
+from bftkit.configuration.qos import DurabilityName, NetworkName, QoS
 from bftkit.configuration.shelf import check_parameters, filled, load_policy
 from bftkit.core.machine import MemberId
 from bftkit.core.ordering import ProtocolRecord
@@ -376,14 +376,14 @@ def _kept(
 # ------------------------------------------------------------------------------------------------- as a wish
 
 
-def present_needs(here: Configuration, durability: str, timing: str = "partial") -> QoS:
+def present_needs(here: Configuration, durability: DurabilityName, timing: NetworkName = "partial") -> QoS:
     """The needs that a group's configuration states; of one that states none, what it gives.
 
     `durability` is the genesis's, `timing` that of the present protocol's record.
     """
     if here.qos is not None:
         return here.qos
-    return QoS(byzantine=here.f, crash=here.c, durability=durability, network=timing)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    return QoS(byzantine=here.f, crash=here.c, durability=durability, network=timing)
 
 
 def wish_for(choice: Choice, here: Configuration, reason: str = "", at: int = 0) -> Wish:

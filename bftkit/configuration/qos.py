@@ -9,7 +9,7 @@ Source: Reiser et al., the configuration manager that accepts QoS requirements.
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias
 
 import attrs
 
@@ -18,9 +18,11 @@ from bftkit.core.wire import U64, Text
 CONSISTENCIES: Final = ("strong", "best-effort")
 ORDERS: Final = ("total", "causal", "fifo", "none")
 DELIVERIES: Final = ("exactly-once", "at-least-once", "best-effort")
-DURABILITIES: Final = ("fsync", "async", "memory")
+DurabilityName: TypeAlias = Literal["fsync", "async", "memory"]
+DURABILITIES: Final[tuple[DurabilityName, ...]] = ("fsync", "async", "memory")
 """When a record counts as durable: after fdatasync; once the kernel has it; at once (and a restart forgets all)."""
-NETWORKS: Final = ("synchronous", "partial", "asynchronous")
+NetworkName: TypeAlias = Literal["synchronous", "partial", "asynchronous"]
+NETWORKS: Final[tuple[NetworkName, ...]] = ("synchronous", "partial", "asynchronous")
 """What is assumed of the network, from the most to the least."""
 
 
@@ -40,7 +42,7 @@ class QoS:
     delivery: Annotated[Literal["exactly-once", "at-least-once", "best-effort"], Text(16)] = "exactly-once"
     deadline_ms: U64 = 0
     """A request that cannot be executed so soon after it was made is answered "too late"; 0: it may take any time."""
-    durability: Annotated[Literal["fsync", "async", "memory"], Text(16)] = "fsync"
+    durability: Annotated[DurabilityName, Text(16)] = "fsync"
     """What an acknowledged request survives: ``fsync`` a power cut of all members."""
-    network: Annotated[Literal["synchronous", "partial", "asynchronous"], Text(16)] = "partial"
+    network: Annotated[NetworkName, Text(16)] = "partial"
     """The most that may be assumed of the network for progress; safety assumes nothing."""
