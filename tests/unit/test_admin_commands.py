@@ -9,7 +9,6 @@ from typing import Any
 
 import attrs
 import pytest
-import trio
 
 from bftkit.channel.client import CommandState
 from bftkit.client.errors import ClientError, TooFewAgreed
@@ -25,14 +24,13 @@ from .admin_site import Site, as_body, check_problem, served
 TIMEOUT = 60.0
 
 
-async def _done(site: Site, signed: SignedCommand) -> dict[str, Any]:
-    with trio.fail_after(TIMEOUT):
-        while True:
-            async with site.client("read") as client:
-                told: dict[str, Any] = (await client.get(f"/v1/commands/{signed.name.hex()}")).json()
-            if told["state"] == "done":
-                return told
-            await trio.sleep(0.02)
+async def _done(group: LocalGroup, site: Site, signed: SignedCommand) -> dict[str, Any]:
+    """What this member says of a command once it knows that it was carried out."""
+    await group.until(lambda: site.facade.state_of(signed.name).state == "done", TIMEOUT)
+    async with site.client("read") as client:
+        told: dict[str, Any] = (await client.get(f"/v1/commands/{signed.name.hex()}")).json()
+    assert told["state"] == "done"
+    return told
 
 
 async def test_any_member_takes_a_command_and_the_same_twice_is_one() -> None:
@@ -44,10 +42,10 @@ async def test_any_member_takes_a_command_and_the_same_twice_is_one() -> None:
             again = await client.post("/v1/commands", json={"file": command_to_text(signed)})
         assert (first.status_code, first.json()["name"]) == (202, signed.name.hex())
         assert again.status_code in (200, 202)
-        told = await _done(sites["m2"], signed)
+        told = await _done(group, sites["m2"], signed)
         assert told["text"] == "epoch 1"
         for member in ("m0", "m1", "m2"):
-            await _done(sites[member], signed)
+            await _done(group, sites[member], signed)
             async with sites[member].client("operate") as client:
                 answer = await client.post("/v1/commands", json=as_body(signed))
                 assert (answer.status_code, answer.json()["state"]) == (200, "done")
@@ -219,7 +217,7 @@ async def test_a_refusal_is_final_when_all_that_answer_refuse() -> None:
         states = await _states(connection, _stranger(group))
         assert "no operator" in states[-1].text
         assert states[-1].final
-        statuses = await connection.status()
+        statuses = await connection.status(timeout=TIMEOUT)
         assert sorted(statuses) == ["m0", "m1"]
 
 

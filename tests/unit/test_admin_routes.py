@@ -104,7 +104,7 @@ async def test_proofs_are_listed_and_read_by_their_own_names_only(tmp_path: Path
     async with served(1, protocol="coordinator") as (group, sites):
         site = sites["m0"]
         store = EvidenceStore(tmp_path / "evidence", group.genesis.group_id, "m0", founding_place(group.genesis))
-        site.facade.node._evidence = store  # pyright: ignore[reportPrivateUsage]
+        site.facade.node._blames.store = store  # pyright: ignore[reportPrivateUsage]
         name = store.keep("m1", "equivocation", b"two votes")
         assert name is not None
         whole = (tmp_path / "evidence" / f"{name}.toml").read_text()
@@ -126,7 +126,11 @@ async def test_what_a_member_says_of_itself() -> None:
         client = await group.client()
         for number in range(8):
             await client.submit(put(b"%d" % number, b"x"), timeout=60.0)
-        await group.in_step()
+        await group.in_step(60.0)
+        node = group.node("m1")
+        # One quorum's answers say neither that its other links are up nor that a checkpoint is stable here.
+        await group.until(lambda: node.hub.is_up("m0") and node.hub.is_up("m2") and "m0" in node.heard, 60.0)
+        await group.until(lambda: node.replica.checkpoints.stable > 0, 60.0)
         async with sites["m1"].client("read") as asking:
             status = (await asking.get("/v1/status")).json()
             log = (await asking.get("/v1/log")).json()

@@ -6,7 +6,7 @@ import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -32,11 +32,16 @@ class Opened:
     """A member of a local group with its HTTP interface open, in a folder."""
 
     def __init__(self, group: LocalGroup, folder: Path, settings: AdminSettings | None = None) -> None:
+        self.group = group
         self.access = Access.at("tcp://127.0.0.1:1", 0)
         settings = settings if settings is not None else self.access.settings
         if not (folder / "admin.tokens").exists():
             self.access.write_digests(folder)
         self.admin = open_admin(group.node("m0"), group.genesis, settings, folder)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Asked again after every round of the member, so several times in a second."""
+        await self.group.until(condition, TIMEOUT)
 
     @property
     def port(self) -> int:
@@ -116,7 +121,7 @@ async def test_there_are_only_so_many_connections_and_they_come_back(
     monkeypatch.setattr(serving, "CONNECTIONS_MAX", 3)
     async with serving_one(tmp_path) as opened:
         held = [await trio.open_tcp_stream("127.0.0.1", opened.port) for _ in range(3)]
-        await _until(lambda: len(opened.admin._streams) == 3)  # pyright: ignore[reportPrivateUsage]
+        await opened.until(lambda: len(opened.admin._streams) == 3)  # pyright: ignore[reportPrivateUsage]
         refused = await trio.open_tcp_stream("127.0.0.1", opened.port)
         with trio.fail_after(TIMEOUT):
             try:
@@ -125,7 +130,7 @@ async def test_there_are_only_so_many_connections_and_they_come_back(
                 pass  # reset, which is as good
         await refused.aclose()
         await held[0].aclose()
-        await _until(lambda: len(opened.admin._streams) == 2)  # pyright: ignore[reportPrivateUsage]
+        await opened.until(lambda: len(opened.admin._streams) == 2)  # pyright: ignore[reportPrivateUsage]
         async with opened.api() as api:
             assert (await api.status())["member"] == "m0"
         for stream in held[1:]:
@@ -141,7 +146,7 @@ async def test_a_caller_that_does_not_read_holds_nobody_up(tmp_path: Path, monke
             for number in range(4000):
                 opened.admin.feed.add({"event": "noted", "time_ms": number, "text": "x" * 5000})
             reader = await _deaf(opened, b"GET /v1/events/stream?after=0-0 HTTP/1.1\r\n")
-            await _until(lambda: opened.admin.feed.streams == 1)
+            await opened.until(lambda: opened.admin.feed.streams == 1)
             async with opened.api() as api:
                 assert (await api.status())["member"] == "m0"
             opened.admin.stop()
@@ -154,9 +159,9 @@ async def test_a_write_that_takes_too_long_ends_its_connection(tmp_path: Path, m
         for number in range(4000):
             opened.admin.feed.add({"event": "noted", "time_ms": number, "text": "x" * 5000})
         reader = await _deaf(opened, b"GET /v1/events/stream?after=0-0 HTTP/1.1\r\n")
-        await _until(lambda: opened.admin.feed.streams == 1)
-        await _until(lambda: opened.admin.feed.streams == 0)
-        await _until(lambda: not opened.admin._streams)  # pyright: ignore[reportPrivateUsage]
+        assert (await reader.receive_some(8)).startswith(b"HTTP/1.1")  # it has begun; it reads no more
+        await opened.until(lambda: opened.admin.feed.streams == 0)
+        await opened.until(lambda: not opened.admin._streams)  # pyright: ignore[reportPrivateUsage]
         await reader.aclose()
 
 
@@ -172,7 +177,7 @@ async def test_a_body_that_nobody_wants_does_not_keep_its_connection(
         chunk = b"100\r\n" + bytes(256) + b"\r\n"  # many small pieces: more than wait to be read when it is refused
         with trio.fail_after(TIMEOUT), pytest.raises(trio.BrokenResourceError):
             await pushing.send_all((head + kind).encode() + 400_000 * chunk)
-        await _until(lambda: not opened.admin._streams)  # pyright: ignore[reportPrivateUsage]
+        await opened.until(lambda: not opened.admin._streams)  # pyright: ignore[reportPrivateUsage]
         await pushing.aclose()
 
 
@@ -233,10 +238,3 @@ async def _deaf(opened: Opened, request: bytes) -> trio.SocketStream:
     host = f"127.0.0.1:{opened.port}".encode()
     await stream.send_all(request + b"Host: " + host + b"\r\nAuthorization: Bearer " + token + b"\r\n\r\n")
     return stream
-
-
-async def _until(condition: object) -> None:
-    assert callable(condition)
-    with trio.fail_after(TIMEOUT):
-        while not condition():
-            await trio.sleep(0.01)

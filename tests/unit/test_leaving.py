@@ -30,7 +30,7 @@ async def test_a_removed_member_may_end_once_the_next_epoch_has_begun(caplog: py
     caplog.set_level(logging.INFO, "bftkit.node")
     async with local_group(KeyValueStore, members=4, protocol="paxos") as group:
         node = group.node("m3")
-        await group.switch(members=("m0", "m1", "m2"))
+        await group.switch(members=("m0", "m1", "m2"), timeout=PATIENCE_SECONDS)
         with trio.fail_after(PATIENCE_SECONDS):
             await node.released.wait()
         assert not any(group.node(name).released.is_set() for name in ("m0", "m1", "m2"))
@@ -165,6 +165,8 @@ async def test_new_keys_are_in_their_file_before_a_word_that_they_signed_leaves(
             monkeypatch.setattr(thing, name, noting(name, getattr(thing, name)))
         node._succession._root = bytes(32)  # so the keys that the next roster names are others
         await group.switch()
+        # In the new epoch, a member still has its disk to wait for before it says a word.
+        await group.until(lambda: "forget" in order and "flush" in order[order.index("forget") :], PATIENCE_SECONDS)
         entered = order.index("forget")
         assert order[entered:].index("settle") < order[entered:].index("flush")
         assert "sync" in order[entered : entered + order[entered:].index("settle")]  # never before the log has entered

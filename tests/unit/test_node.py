@@ -167,9 +167,11 @@ async def test_a_client_is_answered_in_the_next_epoch_after_another_process_with
             before = down()
             core = client_with_one_key()
             async with driving(core):
-                await group.until(lambda: len(core.machine.proved) == len(group.members))
-            await group.until(lambda: all(now > then for now, then in zip(down(), before, strict=True)))
-            await group.switch("pbft")
+                await group.until(lambda: len(core.machine.proved) == len(group.members), PATIENCE_SECONDS)
+            await group.until(
+                lambda: all(now > then for now, then in zip(down(), before, strict=True)), PATIENCE_SECONDS
+            )
+            await group.switch("pbft", timeout=PATIENCE_SECONDS)
             await first.submit(keyvalue.put(b"k", b"2"), timeout=PATIENCE_SECONDS)
 
 
@@ -179,6 +181,7 @@ async def test_a_peer_is_readdressed_at_run_time(monkeypatch: pytest.MonkeyPatch
         client = await group.client()
         await client.submit(keyvalue.put(b"k", b"1"), timeout=PATIENCE_SECONDS)
         node = group.node("m0")
+        await group.until(lambda: node.hub.is_up("m1"), PATIENCE_SECONDS)  # others may have served the client
         lost = node.hub.counters["links_down"]
         node.readdress("m1", [Address("memory", "new")])
         await client.submit(keyvalue.put(b"k", b"2"), timeout=PATIENCE_SECONDS)
