@@ -191,6 +191,7 @@ async def test_counters_only_grow_and_tell_what_happened() -> None:
         await client.submit(put(b"k", b"6"), timeout=TIMEOUT)
         await group.until(lambda: ("bftkit_last_switch_pause_seconds", ()) in step(), TIMEOUT)
         leader = await group.until(lambda: group.leader, TIMEOUT)
+        assert leader is not None
         if leader != "m3":
             await group.crash(leader)
             await client.submit(put(b"k", b"7"), timeout=TIMEOUT)
