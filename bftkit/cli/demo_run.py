@@ -29,7 +29,7 @@ from bftkit.service import keyvalue
 
 LIAR: Final = "bftkit.sim.adversaries:Liar"
 STATUS_SECONDS: Final = 0.25
-AFTERMATH_SECONDS: Final = 60.0
+AFTERMATH_SECONDS: Final = 120.0
 """How long the group may take, after the load, until everything is settled."""
 
 

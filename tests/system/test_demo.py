@@ -25,7 +25,7 @@ def _demo(seconds: int, *words: str) -> dict[str, Any]:
             [sys.executable, "-m", "bftkit", "demo", "--json", "--seconds", str(seconds), *words],
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
             check=False,
         )
         if done.returncode != ExitCode.PROGRESS_MISSED or "not injected" not in done.stderr or seconds >= SECONDS_MAX:

@@ -21,7 +21,7 @@ def demo(*words: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "bftkit", "demo", "--policy", "steady", *words],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
     )
 

@@ -25,7 +25,7 @@ def test_seven_changes_under_load_lose_nothing() -> None:
         [sys.executable, "-m", "bftkit", "demo", "--switch", "--json", "--seconds", "7"],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
