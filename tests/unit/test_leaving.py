@@ -164,7 +164,7 @@ async def test_new_keys_are_in_their_file_before_a_word_that_they_signed_leaves(
         for thing, name in ((vault, "forget"), (vault, "settle"), (node.log, "sync"), (node.hub, "flush")):
             monkeypatch.setattr(thing, name, noting(name, getattr(thing, name)))
         node._succession._root = bytes(32)  # so the keys that the next roster names are others
-        await group.switch()
+        await group.switch(timeout=PATIENCE_SECONDS)
         # In the new epoch, a member still has its disk to wait for before it says a word.
         await group.until(lambda: "forget" in order and "flush" in order[order.index("forget") :], PATIENCE_SECONDS)
         entered = order.index("forget")

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from bftkit.client import OperationFailed
-from bftkit.client.local import local_group
+from bftkit.client import AsyncClient, OperationFailed
+from bftkit.client.local import LocalGroup, local_group
 from bftkit.sim.scenarios import scenario_names
 
+PATIENCE_SECONDS = 60.0
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("docs/SAFETY.md", "docs/FAULTS.md", "docs/ARCHITECTURE.md")
 FILE = re.compile(r"`((?:bftkit|protocols|tests|simulations|docs)/[\w./-]*)`")
@@ -62,7 +63,10 @@ def test_the_architecture_names_every_file_in_its_room() -> None:
         assert sorted(files ^ named) == [], f"docs/ARCHITECTURE.md, the row of {folder.name}/"
 
 
-async def test_the_examples_of_the_embedding_guide_run() -> None:
+async def test_the_examples_of_the_embedding_guide_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The guide's examples have the patience of people; here the machine may be busy.
+    monkeypatch.setattr(AsyncClient.submit, "__kwdefaults__", {"timeout": PATIENCE_SECONDS, "deadline": None})
+    monkeypatch.setattr(LocalGroup.in_step, "__defaults__", (PATIENCE_SECONDS,))
     text = (ROOT / "docs" / "guide" / "embedding.md").read_text(encoding="utf-8")
     counter, accounts, test, _callers = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names: dict[str, Any] = {}
@@ -75,4 +79,4 @@ async def test_the_examples_of_the_embedding_guide_run() -> None:
         assert await client.submit(b"3") == b"3"
         assert await client.submit(b"4") == b"7"
         with pytest.raises(OperationFailed, match="answers no reads"):
-            await client.read(b"")
+            await client.read(b"", timeout=PATIENCE_SECONDS)
