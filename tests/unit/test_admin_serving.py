@@ -192,7 +192,8 @@ async def test_who_goes_away_in_the_middle_of_an_answer_is_no_error() -> None:
         async def write(stream: serving._Stream = stream) -> None:  # pyright: ignore[reportPrivateUsage]
             nonlocal broken
             try:
-                await stream.send_all(b"")
+                with suppress(trio.ClosedResourceError):  # the end was said before: Hypercorn expects both
+                    await stream.send_all(b"")
             except trio.BrokenResourceError:
                 broken += 1
 

@@ -176,7 +176,7 @@ def test_a_late_answer_settles_the_operation_and_nothing_is_sent_again() -> None
 
 
 async def test_the_groups_deadline_holds_for_every_client_and_a_shorter_one_for_one_call() -> None:
-    async with local_group(KeyValueStore, qos=QoS(deadline_ms=30_000)) as group:
+    async with local_group(KeyValueStore, qos=QoS(deadline_ms=300_000)) as group:
         client = await group.client()
         assert await client.submit(put(b"k", b"v"), timeout=TIMEOUT) == b"="
 
@@ -189,16 +189,16 @@ async def test_the_groups_deadline_holds_for_every_client_and_a_shorter_one_for_
         core = client.core
         assert isinstance(core, ClientCore)
         right = core._wall_clock  # pyright: ignore[reportPrivateUsage]
-        core._wall_clock = lambda: right() - 60.0  # pyright: ignore[reportPrivateUsage]
+        core._wall_clock = lambda: right() - 600.0  # pyright: ignore[reportPrivateUsage]
         with pytest.raises(TooLate, match="not executed") as caught:
             await client.submit(put(b"k", b"late"), timeout=TIMEOUT, deadline=3600.0)
-        assert caught.value.late_ms > 60_000 - 30_000 - SPREAD_MS - 5_000
-        core._wall_clock = lambda: right() - 20.0  # pyright: ignore[reportPrivateUsage]
+        assert caught.value.late_ms > 600_000 - 300_000 - SPREAD_MS - 5_000
+        core._wall_clock = lambda: right() - 200.0  # pyright: ignore[reportPrivateUsage]
         assert await client.submit(put(b"k", b"in time"), timeout=TIMEOUT) == b"="
         with pytest.raises(TooLate):
             await client.submit(put(b"k", b"later"), timeout=TIMEOUT, deadline=2.0)
         core._wall_clock = right  # pyright: ignore[reportPrivateUsage]
-        outcomes = await client.submit_many([put(b"k2", b"v")] * 3, timeout=TIMEOUT, deadline=20.0)
+        outcomes = await client.submit_many([put(b"k2", b"v")] * 3, timeout=TIMEOUT, deadline=200.0)
         assert outcomes == [b"="] * 3
         assert parse_value(await client.read(get(b"k"), timeout=TIMEOUT)) == b"in time"
         with pytest.raises(ValueError, match="positive"):
