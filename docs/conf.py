@@ -34,12 +34,17 @@ def _write_reference(docs: Path) -> None:
     pages.mkdir(exist_ok=True)
     for old in pages.glob("*.md"):
         old.unlink()
-    packages = sorted((docs.parent / "bftkit").iterdir()) + sorted((docs.parent / "protocols").iterdir())
-    for folder in packages:
-        modules = sorted(folder.glob("*.py")) if (folder / "__init__.py").exists() else []
+    for source in (docs.parent / "bftkit", docs.parent / "protocols"):
+        _write_packages(source, pages)
+
+
+def _write_packages(source: Path, pages: Path) -> None:
+    root = source.parent if source.name == "bftkit" else source
+    for folder in sorted(path.parent for path in source.rglob("__init__.py") if path.parent != source):
+        modules = sorted(folder.glob("*.py"))
         if not any(module.read_text().strip() for module in modules):
             continue  # a room that is planned and still empty
-        package = f"bftkit.{folder.name}" if folder.parent.name == "bftkit" else folder.name
+        package = ".".join(folder.relative_to(root).parts)
         page = [f"# {package}", ""]
         for module in modules:
             if module.stem == "__main__":
