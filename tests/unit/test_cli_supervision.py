@@ -6,6 +6,7 @@ import configparser
 import logging
 import socket
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -20,9 +21,12 @@ def test_without_a_supervisor_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -
     assert not notify("READY=1")
 
 
-def test_a_supervisor_is_told_in_one_datagram(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    path = tmp_path / "notify"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+def test_a_supervisor_is_told_in_one_datagram(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        TemporaryDirectory(dir="/tmp") as folder,  # pytest's own may have a longer path than a socket's may be
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor,
+    ):
+        path = Path(folder) / "notify"
         supervisor.bind(str(path))
         monkeypatch.setenv("NOTIFY_SOCKET", str(path))
         assert notify("READY=1", "STATUS=m0 serves")
