@@ -34,6 +34,7 @@ from bftkit.sim.adversaries.mutation import Mutate
 from bftkit.sim.adversaries.noise import FarFuture, Flood, Garbage, Replay
 from bftkit.sim.adversaries.policies import FalseReports, FalseStalls
 from bftkit.sim.adversaries.reads import ReadsBlocker, StaleReads
+from bftkit.sim.adversaries.shares import BadShares
 from bftkit.sim.adversaries.shelf import (
     ADVERSARIES,
     UnknownAdversary,
@@ -50,6 +51,7 @@ __all__ = [
     "BadChunks",
     "BadDeals",
     "BadNewLeader",
+    "BadShares",
     "BadVotes",
     "BedrockSilence",
     "Collude",

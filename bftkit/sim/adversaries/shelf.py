@@ -30,6 +30,7 @@ from bftkit.sim.adversaries.mutation import Mutate
 from bftkit.sim.adversaries.noise import FarFuture, Flood, Garbage, Replay
 from bftkit.sim.adversaries.policies import FalseReports, FalseStalls
 from bftkit.sim.adversaries.reads import ReadsBlocker, StaleReads
+from bftkit.sim.adversaries.shares import BadShares
 from bftkit.sim.adversaries.silence import HalfSilent, Silent, SlowLeader, UnfairLeader, Withhold
 from bftkit.sim.adversaries.view_changes import BadNewLeader, FarViews, ForgetfulChange, RepeatedVotes
 from bftkit.sim.adversaries.votes import BadVotes, Echo, FalseClaims, ForgeRequests, Framer, HighStable
@@ -38,6 +39,7 @@ ADVERSARIES: Final[dict[str, type[Honest]]] = {
     "bad-chunks": BadChunks,
     "bad-deals": BadDeals,
     "bad-new-leader": BadNewLeader,
+    "bad-shares": BadShares,
     "bad-votes": BadVotes,
     "bedrock-silence": BedrockSilence,
     "collude": Collude,

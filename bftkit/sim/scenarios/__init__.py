@@ -18,6 +18,8 @@ Optional beside `plan`:
     Names of faults (`bftkit.core.ordering.FAULT_NAMES`) that the protocol must claim to survive.
 `MESSAGES`
     Names of messages, of which the protocol must have one: without it there is nothing that the scenario is about.
+`COINS`
+    True: the protocol must toss coins, for the same reason.
 `OPERATIONS_MIN`
     So many operations must be acknowledged in every seed, or a campaign fails: who does nothing does nothing wrong.
 `watch(world, plan)`
@@ -143,6 +145,8 @@ class Scenario:
     """Faults that the protocol must claim to survive."""
     messages: tuple[str, ...]
     """Names of messages, of which the protocol must have one; none: it need not."""
+    coins: bool
+    """Whether the protocol must toss coins."""
     make: Callable[[Setting], Plan]
     baseline: Callable[[Plan], Plan] | None = None
     judge: Callable[[Result, Result], str | None] | None = None
@@ -167,6 +171,8 @@ class Scenario:
         names = [message.__name__ for message in plugin.codec.messages.values()]
         if self.messages and not set(self.messages) & set(names):
             return f"is about a message {' or '.join(self.messages)}, and {protocol} has none"
+        if self.coins and not plugin.record.coins:
+            return f"is about coins, and {protocol} tosses none"
         return ""
 
     def plan(self, protocol: str, seed: int, service: str = KEY_VALUE) -> Plan:
@@ -294,6 +300,7 @@ def _scenario(name: str, module: ModuleType) -> Scenario:
         names.get("lines") or (lambda record: tuple(names.get("LINES", ()))),
         tuple(names.get("NEEDS", ())),
         tuple(names.get("MESSAGES", ())),
+        bool(names.get("COINS")),
         names["plan"],
         names.get("baseline"),
         judge,
