@@ -21,6 +21,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cyclopts import App, CycloptsError
@@ -54,7 +55,7 @@ class ExitCode(enum.IntEnum):
     in the way, a full disk, a bug of ours. A member that ended so may be started again."""
     USAGE = 2
     """What was typed cannot be, whatever group and files there are: an unknown command, option or name (of a protocol,
-    a parameter, a scenario, an adversary), or a value that none can have."""
+    a parameter, a scenario, an adversary), a value that none can have, or a trace that the simulator cannot run."""
     BAD_CONFIGURATION = 3
     """A file or folder that was named is not there, cannot be read, is not of the right kind, or belongs to another
     group."""
@@ -89,6 +90,9 @@ class CommandFailed(Exception):
 
 STARTING: Final = (["demo"], ["bench"], ["sweep"])
 """Commands that start processes, and must not leave them behind."""
+
+TAKING_KEYS: Final = (["operator", "add"], ["operator", "remove"])
+"""Commands in which a word that belongs to no option is an operator's key as well."""
 
 COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
     # (name, where the function or App lies, one line of help)
@@ -211,11 +215,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
                 + (f"; did you mean {near[0]!r}?" if near else "")
                 + " (see: bftkit --help)",
             )
+        if words[:2] in TAKING_KEYS and (told := _second_key(words)):
+            raise CommandFailed(ExitCode.USAGE, told)
         with ended_as_by_control_c() if words[:1] in STARTING else nullcontext():
             result = app(words, exit_on_error=False, print_error=False, result_action="return_value")
         return int(result) if isinstance(result, int) else ExitCode.OK
     except CycloptsError as error:
-        output().error(ExitCode.USAGE, f"{_one_line(str(error))} (see: bftkit {_command_of(words)}--help)")
+        told = "; ".join(filter(None, (_one_line(str(error)), _second_key(words))))
+        output().error(ExitCode.USAGE, f"{told} (see: bftkit {_command_of(words)}--help)")
         return ExitCode.USAGE
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else ExitCode.OK
@@ -295,6 +302,30 @@ def _take_way(words: list[str]) -> Way | None:
         return take_way(words)
     except WayError as error:
         raise CommandFailed(ExitCode.USAGE, str(error)) from None
+
+
+def _second_key(words: Sequence[str]) -> str:
+    """What to say of a file that stands after ``--operator-key FILE`` like one more of them; nothing, if none does.
+
+    The commands of `TAKING_KEYS` would take it for one of the operators to add or remove. If these have no other, it
+    may be meant so.
+    """
+    end = words.index("--") if "--" in words else len(words)
+    begin = 2 if words[:2] in TAKING_KEYS else len(words)
+    named = begin < end and not words[begin].startswith("-")
+    for place in range(end):
+        option, equals, value = words[place].partition("=")
+        after = place + (1 if equals else 2)
+        if option != "--operator-key" or after >= end or words[after].startswith("-"):
+            continue
+        if begin < end and not (named and Path(words[after]).is_file()):
+            continue
+        value = value or words[place + 1]
+        advice = f"--operator-key {value} --operator-key {words[after]}"
+        return f"{words[after]} stands after --operator-key {value}: each file needs the option, as in {advice}" + (
+            f"; if {words[after]} is meant to {words[1]}, put it before the options" if begin < end else ""
+        )
+    return ""
 
 
 def _command_of(words: Sequence[str]) -> str:

@@ -31,6 +31,7 @@ from bftkit.cli.change_view import FollowView
 from bftkit.cli.presence import look
 from bftkit.cli.reach import Connection, history_of, reached
 from bftkit.client import OutcomeUnknown
+from bftkit.client.errors import refused_in_words
 from bftkit.configuration.keyfiles import KeyPair
 from bftkit.core.machine import MemberId
 from bftkit.core.ordering import ProtocolRecord
@@ -71,8 +72,11 @@ class How:
     operator_key: Annotated[
         tuple[Path, ...],
         Parameter(
-            help="An operator's key file; may be repeated. Default: operator/operator.key beside the client's folder.",
+            help="An operator's key file. For several, the option is repeated, once before each. Default: "
+            "operator/operator.key beside the client's folder.",
             negative="",
+            metavar="PATH",
+            show_default=False,
         ),
     ] = ()
     out: Annotated[
@@ -355,7 +359,7 @@ async def send(client: Connection, known: Known, signed: SignedCommand, timeout:
     if late is not None:
         if last is None or last.state == frames.UNKNOWN_COMMAND:
             raise late
-        raise still_under_way(last, signed.command.kind, timeout)
+        raise still_under_way(last, signed.command.kind, timeout, client.refused_links)
     assert last is not None, "a client that has nothing to say any more raises"
     if last.state == frames.REFUSED:
         raise CommandFailed(ExitCode.REFUSED, refusal_of(last))
@@ -379,7 +383,9 @@ def _tell_state(state: CommandState) -> None:
     )
 
 
-def still_under_way(state: CommandState, kind: int, timeout: float) -> CommandFailed:
+def still_under_way(
+    state: CommandState, kind: int, timeout: float, refused: Mapping[MemberId, tuple[int, str]]
+) -> CommandFailed:
     """What is known when the operator's patience is over."""
     where = STATES[state.state] + (f" ({state.text})" if state.text else "")
     way_out = "bftkit operator cancel takes back what is not committed"
@@ -387,11 +393,12 @@ def still_under_way(state: CommandState, kind: int, timeout: float) -> CommandFa
         way_out = "a forced change is not taken back, and goes on as soon as enough members are up"
     elif state.state == frames.COMMITTED:
         way_out = "what is committed cannot be cancelled, only bftkit switch --force ends the epoch before"
-    return CommandFailed(
-        ExitCode.TOO_FEW_AGREED,
-        f"not carried out within {timeout:g} s: {where}. It stays under way: bftkit history says whether it was done; "
-        f"{way_out}",
+    told = (
+        f"not carried out within {timeout:g} s: {where}. It stays under way: bftkit history says whether it was done",
+        way_out,
+        *refused_in_words(refused),
     )
+    return CommandFailed(ExitCode.TOO_FEW_AGREED, "; ".join(told))
 
 
 async def _watch(client: Connection, view: FollowView) -> None:
@@ -418,6 +425,8 @@ async def _tell_switch(client: Connection, known: Known, signed: SignedCommand, 
     assert change is not None
     told = await _switches(client, epoch)
     pause, ready = median_of(told, "pause_ms"), median_of(told, "ready_ms")
+    # Where nothing was waiting there is no pause, and what is told is when the group was ready.
+    by = _measured(told, "pause_ms") or _measured(told, "ready_ms")
     kind = "forced" if signed.command.forced else "planned"
     members = [seat.id for seat in change.members]
     words: dict[str, Any] = {"from": here.protocol, "to": change.protocol}
@@ -432,11 +441,11 @@ async def _tell_switch(client: Connection, known: Known, signed: SignedCommand, 
         crash=change.c,
         pause_ms=pause,
         ready_ms=ready,
-        measured_by=sorted(member for member, one in told.items() if one.get("pause_ms") is not None),
+        measured_by=by,
         seconds=seconds,
     )
     output().plain(f"Epoch {epoch} has begun: {change.protocol} on {', '.join(members)}.")
-    output().plain(pause_in_words(pause, ready, _measured(told, "ready_ms")))
+    output().plain(pause_in_words(pause, ready, len(by)))
 
 
 async def _switches(client: Connection, epoch: int) -> dict[MemberId, dict[str, Any]]:
@@ -450,9 +459,9 @@ async def _switches(client: Connection, epoch: int) -> dict[MemberId, dict[str, 
                 switch: Any = status.get("switch")
                 if isinstance(switch, dict) and cast("dict[str, Any]", switch).get("epoch") == epoch:
                     found[member] = cast("dict[str, Any]", switch)
-            if _measured(found, "pause_ms") >= enough:
+            if len(_measured(found, "pause_ms")) >= enough:
                 break
-            if _measured(found, "ready_ms") >= enough:
+            if len(_measured(found, "ready_ms")) >= enough:
                 idle += 1
                 if idle > IDLE_ROUNDS:
                     break  # nobody has anything to decide
@@ -460,13 +469,14 @@ async def _switches(client: Connection, epoch: int) -> dict[MemberId, dict[str, 
     return found
 
 
-def _measured(told: Mapping[MemberId, Mapping[str, Any]], name: str) -> int:
-    return sum(one.get(name) is not None for one in told.values())
+def _measured(told: Mapping[MemberId, Mapping[str, Any]], name: str) -> list[MemberId]:
+    """Whose figures these are."""
+    return sorted(member for member, one in told.items() if type(one.get(name)) in (int, float))
 
 
 def median_of(told: Mapping[MemberId, Mapping[str, Any]], name: str) -> float | None:
     """The median of what members say; None if nobody does. One that lies moves it by one place at most."""
-    values = [float(one[name]) for one in told.values() if type(one.get(name)) in (int, float)]
+    values = [float(told[member][name]) for member in _measured(told, name)]
     return round(statistics.median(values), 1) if values else None
 
 

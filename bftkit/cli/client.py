@@ -125,7 +125,7 @@ async def status(
     timeout: TimeoutOption = 2.0,
 ) -> ExitCode:
     """Ask every member how it is. Each answers for itself: no quorum is needed, and a liar may lie."""
-    from bftkit.cli.reach import reached
+    from bftkit.cli.reach import nobody, reached
     from bftkit.cli.watching import watch_status
 
     async with reached(client) as (connection, _):
@@ -133,14 +133,14 @@ async def status(
             await watch_status(connection, every, timeout, rounds)
             return ExitCode.OK
         found = await connection.status(timeout=timeout)
-        members = connection.asked(found)
+        members, failure = connection.asked(found), nobody(connection)
     for member in members:
         fields: dict[str, Any] = dict(found.get(member, {"member": member}))
         output().event("status", answered=member in found, **fields)
     if not output().json:
         show_status(members, found)
     if not found:
-        raise CommandFailed(ExitCode.NO_ANSWER, "no member answered")
+        raise failure
     return ExitCode.OK
 
 

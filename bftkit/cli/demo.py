@@ -38,7 +38,8 @@ async def demo(
     switch: Annotated[
         bool,
         Parameter(
-            help="Change the protocol and the members while the load runs: seven changes, one of them by force.",
+            help="Change the protocol and the members while the load runs: seven changes, one of them by force. In the "
+            "result, pause_ms_max is the longest pause of the planned ones, forced_pause_ms_max that of the other.",
             negative="",
         ),
     ] = False,

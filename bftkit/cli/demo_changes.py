@@ -82,6 +82,14 @@ class ChangingDemo(Demo):
                         found[member] = float(told["pause_ms"])
         return round(statistics.median(found.values()), 1) if found else None
 
+    def _longest_pauses(self) -> dict[str, float | None]:
+        """Of planned changes, and of those by force: these begin only when nothing was ordered for long already."""
+        longest: dict[str, float | None] = {}
+        for name, kind in (("pause_ms_max", "planned"), ("forced_pause_ms_max", "forced")):
+            told = (line["pause_ms"] for line in self.told if line["kind"] == kind and line["pause_ms"] is not None)
+            longest[name] = max(told, default=None)
+        return longest
+
     def _count_lies(self) -> None:
         """Nobody lies here; but proposals come late."""
         for member, status in self.statuses.items():

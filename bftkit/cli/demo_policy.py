@@ -70,7 +70,7 @@ class PolicyDemo(ChangingDemo):
         return {
             "switches": len(self.links),
             "forced": sum(link.kind == "forced" for link in self.links),
-            "pause_ms_max": max((line["pause_ms"] for line in self.told if line["pause_ms"] is not None), default=None),
+            **self._longest_pauses(),
             "delayed": self.delayed,
             "policy": [line["reason"] for line in self.told],
         }

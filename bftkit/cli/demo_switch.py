@@ -150,11 +150,10 @@ class SwitchDemo(ChangingDemo):
     # ------------------------------------------------------------------------------------------ verdict
 
     def _more_results(self) -> dict[str, Any]:
-        planned = [line["pause_ms"] for line in self.told if line["kind"] == "planned" and line["pause_ms"] is not None]
         return {
             "switches": len(self.links),
             "forced": sum(link.kind == "forced" for link in self.links),
-            "pause_ms_max": max(planned, default=None),
+            **self._longest_pauses(),
             "leader_stops": self.leader_stops,
             "delayed": self.delayed,
         }

@@ -155,10 +155,11 @@ def _faults(result: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 def _changes(result: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     planned = result["switches"] - result["forced"]
-    pause = "-" if result["pause_ms_max"] is None else f"{result['pause_ms_max']:.0f} ms"
+    pauses = ["-" if result[n] is None else f"{result[n]:.0f} ms" for n in ("pause_ms_max", "forced_pause_ms_max")]
     return (
         ("changes", f"{result['switches']}: {planned} planned, {result['forced']} forced; now {result['protocol']}"),
         ("members", f"{result['members']}"),
-        ("longest pause of a planned change", pause),
+        ("longest pause of a planned change", pauses[0]),
+        *([("longest pause of a forced change", pauses[1])] if result["forced"] else []),
         ("leaders", f"{result.get('leader_stops', 0)} stopped; {result['delayed']} proposals came late"),
     )

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from bftkit.cli.app import CommandFailed, ExitCode, output
 from bftkit.cli.client import DEFAULT_FOLDER, FolderOption, TimeoutOption
-from bftkit.cli.reach import reached
+from bftkit.cli.reach import nobody, reached
 from bftkit.node.chronicle import read_events
 from bftkit.node.folders import MEMBER_FILE, read_settings
 
@@ -34,8 +34,8 @@ async def events(
     else:
         async with reached(client) as (connection, _):
             statuses = await connection.status(timeout=timeout)
-        if not statuses:
-            raise CommandFailed(ExitCode.NO_ANSWER, "no member answered")
+            if not statuses:
+                raise nobody(connection)
         found = {member: newest_of(status) for member, status in statuses.items()}
     for when, member, entry in in_order(found):
         fields = {name: value for name, value in entry.items() if name not in ("event", "time_ms", "member")}

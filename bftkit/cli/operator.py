@@ -78,6 +78,13 @@ async def remove(
 
     def make(known: Known) -> Wish:
         keys = tuple(_known_key(text, known) for text in texts)
+        for text, key in zip(texts, keys, strict=True):
+            if key not in known.here.operators and text in map(str, how.operator_key):
+                raise CommandFailed(
+                    ExitCode.REFUSED,
+                    f"{text} holds no operator's key in epoch {known.here.epoch}, and is there twice: as KEY, the one "
+                    "to let go, and after --operator-key, the one that is to sign",
+                )
         return Wish(remove_operators=keys, operator_threshold=threshold, at=at)
 
     return await change_group(make, how)

@@ -19,7 +19,7 @@ from bftkit.cli.keygen import new_key
 from bftkit.cli.way import Way, way
 from bftkit.client import AsyncClient, connect
 from bftkit.client.chain_file import ChainFile
-from bftkit.client.errors import Contradicted
+from bftkit.client.errors import Contradicted, NoAnswer, refused_in_words
 from bftkit.configuration.settings import ClientSettings
 from bftkit.membership.chain import HandOver
 from bftkit.node.folders import CLIENT_FILE, ClientFolder, read_client
@@ -53,8 +53,15 @@ async def reached(folder: Path) -> AsyncGenerator[tuple[Connection, ClientFolder
         yield connection, known
 
 
+def nobody(connection: Connection) -> NoAnswer:
+    """That no member answered, and what is known of why."""
+    if way() is None or isinstance(connection, AsyncClient):
+        return NoAnswer(0, "; ".join(("no member answered", *refused_in_words(connection.refused_links))))
+    return connection.unanswered()
+
+
 def accesses_of(chosen: Way) -> tuple[Access, ...]:
-    """How to reach the interfaces. Raises `ConfigurationError` for a token, `CommandFailed` for a URL."""
+    """How to reach the interfaces. Raises `ConfigurationError` for a token, `CommandFailed` for the rest."""
     from bftkit.client.http import Access
 
     found: list[Access] = []
@@ -64,6 +71,11 @@ def accesses_of(chosen: Way) -> tuple[Access, ...]:
             access.check()
         except ValueError as error:
             raise CommandFailed(ExitCode.USAGE, f"--api: {error}") from None
+        try:
+            access.options(1.0)
+        except OSError as error:  # an `ssl.SSLError` is one as well
+            why = error.strerror or str(error)
+            raise CommandFailed(ExitCode.BAD_CONFIGURATION, f"--ca {chosen.authority}: {why}") from None
         found.append(access)
     return tuple(found)
 

@@ -96,6 +96,8 @@ def recorded(path: Path | None, seed: int | None, scenario: str, protocol: str, 
             return load_trace(path)
         except TraceError as error:
             usage(str(error))
+        except OSError as error:  # in the simulated world there are no configurations: see the guide's table
+            usage(f"{path}: {error.strerror or error}")
     if seed is None:
         usage("give a trace, or the --seed of a scenario")
     if seed < 0:

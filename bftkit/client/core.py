@@ -48,6 +48,7 @@ from bftkit.client.errors import (
     Refused,
     TooFewAgreed,
     TooLate,
+    refused_in_words,
 )
 from bftkit.client.reading import Reading
 from bftkit.configuration.qos import CONSISTENCIES
@@ -252,15 +253,18 @@ class ClientCore:
         return self.unanswered(0, self.machine.reasons_of_read(pending.token))
 
     def unanswered(self, number: int = 0, reasons: Mapping[MemberId, str] | None = None) -> OutcomeUnknown:
-        """Why there is no answer: what is known of the members, and why they refuse what was asked (`reasons`)."""
+        """Why there is no answer: what is known of the members, why they refuse what was asked (`reasons`), and why
+        hand-overs that they showed were not believed.
+        """
         heard = sorted(self.machine.heard_from)
+        refused = refused_in_words(self.refused_links)
         if not heard:
-            return NoAnswer(number, "no member answered")
+            return NoAnswer(number, "; ".join(("no member answered", *refused)))
         text = f"{', '.join(heard)} answered, but too few agreed"
         if (epoch := self.machine.waits_for) is not None:
             here = self.machine.settings.epoch
             text += f"; this client believes nobody before epoch {epoch} (trusted_epoch), and was led to epoch {here}"
-        return TooFewAgreed(number, "; ".join((text, *_in_words(reasons or {}))))
+        return TooFewAgreed(number, "; ".join((text, *_in_words(reasons or {}), *refused)))
 
     def again(self, number: int, on_done: Callable[[], None]) -> Pending:
         """Wait once more for an operation that `give_up` was said of. Raises `ValueError` for any other number."""

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
+REFUSED_TOLD: Final = 3
+REASON_MAX: Final = 300
+"""Of so many members is told why what they showed was refused, and so long; the others are counted."""
+
 
 class ClientError(Exception):
     """Base of all that a client raises about an operation."""
@@ -51,3 +58,19 @@ class Contradicted(ClientError):
     More of them lied than the group was made to bear, and nobody can say which history is the right one. The text
     names the epochs. This client does nothing any more; whether what was under way was executed is not known.
     """
+
+
+def refused_in_words(refused: Mapping[str, tuple[int, str]]) -> list[str]:
+    """Whose hand-overs did not hold, and why the last one did not, for the end of an error's text.
+
+    `refused`: as `SyncClient.refused_links`. Those that showed the most come first; the rest are counted.
+    """
+    most = sorted(refused, key=lambda name: (-refused[name][0], name))
+    told: list[str] = []
+    for name in most[:REFUSED_TOLD]:
+        count, reason = refused[name]
+        what = "a hand-over that does not hold" if count == 1 else f"{count} hand-overs that do not hold, the last"
+        told.append(f"{name} showed {what}: {reason[:REASON_MAX]}")
+    if len(most) > REFUSED_TOLD:
+        told.append(f"so did {len(most) - REFUSED_TOLD} more")
+    return told

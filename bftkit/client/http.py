@@ -34,6 +34,7 @@ from bftkit.membership.verifiers import founding_place, roster_verifier
 ANSWER_BYTES_MAX: Final = 32 << 20
 """The longest answer; a hand-over with all its keys is shorter."""
 TIMEOUT_SECONDS: Final = 10.0
+DOES_NOT_HOLD: Final = "shows a hand-over that does not hold"
 
 
 class ApiRefused(Refused):
@@ -110,7 +111,7 @@ def _try(wish: Mapping[str, Any] | SignedCommand) -> _Ask:
 
 
 def _answer(response: httpx.Response, data: bytes) -> Any:
-    """What the answer says. Raises `ApiRefused`; `ClientError` for what no member would answer."""
+    """What the answer says. Raises `ApiRefused`; `NoAnswer` for what no member would answer."""
     try:
         told: Any = json.loads(data) if data else {}
     except (ValueError, RecursionError):
@@ -120,7 +121,8 @@ def _answer(response: httpx.Response, data: bytes) -> Any:
     if isinstance(told, dict):
         texts = [str(cast("dict[str, Any]", told).get(name, ""))[:500] for name in ("error", "where", "right")]
         raise ApiRefused(response.status_code, *texts)
-    raise ClientError(f"{response.url.host} answered with status {response.status_code}, and not as a member does")
+    where = f"{response.url.scheme}://{response.url.netloc.decode('ascii', 'replace')}"
+    raise NoAnswer(0, f"{where} answered with status {response.status_code}, and not as a member does")
 
 
 def _too_long() -> ClientError:
@@ -258,7 +260,7 @@ class AsyncHttpApi:
                 link = HandOver.decode(base64.b64decode(str(told.get("handover", "")), validate=True))
                 place = follow(group, place, link, verifiers, verify_signature)
             except (ChainError, WireError, ValueError) as error:
-                raise ClientError(f"{self.access.url} shows a hand-over that does not hold: {error}") from None
+                raise ClientError(f"{self.access.url} {DOES_NOT_HOLD}: {error}") from None
             links.append(link)
         return tuple(links)
 
@@ -350,4 +352,18 @@ def _no_answer(access: Access, error: httpx.TransportError) -> NoAnswer:
     cause: BaseException | None = error
     while cause is not None and not str(cause):
         cause = cause.__cause__ or cause.__context__  # what TLS had to say stands further below
-    return NoAnswer(0, f"{access.url} does not answer: {cause or type(error).__name__}")
+    return NoAnswer(0, f"{access.url} does not answer: {_transport_in_words(access, error, cause)}")
+
+
+def _transport_in_words(access: Access, error: httpx.TransportError, cause: BaseException | None) -> str:
+    """What the transport had to say, and what to do about it."""
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        ca = "name the certificates to trust with --ca FILE"
+        if access.authority is not None:
+            ca = f"is {access.authority} (--ca) the right file for it?"
+        return f"its certificate is not trusted: {cause.verify_message}; {ca}"
+    if isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
+        return "it does not speak TLS; is it http:// in place of https://?"
+    if isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError)) and access.url.startswith("http:"):
+        return f"{cause or type(error).__name__}; does it speak TLS? Then it is https:// in place of http://"
+    return str(cause or type(error).__name__)

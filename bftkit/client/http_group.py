@@ -15,8 +15,8 @@ import anyio
 
 from bftkit.channel import frames
 from bftkit.channel.client import CommandState
-from bftkit.client.errors import ClientError, NoAnswer, TooFewAgreed
-from bftkit.client.http import TIMEOUT_SECONDS, Access, ApiRefused, AsyncHttpApi
+from bftkit.client.errors import ClientError, NoAnswer, TooFewAgreed, refused_in_words
+from bftkit.client.http import DOES_NOT_HOLD, TIMEOUT_SECONDS, Access, ApiRefused, AsyncHttpApi
 from bftkit.core.machine import MemberId
 from bftkit.membership.chain import HandOver
 from bftkit.membership.commands import SignedCommand
@@ -27,6 +27,7 @@ POLL_SECONDS: Final = 0.1
 AGAIN_SECONDS: Final = 2.0
 """So often a command is handed in again: a member that was behind may take it now."""
 NAME_MAX: Final = 32
+REASONS_TOLD: Final = 3
 
 _STATES: Final[Mapping[str, int]] = {
     "unknown": frames.UNKNOWN_COMMAND,
@@ -54,6 +55,8 @@ class ApiConnection:
         """Whose newest answer said who it is."""
         self.refused_links: dict[MemberId, tuple[int, str]] = {}
         """Whose hand-overs did not hold: how many, and why the last one did not."""
+        self._silences: dict[str, str] = {}
+        """Why the last question to a URL had no answer; without those that answered since."""
 
     @property
     def configuration(self) -> Configuration:
@@ -66,10 +69,13 @@ class ApiConnection:
 
         async def ask(api: AsyncHttpApi) -> None:
             self._named.discard(api.access.url)
+            self._silences[api.access.url] = f"{api.access.url} does not answer within {timeout:g} s"
             try:
                 told = await api.status()
-            except NoAnswer:
+            except NoAnswer as error:
+                self._silences[api.access.url] = str(error)
                 return
+            self._silences.pop(api.access.url, None)
             self._named.add(api.access.url)
             found[str(told.get("member", ""))[:NAME_MAX]] = told
 
@@ -104,15 +110,33 @@ class ApiConnection:
                     answered = True
                 except ClientError as error:
                     errors.append(error)
-                    if not isinstance(error, (NoAnswer, ApiRefused)):
+                    if isinstance(error, NoAnswer):
+                        self._silences[api.access.url] = str(error)
+                    elif not isinstance(error, ApiRefused):
                         count, _ = self.refused_links.get(api.access.url, (0, ""))
-                        self.refused_links[api.access.url] = (count + 1, str(error))
+                        reason = str(error).removeprefix(f"{api.access.url} {DOES_NOT_HOLD}: ")
+                        self.refused_links[api.access.url] = (count + 1, reason)
                     continue
                 if len(links) > len(self._links):
                     self._links = links
         if not answered:
-            raise errors[0] if errors else NoAnswer(0, "no member answered")
+            raise self._unanswered(errors)
         return self._links
+
+    def unanswered(self) -> NoAnswer:
+        """That no member answered, why not as far as it is known, and whose hand-overs were not believed."""
+        reasons = [self._silences[name] for name in sorted(self._silences)][:REASONS_TOLD]
+        return NoAnswer(0, "; ".join(("no member answered", *reasons, *refused_in_words(self.refused_links))))
+
+    def _unanswered(self, errors: Sequence[ClientError]) -> ClientError:
+        """Why there is no history."""
+        refusal = next((error for error in errors if isinstance(error, ApiRefused)), None)
+        if refusal is not None:
+            return refusal
+        if not self.refused_links:
+            return self.unanswered()
+        told = ("no member shows a history that holds", *refused_in_words(self.refused_links))
+        return TooFewAgreed(0, "; ".join(told))
 
     async def order(self, signed: SignedCommand, *, timeout: float = 60.0) -> AsyncGenerator[CommandState]:
         """Hand in a command everywhere, and tell what becomes of it until that is final. As `AsyncClient.order`.
@@ -138,8 +162,9 @@ class ApiConnection:
                     return
             if anyio.current_time() >= end:
                 if told is None:
-                    raise NoAnswer(0, "no member answered")
-                raise TooFewAgreed(0, f"{', '.join(sorted(told.answers))} answered; it is not carried out yet")
+                    raise self.unanswered()
+                text = f"{', '.join(sorted(told.answers))} answered; it is not carried out yet"
+                raise TooFewAgreed(0, "; ".join((text, *refused_in_words(self.refused_links))))
             await anyio.sleep(POLL_SECONDS)
 
     async def _ask(self, signed: SignedCommand, *, fresh: bool) -> dict[MemberId, tuple[int, str]]:
@@ -153,9 +178,11 @@ class ApiConnection:
                 if error.code not in (409, 413, 422):
                     raise
                 answers[api.access.url] = (frames.REFUSED, error.error)
-            except ClientError:
+            except ClientError as error:
+                self._silences[api.access.url] = str(error)
                 return
             else:
+                self._silences.pop(api.access.url, None)
                 state = _STATES.get(str(found.get("state")), frames.UNKNOWN_COMMAND)
                 answers[api.access.url] = (state, str(found.get("text", ""))[:500])
 

@@ -44,6 +44,9 @@ def test_seven_changes_under_load_lose_nothing() -> None:
     assert result["digests_agree"] is True
     assert result["linearizable"] is True
     assert result["acknowledged"] > 0
+    pauses = {kind: [one["pause_ms"] for one in switches if one["kind"] == kind] for kind in ("planned", "forced")}
+    assert result["pause_ms_max"] == max(pauses["planned"])
+    assert [result["forced_pause_ms_max"]] == pauses["forced"]
     assert result["leader_stops"] == 1
     assert result["delayed"] > 0
 

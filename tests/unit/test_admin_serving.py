@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import ssl
 import subprocess
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -17,12 +19,15 @@ import trio
 from bftkit.admin import serving
 from bftkit.admin.founding import Access
 from bftkit.admin.serving import Admin, AdminError, open_admin
+from bftkit.cli import main, reach
+from bftkit.cli.keygen import new_key
 from bftkit.client.errors import NoAnswer
 from bftkit.client.http import Access as HttpAccess
 from bftkit.client.http import AsyncHttpApi
 from bftkit.client.local import LocalGroup, local_group
-from bftkit.configuration.settings import AdminSettings
+from bftkit.configuration.settings import AdminSettings, ClientSettings
 from bftkit.configuration.text import ConfigurationError
+from bftkit.node.folders import CLIENT_FILE, ClientFolder
 from bftkit.service.keyvalue import KeyValueStore
 
 TIMEOUT = 60.0
@@ -78,7 +83,7 @@ async def test_tls_is_served_and_nothing_else_beside_it(tmp_path: Path) -> None:
         async with opened.api(tmp_path / "c.pem") as api:
             assert (await api.status())["member"] == "m0"
         async with opened.api() as stranger:
-            with pytest.raises(NoAnswer, match="certificate verify failed"):
+            with pytest.raises(NoAnswer, match=r"certificate is not trusted: self-signed .* --ca FILE"):
                 await stranger.status()
         async with httpx.AsyncClient(trust_env=False) as plain:
             with pytest.raises(httpx.TransportError):
@@ -92,6 +97,49 @@ async def test_tls_is_served_and_nothing_else_beside_it(tmp_path: Path) -> None:
         await trio.aclose_forcefully(stream)
         async with opened.api(tmp_path / "c.pem") as api:
             assert (await api.status())["member"] == "m0"
+
+
+async def test_status_says_why_no_interface_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a client's folder, too, where nothing was asked before it."""
+    right, wrong, client = tmp_path / "right", tmp_path / "wrong", tmp_path / "client"
+    for folder in (right, wrong, client):
+        folder.mkdir()
+    _certificate(wrong)
+
+    def status(url: str, *more: object) -> tuple[int, str]:
+        words = ["status", "--api", url, "--token-file", tmp_path / "m0.read", "--client", client, *more]
+        code = main([str(word) for word in words])
+        return code, capsys.readouterr().err
+
+    async with serving_one(right, _certificate(right)) as opened:
+        token = tmp_path / "m0.read"
+        token.write_text(opened.access.tokens["read"])
+        token.chmod(0o600)
+        (client / CLIENT_FILE).touch()
+        known = ClientFolder(client, ClientSettings(), opened.group.genesis, new_key("client"))
+
+        def read_client(folder: Path) -> ClientFolder:
+            return known
+
+        monkeypatch.setattr(reach, "read_client", read_client)
+        url = opened.admin.url
+        for words, told in (
+            ((url, "--ca", right / "c.pem"), ""),
+            ((url, "--ca", wrong / "c.pem"), f"certificate is not trusted: .*; is {wrong}/c.pem .* the right file"),
+            ((url,), "certificate is not trusted: self-signed certificate; name the certificates to trust with --ca"),
+            ((url.replace("https", "http"),), "does it speak TLS. Then it is https://"),
+        ):
+            code, error = await trio.to_thread.run_sync(partial(status, *words))
+            assert (code, bool(re.search(told, error))) == (4 if told else 0, True), error
+            assert ("no member answered; " in error) == bool(told)
+    async with serving_one(tmp_path) as opened:
+        code, error = await trio.to_thread.run_sync(partial(status, opened.admin.url.replace("http", "https")))
+        assert (code, "does not speak TLS; is it http:// in place of https://?" in error) == (4, True), error
+        for path, why in ((tmp_path / "none.pem", "No such file"), (token, "no certificate")):
+            code, error = await trio.to_thread.run_sync(partial(status, opened.admin.url, "--ca", path))
+            assert (code, f"--ca {path}: " in error, why in error) == (3, True, True), error
 
 
 async def test_a_certificate_that_cannot_be_used_is_a_mistake_that_names_its_file(tmp_path: Path) -> None:

@@ -282,8 +282,13 @@ def test_the_guide_has_every_exit_code_and_no_other() -> None:
             "a path that leads nowhere", 3,
             ["events {0}", "evidence list {0}", "evidence verify {0} --client {0}", "history --client {0}",
              "get k --client {0}", "config check {0}", "config show {0}", "log verify {0}", "node run {0}",
-             "replay {0}", "trace show {0}", "operator show {0} --client {0}", "operator send {0} --client {0}",
+             "operator show {0} --client {0}", "operator send {0} --client {0}",
              "keygen {0} --kind next", "init {0} --join {0}/genesis.toml --id m4"],
+        ),
+        (
+            "what the simulator cannot run, be it no file, no trace or no scenario", 2,
+            ["replay {0}", "trace show {0}", "replay {1}", "replay {1}/file", "trace show {1}/file", "sweep {0}.py",
+             "simulate {0}.py", "simulate nothing"],
         ),
         (
             "a file that is there already", 1,

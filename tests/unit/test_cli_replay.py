@@ -162,8 +162,10 @@ def test_files_that_are_no_traces(
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["replay", str(tmp_path / "nothing")]) == 3
-    assert "No such file" in capsys.readouterr().err
+    for command in (["replay"], ["trace", "show"]):
+        for path, why in ((tmp_path / "nothing", "No such file or directory"), (tmp_path, "Is a directory")):
+            assert main([*command, str(path)]) == 2
+            assert capsys.readouterr().err == f"bftkit: {path}: {why}\n"
 
 
 def test_a_bare_plan_is_read_too(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from bftkit.channel import frames
 from bftkit.channel.client import CommandState
-from bftkit.cli import main, reach
+from bftkit.cli import change, main, reach
 from bftkit.cli.app import create_app
 from bftkit.cli.change import median_of, pause_in_words, refusal_of, still_under_way
 from bftkit.cli.change_view import FollowView
@@ -41,6 +41,8 @@ class FakeClient:
     configuration: Configuration
     links: tuple[HandOver, ...] = ()
     refuse: str = ""
+    pauses: bool = True
+    """Whether anything was waiting, so that service was paused for it."""
     silent_after: int | None = None
     """So many states are told; then nobody answers any more."""
     ordered: list[SignedCommand] = attrs.field(factory=list[SignedCommand])
@@ -76,7 +78,12 @@ class FakeClient:
         for index, member in enumerate(members):
             self.statuses[member] = {
                 "epoch": 1,
-                "switch": {"epoch": 1, "kind": "planned", "pause_ms": 20.0 + index, "ready_ms": 15.0},
+                "switch": {
+                    "epoch": 1,
+                    "kind": "planned",
+                    "pause_ms": 20.0 + index if self.pauses else None,
+                    "ready_ms": 15.0,
+                },
             }
         yield said(frames.DONE, "epoch 1", final=True)
 
@@ -192,6 +199,15 @@ def test_a_switch_is_told_signed_sent_followed_and_summed_up(stage: Stage) -> No
     (result,) = told.of("result")
     assert (result["epoch"], result["protocol"], result["members"]) == (1, "paxos", ["m0", "m1", "m2"])
     assert result["command"] == stage.client.ordered[0].name.hex()
+    assert result["measured_by"] == ["m0", "m1", "m2"]
+
+
+def test_whose_median_is_told_where_nothing_was_waiting(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(change, "STATUS_SECONDS", 0.001)
+    stage.client.pauses = False
+    result = stage.run("switch", "paxos").last
+    assert (result["pause_ms"], result["ready_ms"]) == (None, 15.0)
+    assert result["measured_by"] == ["m0", "m1", "m2"]
 
 
 def test_a_dry_run_needs_no_key_and_sends_nothing(stage: Stage) -> None:
@@ -268,6 +284,56 @@ def test_what_is_known_when_the_operators_patience_is_over(stage: Stage, states:
     assert text in told.error
 
 
+def test_links_that_were_refused_are_told_when_the_patience_is_over(stage: Stage) -> None:
+    stage.client.silent_after = 2
+    stage.client.refused_links = {"m1": (1, "not signed by 2 members")}
+    told = stage.run("switch", "paxos")
+    assert told.code == 5
+    assert "; m1 showed a hand-over that does not hold: not signed by 2 members" in told.error
+
+
+def test_a_word_after_an_operators_key_file_is_no_second_one(stage: Stage, tmp_path: Path) -> None:
+    other = tmp_path / "other.key"
+    assert main(["keygen", str(other), "--kind", "operator"]) == 0
+    stage.capsys.readouterr()
+    for words in (("remove", "12345678"), ("add", "ab" * 32)):
+        for option in (("--operator-key", stage.key), (f"--operator-key={stage.key}",)):
+            told = stage.run("operator", *words, *option, other)
+            assert told.code == 2
+            assert f"as in --operator-key {stage.key} --operator-key {other}" in told.error
+            assert f"if {other} is meant to {words[0]}, put it before the options" in told.error
+    told = stage.run("switch", "paxos", "--operator-key", stage.key, other)
+    assert told.code == 2
+    assert f"as in --operator-key {stage.key} --operator-key {other}" in told.error
+    assert stage.client.ordered == []
+    assert stage.run("operator", "add", other, "--operator-key", stage.key).code == 0
+
+
+def test_the_operator_to_remove_may_stand_after_the_key_that_signs(stage: Stage, tmp_path: Path) -> None:
+    """As long as there is no other one, so that nothing can be meant otherwise."""
+    other = tmp_path / "other.key"
+    assert main(["keygen", str(other), "--kind", "operator"]) == 0
+    stage.capsys.readouterr()
+    told = stage.run("operator", "add", "--operator-key", stage.key, other, "--dry-run")
+    assert told.code == 0
+
+
+def test_a_key_file_that_signs_and_is_to_go_is_named_as_both(stage: Stage, tmp_path: Path) -> None:
+    other = tmp_path / "other.key"
+    assert main(["keygen", str(other), "--kind", "operator"]) == 0
+    stage.capsys.readouterr()
+    told = stage.run("operator", "remove", other, "--operator-key", other)
+    assert told.code == 6
+    assert "is there twice: as KEY, the one to let go, and after --operator-key" in told.error
+
+
+def test_help_says_that_an_operators_key_takes_one_path(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["operator", "remove", "--help"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "--operator-key PATH " in out
+    assert "the option is" in out
+
+
 @pytest.mark.parametrize(
     ("state", "kind", "text"),
     [
@@ -277,7 +343,7 @@ def test_what_is_known_when_the_operators_patience_is_over(stage: Stage, states:
     ],
 )
 def test_a_way_out_is_named_only_where_there_is_one(state: int, kind: int, text: str) -> None:
-    told = still_under_way(CommandState(b"n", state, "", ("m0",), {}), kind, 5)
+    told = still_under_way(CommandState(b"n", state, "", ("m0",), {}), kind, 5, {})
     assert text in str(told)
     assert ("cancel takes back" in str(told)) == (state == frames.PREPARED)
 

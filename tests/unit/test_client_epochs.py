@@ -17,6 +17,7 @@ from bftkit.client import AsyncClient, Contradicted, NoAnswer, SyncClient, TooFe
 from bftkit.client.chain_file import CHAIN_FILE, ChainFile, place_after
 from bftkit.client.connect import client_settings, connect_sync
 from bftkit.client.core import ClientCore, peers_of_roster
+from bftkit.client.errors import refused_in_words
 from bftkit.client.local import LocalGroup, local_group, local_group_sync
 from bftkit.configuration.keyfiles import KeyPair
 from bftkit.configuration.settings import ClientSettings as FolderSettings
@@ -133,6 +134,29 @@ def test_refused_links_are_counted_for_people_to_see() -> None:
     count, reason = core.refused_links["m3"]
     assert (count, list(core.refused_links)) == (1, ["m3"])
     assert "not signed by 3 members of epoch 0" in reason
+
+
+def test_who_gets_no_answer_is_told_of_the_refused_links() -> None:
+    """Whoever waits in vain must see that a member lies to this client, and not look for it in the history."""
+    group = Group()
+    core = opened(group)
+    assert str(core.unanswered()) == "no member answered"
+    show(core, [Group(nonce=1).go()], "m3")
+    waiting = core.submit([b"first"], lambda: None)
+    for error in (core.give_up(waiting), core.unanswered()):
+        assert isinstance(error, TooFewAgreed)
+        assert "m3 showed a hand-over that does not hold: " in str(error)
+        assert "not signed by 3 members of epoch 0" in str(error)
+
+
+def test_of_many_liars_a_few_are_told_in_a_few_words() -> None:
+    refused = {"m1": (1, "x" * 1000), "m2": (9, "two"), "m3": (2, "three"), "m4": (1, "four"), "m5": (1, "five")}
+    assert refused_in_words(refused) == [
+        "m2 showed 9 hand-overs that do not hold, the last: two",
+        "m3 showed 2 hand-overs that do not hold, the last: three",
+        f"m1 showed a hand-over that does not hold: {'x' * 300}",
+        "so did 2 more",
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ memory

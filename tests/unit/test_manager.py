@@ -437,6 +437,17 @@ def test_the_needs_of_a_group_that_states_none_are_what_it_gives() -> None:
     assert present_needs(of("pbft", qos=QoS(replicas=4)).here, "async") == QoS(replicas=4)
 
 
+def test_a_group_under_cks_that_never_said_its_needs_must_name_the_network_for_a_policy() -> None:
+    """As docs/guide/qos.md says."""
+    here = of("cks", 4, 1, 0).here
+    needs = attrs.evolve(present_needs(here, "fsync", load_protocol("cks").record.timing), deadline_ms=500)
+    for network, modes in ((needs.network, ["cks"]), ("partial", ["pbft", "cks"])):
+        found = choose(attrs.evolve(needs, network=network), here.members, RECORDS, here, "steady")
+        assert isinstance(found, Choice)
+        assert found.policy is not None
+        assert [mode.protocol for mode in found.policy.modes] == modes
+
+
 def test_no_policy_is_named_where_none_was_and_none_is_wanted() -> None:
     made = of("pbft")
     assert wish_for(again(made, QoS()), made.here).policy is None
