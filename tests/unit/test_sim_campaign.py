@@ -122,9 +122,11 @@ def test_the_executor_of_somebody_else_may_break_as_well(small: Callable[..., st
 
 def test_a_seed_that_never_ends_fails_for_want_of_progress(small: Callable[..., str]) -> None:
     endless = "while seed == 1:\n        try: os.getpid()\n        except Exception: pass"
-    campaign = sweep(small(before=endless), "pbft", range(3), jobs=1, seconds_per_seed=1.0)
+    campaign = sweep(small(before=endless), "pbft", range(3), jobs=1, seconds_per_seed=2.0)
     assert [(one.seed, one.oracle) for one in campaign.failing] == [(1, "progress")]
-    assert campaign.failing[0].violation == "the run did not end within 1 s of CPU time"
+    # Where a process gets less than a tenth of a core, the wall's clock is first.
+    limits = [f"the run did not end within {limit}" for limit in ("2 s of CPU time", "20 s")]
+    assert campaign.failing[0].violation in limits
     assert campaign.kind == "progress"
 
 
