@@ -98,7 +98,13 @@ def opened(body: bytes) -> ViewChangeBody | NewViewBody | None:
 def test_a_liar_that_was_removed_has_nothing_to_sign_anew() -> None:
     world = World(1, "pbft", 4)
     settings = world.hosts["m0"].settings
-    Mutate(attrs.evolve(settings, members=("m4", "m1", "m2", "m3")))
+    removed = attrs.evolve(settings, members=("m4", "m1", "m2", "m3"))
+    Mutate(removed)
+    liar = Mutate(settings)
+    assert liar.setup is not None
+    liar.on_epoch(removed)
+    assert liar.setup is None
+    assert liar.resigned("a message") == "a message"
 
 
 # ------------------------------------------------------------------------------------------------- one message

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 
 from bftkit.sim import run
+from bftkit.sim.scenarios import load_scenario
 from tests.seeds import at_least
 
 STEP = 3
@@ -21,3 +22,12 @@ def test_mixed_scenarios(protocol: str, first: int) -> None:
         result = run("mixed", protocol=protocol, seed=seed)
         result.raise_for_violation()
         assert result.operations >= 300
+
+
+def test_a_protocol_that_is_on_no_shelf_takes_part() -> None:
+    """Given as module:NAME it cannot be named in a policy, and so gets none; the faults are the same."""
+    for seed in range(40):
+        plan = load_scenario("mixed").plan("bftkit_paxos:PLUGIN", seed)
+        plan.check()
+        assert plan.policy is None
+        assert plan.faults

@@ -66,7 +66,7 @@ class Equivocate(Rewriting):
 
     def _forge(self, frame: bytes) -> bytes | None:
         forge = self.settings.plugin.forge
-        if forge is None:
+        if forge is None or self.setup is None:
             return None
         epoch, packed, carried = unpack_protocol(frame)
         if len(carried) != 1:

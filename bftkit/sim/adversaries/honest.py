@@ -56,6 +56,7 @@ class Honest:
     def on_epoch(self, settings: ReplicaSettings) -> None:
         """Its member is in another epoch: it signs with that one's keys, and speaks that one's protocol."""
         self.settings = settings
+        self.__dict__.pop("setup", None)  # made from the settings when it is first asked for
 
     def incoming(self, sender: MemberId, frame: bytes) -> bytes | None:
         """What the replica hears in place of this frame; None: nothing."""
@@ -102,13 +103,15 @@ class Honest:
         return others[(len(others) + 1) // 2 :]
 
     @cached_property
-    def setup(self) -> Setup:
-        """What the protocol's functions for fault injection want."""
+    def setup(self) -> Setup | None:
+        """What the protocol's functions for fault injection want; None of a member that was removed."""
         return self.setup_with(self.settings.keyring)
 
-    def setup_with(self, keyring: SignerProtocol) -> Setup:
+    def setup_with(self, keyring: SignerProtocol) -> Setup | None:
         """The same, with another keyring."""
         settings = self.settings
+        if settings.me not in settings.members:
+            return None
         return Setup(
             settings.me,
             settings.members,
@@ -122,9 +125,13 @@ class Honest:
 
     def resigned(self, message: Any) -> Any:
         """A changed message of the protocol with this member's signatures made anew, as far as it has any."""
-        resign = self.settings.plugin.resign
-        again = resign(self.setup, message) if resign is not None else None
+        again = self.resigned_by(self.setup, message)
         return message if again is None else again
+
+    def resigned_by(self, setup: Setup | None, message: Any) -> Any:
+        """The same with the signatures of this set-up; None if there are none, or whoever was to sign was removed."""
+        resign = self.settings.plugin.resign
+        return None if setup is None or resign is None else resign(setup, message)
 
     def message(self, name: str) -> Any:
         """The class of the protocol's messages of this name.; None if there is none."""

@@ -108,10 +108,9 @@ class Replay(Rewriting):
         return replica.others, frame
 
     def _of_another_group(self, replica: Replica) -> bytes | None:
-        resign = self.settings.plugin.resign
         found = self.unpacked(self._random.choice(self._own)) if self._own else None
-        if found is not None and resign is not None:
-            again = resign(self.setup_with(self._elsewhere), found[1])
+        if found is not None:
+            again = self.resigned_by(self.setup_with(self._elsewhere), found[1])
             if again is not None:
                 return self.packed(again, found[2], found[0])
         if (stable := replica.checkpoints.stable) > 0:

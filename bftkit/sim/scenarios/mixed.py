@@ -30,6 +30,11 @@ OPERATIONS_MIN: Final = 300
 NETWORK: Final = (1, 2, 3, 4, 5, 6)
 DISKS: Final = (12, 13, 15, 16, 18, 19)
 CLIENTS: Final = (32, 46)
+CHANGES: Final = (34, 35, 36, 37, 38, 39)
+COINS: Final = 28
+"""Of protocols that toss coins."""
+SHARES: Final = 0.15
+"""So many of their liars lie about their shares, too."""
 CHANGING: Final = 0.4
 """In so many of all seeds, operators change the group."""
 POLICIES: Final = 0.1
@@ -42,17 +47,16 @@ LIES: Final = (
     *("repeated-votes+echo", "echo+bad-new-leader") * 3,
     *("forgetful-change", "bad-new-leader", "bad-votes", "high-stable", "framer", "far-views"),
     *("forged-certificates", "omit-prepared", "wrong-digests", "mutate", "withhold", "forge-requests") * 2,
+    *("omit-prepared", "slow-leader", "flood") * 2,
     "equivocate",
     "liar",
     "silent",
     "half-silent",
-    "slow-leader",
     "unfair-leader",
     "forged-checkpoints",
     "bad-chunks",
     "replay",
     "far-future",
-    "flood",
     "garbage",
     "reads-blocker",
 )
@@ -63,12 +67,12 @@ BESIDES: Final = (
     "slow-leader",
     "slow-leader",
     "unfair-leader",
-    "flood",
+    *("flood",) * 2,
     *("withhold",) * 4,
     "replay",
     "forged-certificates",
     "forged-certificates",
-    "omit-prepared",
+    *("omit-prepared",) * 2,
     "forged-checkpoints",
     "wrong-replies",
     "far-future",
@@ -77,13 +81,12 @@ BESIDES: Final = (
 """Lies that others are told together with."""
 
 LYING_CLIENTS: Final = (
-    "double-number",
-    "double-number",
-    "half-authentic",
-    "flood",
-    "garbage",
-    "replay",
-    "mute",
+    *("double-number", "half-authentic", "flood", "garbage", "replay", "mute", "accomplice") * 2,
+    "mute-after-open",
+    "never-authentic",
+    "overlapping",
+    "second-chance",
+    "shared-key",
 )
 """Names of `bftkit.sim.lying_clients`."""
 
@@ -97,7 +100,8 @@ def lines(record: ProtocolRecord) -> tuple[int, ...]:
     messages = {message.__name__ for message in load_protocol(record.name).codec.messages.values()}
     byzantine = BYZANTINE if "liar" in record.survives else ()
     told = [line for line in byzantine if VIEW_CHANGES.get(line) in (None, *messages)]
-    return tuple(sorted((*NETWORK, *DISKS, *CLIENTS, *told)))
+    shares = (COINS,) if byzantine and record.coins else ()
+    return tuple(sorted((*NETWORK, *DISKS, *CLIENTS, *CHANGES, *told, *shares)))
 
 
 def plan(setting: Setting) -> Plan:
@@ -116,7 +120,7 @@ def plan(setting: Setting) -> Plan:
         faults += _fellows(random, broken, group, ticks)
     else:
         for member in broken:
-            faults += _broken_member(random, member, group, ticks)
+            faults += _broken_member(setting, random, member, group, ticks)
     able = [name for name in rest if name != "m0" or setting.survives("leader-crash")]
     for member in able[: group.f + group.c - faulty]:
         if random.random() < 0.25:
@@ -142,14 +146,7 @@ def plan(setting: Setting) -> Plan:
         spares=1 if changes else 0,
         policy=policy,
         network=network,
-        load=Load(
-            clients=clients,
-            operations=420,
-            bursts=random.choice((4, 8, 16)),
-            keys=random.randint(1, 4),
-            pipeline=pipeline,
-            together=random.choice((0.3, 1.0, 1.0, 1.0)),
-        ),
+        load=_load(setting, random, clients, pipeline),
         parameters=timeouts,
         interval=interval,
         window=2 * interval * random.choice((1, 2)),
@@ -173,15 +170,15 @@ def _changes(random: Random, setting: Setting, group: Group, ticks: int) -> list
     spare, who = f"m{group.members}", random.choice(group.names)
     changes: list[Fault] = []
     at = random.randint(0, ticks)
-    for _ in range(random.choice((1, 1, 1, 2, 2, 3))):
+    for _ in range(random.choice((1, 1, 2, 2, 3, 3))):
         protocol = random.choice(others)
         offered: tuple[tuple[int, Fault], ...] = (
             (6, Switch(at=at, protocol=protocol)),
             (4, Switch(at=at, protocol=protocol, forced=True)),
-            (2, RotateKeys(at=at, who=who, protocol=protocol)),
-            (2, Join(at=at, who=spare, protocol=protocol)),
-            (1, Leave(at=at, who=random.choice((who, spare)))),
-            (1, Replace(at=at, who=who, by=spare)),
+            (3, RotateKeys(at=at, who=who, protocol=protocol)),
+            (4, Join(at=at, who=spare, protocol=protocol)),
+            (3, Leave(at=at, who=random.choice((who, spare)))),
+            (4, Replace(at=at, who=who, by=spare)),
         )
         changes += random.choices([change for _, change in offered], [weight for weight, _ in offered])
         if random.random() < 0.4:
@@ -193,6 +190,21 @@ def _changes(random: Random, setting: Setting, group: Group, ticks: int) -> list
     return changes
 
 
+def _load(setting: Setting, random: Random, clients: int, pipeline: int) -> Load:
+    """Mostly clients that wait for what they asked for; some ask on whatever comes, or take one member's answer."""
+    apart = Random(f"{setting.scenario} {setting.seed} load")
+    return Load(
+        clients=clients,
+        operations=420,
+        bursts=random.choice((4, 8, 16)),
+        keys=random.randint(1, 4),
+        pipeline=pipeline,
+        together=random.choice((0.3, 1.0, 1.0, 1.0)),
+        per_second=apart.choice((50, 200)) if apart.random() < 0.1 else 0,
+        glances=0.05 if apart.random() < 0.1 else 0.0,
+    )
+
+
 def _policy(setting: Setting, group: Group, parameters: dict[str, int]) -> Policy | None:
     """One that changes its mind as soon as it may; all of its protocols survive what the plan's own one does."""
     random = Random(f"{setting.scenario} {setting.seed} policy")
@@ -202,7 +214,8 @@ def _policy(setting: Setting, group: Group, parameters: dict[str, int]) -> Polic
         for name in setting.others(group)
         if name != setting.protocol and survives <= set(load_protocol(name).record.survives)
     ]
-    if random.random() >= POLICIES or not others:
+    # A plug-in that is given as module:NAME is on no shelf, and a policy can name none that is not.
+    if random.random() >= POLICIES or not others or ":" in setting.protocol:
         return None
     hasty = {"period_ms": 200, "patience": 1, "calm": 2, "cooldown": 1, "slow_ms": 30, "late_ms": 100, "silent": 9}
     modes = (Mode(setting.protocol, parameters), Mode(random.choice(others)))
@@ -228,7 +241,7 @@ def _network(random: Random) -> Network:
     )
 
 
-def _broken_member(random: Random, member: str, group: Group, ticks: int) -> list[Fault]:
+def _broken_member(setting: Setting, random: Random, member: str, group: Group, ticks: int) -> list[Fault]:
     """A member that counts as Byzantine: it lies, runs twice, or has a disk that cannot be trusted."""
     at = random.choice((0, 0, random.randint(0, ticks)))
     draw = random.random()
@@ -245,6 +258,8 @@ def _broken_member(random: Random, member: str, group: Group, ticks: int) -> lis
     if draw < 0.40:
         return [fault.FlipBit(at=random.randint(200, ticks), who=member, place=random.getrandbits(40), ticks=300)]
     kind = _joined(random, random.choice(LIES))
+    if setting.record.coins and random.random() < SHARES:
+        kind += "+bad-shares"
     offered: dict[str, dict[str, bool | int | str]] = {
         "mutate": {"seed": random.getrandbits(32), "scope": random.choice(("small", "small", "any"))},
         "slow-leader": {"ticks": random.choice((100, 300, 900))},
