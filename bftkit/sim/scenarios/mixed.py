@@ -31,7 +31,7 @@ NETWORK: Final = (1, 2, 3, 4, 5, 6)
 DISKS: Final = (12, 13, 15, 16, 18, 19)
 CLIENTS: Final = (32, 46)
 CHANGES: Final = (34, 35, 36, 37, 38, 39)
-COINS: Final = 28
+BAD_SHARES: Final = 28
 """Of protocols that toss coins."""
 SHARES: Final = 0.15
 """So many of their liars lie about their shares, too."""
@@ -100,7 +100,7 @@ def lines(record: ProtocolRecord) -> tuple[int, ...]:
     messages = {message.__name__ for message in load_protocol(record.name).codec.messages.values()}
     byzantine = BYZANTINE if "liar" in record.survives else ()
     told = [line for line in byzantine if VIEW_CHANGES.get(line) in (None, *messages)]
-    shares = (COINS,) if byzantine and record.coins else ()
+    shares = (BAD_SHARES,) if byzantine and record.coins else ()
     return tuple(sorted((*NETWORK, *DISKS, *CLIENTS, *CHANGES, *told, *shares)))
 
 
