@@ -44,7 +44,7 @@ Watch = Callable[..., Any]
 RunCommand = Callable[..., Any]
 Statuses = Mapping[str, dict[str, Any]]
 
-TIMEOUT = 60.0
+TIMEOUT = 120.0
 AT_ONCE = 8
 """So many runs with a cut share the processor: each of them mostly waits."""
 
