@@ -82,6 +82,7 @@ def test_a_world_deals_coins_to_protocols_that_toss_them(
         # The machine and an adversary in its place are given the same.
         assert host.replica is not None
         machine_setup = Honest(host.settings).setup
+        assert machine_setup is not None
         assert machine_setup.coins is coins
     values = {host.settings.coins.combine(b"coin", shares) for host in world.hosts.values() if host.settings.coins}
     assert len(values) == 1

@@ -64,15 +64,14 @@ LIES: Final = (
 
 
 BESIDES: Final = (
-    "slow-leader",
-    "slow-leader",
+    *("slow-leader",) * 4,
     "unfair-leader",
-    *("flood",) * 2,
+    *("flood",) * 3,
     *("withhold",) * 4,
     "replay",
     "forged-certificates",
     "forged-certificates",
-    *("omit-prepared",) * 2,
+    *("omit-prepared",) * 4,
     "forged-checkpoints",
     "wrong-replies",
     "far-future",
@@ -82,6 +81,7 @@ BESIDES: Final = (
 
 LYING_CLIENTS: Final = (
     *("double-number", "half-authentic", "flood", "garbage", "replay", "mute", "accomplice") * 2,
+    "flood",
     "mute-after-open",
     "never-authentic",
     "overlapping",
