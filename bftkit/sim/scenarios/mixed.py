@@ -73,7 +73,7 @@ BESIDES: Final = (
     "forged-certificates",
     *("omit-prepared",) * 4,
     "forged-checkpoints",
-    "wrong-replies",
+    *("wrong-replies",) * 3,
     "far-future",
     "half-silent",
 )
