@@ -150,7 +150,10 @@ class Preparing:
                 self.coin_keys.begin(pending.next, name, out)
         early, self._early = self._early, {}
         for sender in sorted(early):
-            self._on_ready(sender, early[sender], out)
+            try:
+                self._on_ready(sender, early[sender], out)
+            except WireError as error:  # its own fault, and not that of whoever's frame let this member execute so far
+                replica.refuse(sender, str(error), out)
         self._try_commit(out)
 
     def _tell(self, out: ReplicaOut) -> None:

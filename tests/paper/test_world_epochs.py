@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bftkit.channel.frames import DONE, PREPARED, REFUSED
+from bftkit.channel.frames import DONE, PREPARED, REFUSED, ReadyFor
+from bftkit.channel.interface import ReplicaOut
 from bftkit.membership.commands import CANCEL
 from bftkit.sim.faults.changes import FORCED_STEPS, PLANNED_STEPS, CrashAtStep, order
 from bftkit.sim.world import Network, World
@@ -130,6 +131,20 @@ def test_faults_39_a_member_with_new_keys_is_believed_and_its_old_ones_are_not()
     keychain = world.keychain("m1")
     keychain.generations = [0]
     assert keychain.why_not(after.place.configuration) is not None
+
+
+def test_who_says_wrongly_and_too_early_that_it_is_ready_is_blamed_for_that_itself() -> None:
+    """Found by `mixed`, pbft, seed 398: it was blamed on whoever's frame let the command be executed."""
+    world = at_work("pbft")
+    world.exempt("m3")
+    name = world.switch()
+    for member in ("m0", "m1", "m2"):
+        world.replica(member).preparing.on_control("m3", ReadyFor(name, bytes(64)), ReplicaOut())
+    to_the_end(world)  # no correct member is blamed
+    wrong = "refused: a bad signature under what a member is ready for"
+    assert {(who, whom) for who, whom, fault, _ in world.blames if fault == wrong} == {
+        (member, "m3") for member in ("m0", "m1", "m2")
+    }
 
 
 def test_rule_16_a_member_that_lost_its_disk_speaks_again_with_new_keys_only() -> None:
