@@ -208,8 +208,6 @@ class Preparing:
 
     def _propose(self, pending: Pending, selection: bytes, out: ReplicaOut) -> None:
         replica = self._replica
-        if replica.passive:
-            return
         name = pending.signed.name
         commit = Commit(name, Certificate.of(name, self.ready), selection)
         raw = make_proved_bundle(COMMIT, name, COMMIT_CODEC.encode(commit))
@@ -219,8 +217,9 @@ class Preparing:
             # Nobody would take it in, and a batch with it would be its proposer's fault.
             self.why_not = f"the commit cannot be ordered: {error}"
             return
-        if (bundle.client, 0, 0) not in replica.pool:
+        if not replica.passive and (bundle.client, 0, 0) not in replica.pool:
             replica.proposer.take_in(bundle)
+        # One that joins proposes nothing itself; but if nobody stays, only those who join have made the coin key.
         out.broadcast(b"\x02" + raw)
 
     def judge_commit(self, name: Digest, payload: bytes) -> bool:

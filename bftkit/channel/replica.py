@@ -28,6 +28,7 @@ from bftkit.channel import frames
 from bftkit.channel.agreed_time import AgreedClock
 from bftkit.channel.application import Application
 from bftkit.channel.batches import SERVED_AT_ONCE, BatchStore
+from bftkit.channel.bundles import is_self_proved
 from bftkit.channel.catchup import CatchUp
 from bftkit.channel.checkpoints import Checkpoints
 from bftkit.channel.clients import ClientDesk
@@ -299,7 +300,7 @@ class Replica:
         """A frame from another member, over a link that authenticates it."""
         try:
             kind = message[0] if message else 0
-            if sender not in self.indices and not self._may_follow(sender, kind):
+            if sender not in self.indices and not self._may_follow(sender, kind, message):
                 # Removed, or not a member yet (FAULTS 38): counted, and no fault of anybody who is one.
                 self.counters.refused_frames += 1
                 self.counters.strangers += 1
@@ -317,12 +318,15 @@ class Replica:
         except WireError as error:
             self.refuse(sender, str(error), out)
 
-    def _may_follow(self, sender: MemberId, kind: int) -> bool:
-        """Whether one that is no member may say something of this kind: it follows the group, and votes on nothing."""
+    def _may_follow(self, sender: MemberId, kind: int, message: bytes) -> bool:
+        """Whether one that is no member may say this: it follows the group, and votes on nothing.
+
+        What is proved by itself needs nobody's word, and one that joins may be the only one to have the proof.
+        """
         succession = self.succession
-        if succession is None:
+        if succession is None or not succession.is_known(sender):
             return False
-        return kind == frames.CONTROL and succession.is_known(sender)
+        return kind == frames.CONTROL or (kind == frames.BUNDLE and is_self_proved(message[1:]))
 
     def on_timer(self, key: TimerKey, out: ReplicaOut) -> None:
         """A timer of ours, of the protocol's, or of the bedrock's."""

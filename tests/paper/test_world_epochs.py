@@ -133,6 +133,14 @@ def test_faults_39_a_member_with_new_keys_is_believed_and_its_old_ones_are_not()
     assert keychain.why_not(after.place.configuration) is not None
 
 
+@pytest.mark.parametrize("members", [1, 4])
+def test_rule_26_nobody_stays_and_those_who_join_make_the_coin_key(members: int) -> None:
+    """Found by `mixed`, cks, seed 211: only they can prove that it is made, and they propose nothing themselves."""
+    world = at_work("cks", members=members, spares=members)
+    world.switch(members=tuple(f"m{members + index}" for index in range(members)))
+    to_the_end(world)
+
+
 def test_who_says_wrongly_and_too_early_that_it_is_ready_is_blamed_for_that_itself() -> None:
     """Found by `mixed`, pbft, seed 398: it was blamed on whoever's frame let the command be executed."""
     world = at_work("pbft")
