@@ -27,6 +27,7 @@ from bftkit.channel import frames
 from bftkit.channel.bundles import FAILED, OK
 from bftkit.channel.client_chain import Following
 from bftkit.channel.client_face import (
+    NUMBERS,
     PATIENCE_TICKS,
     PATIENCE_TICKS_MAX,
     RETRY_TICKS,
@@ -86,7 +87,8 @@ class ClientMachine:
         self.settings = settings
         self.following = Following(settings) if settings.place is not None else None
         """None: this group's configuration never changes."""
-        self.orders = Orders()
+        before = settings.started_ms * NUMBERS  # below the number of the first question
+        self.orders = Orders(before)
         self.stopped: str | None = None if self.following is None else self.following.contradiction
         """Why this client believes nobody any more, if so."""
         self.heard_from: set[MemberId] = set()
@@ -97,7 +99,10 @@ class ClientMachine:
         self._later: dict[MemberId, LinkProof] = {}
         """Proofs for epochs that the client has not reached."""
         self._reads: dict[int, Reading] = {}
-        self._read_number = 0
+        self._read_number = before
+        self._first_status = before + 1
+        self.status_number = before
+        """Of the newest question how members are. What is asked later gets a higher one."""
         self._glances = Glances()
         self.now = 0
         """The client's own tick count."""
@@ -214,7 +219,8 @@ class ClientMachine:
                 answer = ANSWER_CODEC.decode(message[1:])
                 self.heard_from.add(sender)
                 if isinstance(answer, StatusAnswer):
-                    out.deliver(MemberStatus(sender, answer.text))
+                    if self._first_status <= answer.number <= self.status_number:
+                        out.deliver(MemberStatus(sender, answer.text, answer.number))
                 elif isinstance(answer, LinkProof):
                     self._on_proof(sender, answer, out)
                 elif isinstance(answer, ChainAnswer):
@@ -256,8 +262,8 @@ class ClientMachine:
 
     def ask_status(self, out: ClientOut) -> None:
         """Ask every member how it is; the answers are `MemberStatus`, one by one."""
-        self._read_number += 1
-        out.send(self.settings.members, pack_ask(AskStatus(self._read_number)))
+        self.status_number += 1
+        out.send(self.settings.members, pack_ask(AskStatus(self.status_number)))
 
     def on_link(self, member: MemberId, binding: bytes, out: ClientOut) -> None:
         """A link to this member came up: what waits for an answer may have been lost with the one before.

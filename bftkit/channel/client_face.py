@@ -18,6 +18,9 @@ RETRY_TICKS: Final = 50
 PATIENCE_TICKS: Final = 300
 """After so long without an answer a bundle goes to every member; doubled each time."""
 PATIENCE_TICKS_MAX: Final = 4000
+NUMBERS: Final = 1 << 20
+"""A client numbers its questions from the time of its start, in ms, times this on. So no number comes from two of its
+lives: members that were busy may answer a life that is over, and whoever has its key now gets the answer."""
 
 # ------------------------------------------------------------------------------------------------ inputs
 
@@ -118,6 +121,8 @@ class MemberStatus:
 
     member: MemberId
     text: str
+    number: int
+    """Of the question that it answers: see `ClientMachine.status_number`."""
 
 
 @attrs.frozen
@@ -199,7 +204,8 @@ class ClientSettings:
     keyring: VerifierProtocol
     """Checks members' signatures of this epoch."""
     started_ms: int
-    """The client's clock when it started; must be higher than at its last start with the same key."""
+    """The client's clock when it started; must be higher than at its last start with the same key: sessions and the
+    numbers of questions follow from it."""
     epoch: int = 0
     operation_bytes_max: int = 1 << 20
     bundle_bytes_max: int = 2 << 20

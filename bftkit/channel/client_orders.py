@@ -47,6 +47,8 @@ class _Order:
     frame: bytes
     due: int
     ask_due: int
+    first: int
+    """The number of the first question about it: what answers an earlier one was said of an earlier order."""
     patience: int = PATIENCE_TICKS
     answers: dict[MemberId, tuple[int, str]] = attrs.field(factory=dict[MemberId, tuple[int, str]])
     told: CommandState | None = None
@@ -55,9 +57,10 @@ class _Order:
 class Orders:
     """The part of a client that follows operators' commands."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
+        """Questions are numbered from the one after `number` on."""
         self._orders: dict[Digest, _Order] = {}
-        self._number = 0
+        self._number = number
         self._now = 0
 
     @property
@@ -71,7 +74,8 @@ class Orders:
         """Bring a command to the members. `kept`: the newest hand-overs, of which one may have decided already."""
         name = signed.name
         frame = bytes((frames.BUNDLE,)) + make_proved_bundle(COMMAND, name, signed.encode())
-        order = self._orders[name] = _Order(signed, frame, self._now + PATIENCE_TICKS, self._now + ASK_TICKS)
+        due, ask_due = self._now + PATIENCE_TICKS, self._now + ASK_TICKS
+        order = self._orders[name] = _Order(signed, frame, due, ask_due, self._number + 1)
         for link in kept:
             if self._decided(order, link, out):
                 return
@@ -127,6 +131,8 @@ class Orders:
         said = (answer.state, answer.text)
         if order is None or answer.state not in _RANKS or order.answers.get(sender) == said:
             return
+        if not order.first <= answer.number <= self._number:
+            return  # it may have been refused then, and be taken in now
         order.answers[sender] = said
         answers = {name: order.answers[name] for name in members if name in order.answers}
         counts = Counter(state for state, _ in answers.values())

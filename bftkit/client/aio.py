@@ -71,13 +71,12 @@ class AsyncClient:
     async def status(self, *, timeout: float = 2.0) -> Mapping[MemberId, dict[str, Any]]:
         """As `SyncClient.status`."""
         core = self.core
-        core.statuses.clear()
-        with anyio.move_on_after(timeout):
-            while len(core.statuses) < len(core.machine.settings.members):
+        with core.survey() as survey, anyio.move_on_after(timeout):
+            while survey.lacks(core.machine.settings.members):
                 core.ask_status()
                 core.hub.wake()
                 await anyio.sleep(0.05)
-        return dict(sorted(core.statuses.items()))
+        return dict(sorted(survey.answers.items()))
 
     @property
     def epoch(self) -> int:

@@ -11,7 +11,8 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import attrs
@@ -115,6 +116,19 @@ class Chain:
     error: ClientError | None = None
 
 
+@attrs.define(eq=False)
+class Survey:
+    """Somebody asks all members how they are. Several may at a time: each is served by all that is asked meanwhile."""
+
+    first: int
+    """The number of the first question that counts: what answers an earlier one may tell how a member was before."""
+    answers: dict[MemberId, dict[str, Any]] = attrs.field(factory=dict[MemberId, "dict[str, Any]"])
+
+    def lacks(self, members: Sequence[MemberId]) -> bool:
+        """Whether one of these has not answered."""
+        return any(member not in self.answers for member in members)
+
+
 class Keeper(Protocol):
     """Keeps the newest hand-overs between two lives (SAFETY rule 28)."""
 
@@ -143,7 +157,7 @@ class ClientCore:
         """
         self.machine = ClientMachine(settings)
         self.hub = hub
-        self.statuses: dict[MemberId, dict[str, Any]] = {}
+        self._surveys: list[Survey] = []
         self._on_executed = on_executed
         self._wall_clock = wall_clock
         self._pending: dict[int, tuple[Pending, int]] = {}
@@ -238,8 +252,18 @@ class ClientCore:
         following = self.machine.following
         return {} if following is None else following.refused
 
+    @contextmanager
+    def survey(self) -> Generator[Survey]:
+        """Collect what members answer to each `ask_status` from now on, until the block's end."""
+        survey = Survey(self.machine.status_number + 1)
+        self._surveys.append(survey)
+        try:
+            yield survey
+        finally:
+            self._surveys.remove(survey)
+
     def ask_status(self) -> None:
-        """Ask all members for their status; the answers appear in `statuses`."""
+        """Ask all members for their status; the answers appear in the surveys that are under way."""
         self._step(self.machine.ask_status)
 
     def give_up(self, pending: Pending) -> OutcomeUnknown:
@@ -363,8 +387,8 @@ class ClientCore:
                     if status != FAILED:
                         pending.reading = Reading.of(output)
                     pending.set(0, _outcome(status, result))
-            case MemberStatus(member, text):
-                self._on_status(member, text)
+            case MemberStatus():
+                self._on_status(output)
             case CommandState(name):
                 watch = self._watches.get(name)
                 if watch is not None:
@@ -437,13 +461,17 @@ class ClientCore:
         if waiting is not None:
             waiting[0].set(waiting[1], _outcome(status, result))
 
-    def _on_status(self, member: MemberId, text: str) -> None:
+    def _on_status(self, said: MemberStatus) -> None:
+        surveys = [survey for survey in self._surveys if survey.first <= said.number]
+        if not surveys:
+            return
         try:
-            status = json.loads(text)
+            status = json.loads(said.text)
         except (ValueError, RecursionError):
             return
         if isinstance(status, dict):
-            self.statuses[member] = status
+            for survey in surveys:
+                survey.answers[said.member] = status
 
 
 def peers_of_roster(roster: Roster) -> dict[MemberId, tuple[bytes, tuple[Address, ...]]]:

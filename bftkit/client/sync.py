@@ -87,18 +87,16 @@ class SyncClient:
     def status(self, *, timeout: float = 2.0) -> Mapping[MemberId, dict[str, Any]]:
         """What every member that answers says of itself; needs no quorum."""
         core = self.core
-        core.statuses.clear()
-        members = core.machine.settings.members
         asked: set[MemberId] = set()
         end = core.hub.clock() + timeout
-        while len(core.statuses) < len(members) and core.hub.clock() < end:
-            up = {peer for peer in core.hub.up() if isinstance(peer, str)}
-            if up - asked:
-                asked = up
-                core.ask_status()
-                core.hub.flush()  # `turn` waits first and sends then
-            core.turn(max(0.0, min(end, core.deadline) - core.hub.clock()))
-        return dict(sorted(core.statuses.items()))
+        with core.survey() as survey:
+            while survey.lacks(core.machine.settings.members) and core.hub.clock() < end:
+                before, asked = asked, {peer for peer in core.hub.up() if isinstance(peer, str)}
+                if asked - before:
+                    core.ask_status()
+                    core.hub.flush()  # `turn` waits first and sends then
+                core.turn(max(0.0, min(end, core.deadline) - core.hub.clock()))
+        return dict(sorted(survey.answers.items()))
 
     @property
     def epoch(self) -> int:
