@@ -318,7 +318,7 @@ def _second_key(words: Sequence[str]) -> str:
         after = place + (1 if equals else 2)
         if option != "--operator-key" or after >= end or words[after].startswith("-"):
             continue
-        if begin < end and not (named and Path(words[after]).is_file()):
+        if (begin < end and not named) or not Path(words[after]).is_file():
             continue
         value = value or words[place + 1]
         advice = f"--operator-key {value} --operator-key {words[after]}"

@@ -15,6 +15,7 @@ from rich.text import Text
 from bftkit.channel import frames
 from bftkit.channel.client import CommandState
 from bftkit.cli.app import output
+from bftkit.cli.output import harmless
 from bftkit.core.machine import MemberId
 
 STEPS: Final = (frames.TAKEN, frames.PREPARED, frames.COMMITTED, frames.DONE)
@@ -26,6 +27,8 @@ IN_WORDS: Final[Mapping[int, str]] = {
     frames.DONE: "done",
     frames.REFUSED: "refused",
 }
+SAID_MAX: Final = 40
+"""So many characters of a word of a member's status are shown."""
 
 
 class FollowView:
@@ -82,10 +85,10 @@ class FollowView:
             table.add_row(
                 member,
                 Text(IN_WORDS[state].partition(";")[0] if member in answers else "no answer"),
-                str(one.get("epoch", "-")),
-                str(one.get("protocol", "-")),
-                f"{one.get('applied', 0):,}",
-                Text(text, style="dim"),
+                _said(one, "epoch"),
+                _said(one, "protocol"),
+                _said(one, "applied", 0),
+                Text(harmless(text), style="dim"),
             )
         steps = Text("   ")
         reached = self._state.state if self._state is not None else frames.UNKNOWN_COMMAND
@@ -96,9 +99,16 @@ class FollowView:
         return Group(steps, Text(), table)
 
 
+def _said(status: Mapping[str, Any], name: str, otherwise: int | str = "-") -> Text:
+    """What a member says of itself, which may be anything."""
+    value = status.get(name, otherwise)
+    text = f"{value:,}" if type(value) is int else value if type(value) is str else "?"
+    return Text(harmless(text[:SAID_MAX]))
+
+
 def step_in_words(state: CommandState) -> str:
     """One line for where the command is now."""
     line, text = IN_WORDS[state.state], state.text
     if text and text not in line:
-        line = f"{line}: {text}"
+        line = f"{line}: {harmless(text)}"
     return f"{line} ({', '.join(state.by)})" if state.by else line

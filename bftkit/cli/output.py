@@ -36,6 +36,11 @@ def _plain(value: object) -> object:
     return str(value)
 
 
+def harmless(text: str) -> str:
+    """A text that may hold what a member said, as it can be shown: a terminal obeys what is not printable."""
+    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)
+
+
 class Output:
     """Where one run of the command line writes."""
 
@@ -83,8 +88,8 @@ class Output:
             print(text, file=self._stdout, flush=True)
 
     def log(self, text: str) -> None:
-        """A line on standard error, in either mode."""
-        print(text, file=self._stderr, flush=True)
+        """A line on standard error, in either mode; made `harmless`."""
+        print(harmless(text), file=self._stderr, flush=True)
 
     def error(self, code: int, message: str) -> None:
         """The one line that says why the command failed, and with `--json` the same as an event."""

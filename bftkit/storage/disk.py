@@ -71,16 +71,20 @@ class DiskDirectory(Directory):
     def lock(self) -> None:
         """Keep every other process out until `unlock` or the end of this one.
 
-        Two processes that write one log would make the member contradict itself. Raises `StorageBusy`.
+        Two processes that write one log would make the member contradict itself. Raises `StorageBusy`, `DiskFull`,
+        `StorageFailed`.
         """
         assert self._lock is None, "the directory is locked already"
         self._make()
-        descriptor = os.open(self._path / _LOCK_NAME, os.O_RDWR | os.O_CREAT | _CLOSE_ON_EXEC, _FILE_MODE)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise StorageBusy(f"another process uses {self._path}") from None
+        with _failing(f"locking {self._path}"):
+            descriptor = os.open(self._path / _LOCK_NAME, os.O_RDWR | os.O_CREAT | _CLOSE_ON_EXEC, _FILE_MODE)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(descriptor)
+                if isinstance(error, BlockingIOError):
+                    raise StorageBusy(f"another process uses {self._path}") from None
+                raise
         self._lock = descriptor
 
     def unlock(self) -> None:

@@ -89,6 +89,15 @@ def test_a_failure_is_one_line_with_its_exit_code(
     assert captured.err == f"bftkit: {message}\n"
 
 
+def test_what_a_member_said_is_shown_and_not_obeyed(
+    install: Callable[[Command], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A liar's words stand in errors; a terminal would carry out what is in them."""
+    install(failing(CommandFailed(ExitCode.TOO_FEW_AGREED, "m1: \x1b]0;title\x07\x9b2Jö \u202eno")))
+    assert main(["trial"]) == 5
+    assert capsys.readouterr().err == "bftkit: m1: \\x1b]0;title\\x07\\x9b2Jö \\u202eno\n"
+
+
 def test_a_failure_out_of_a_nursery_is_told_like_any_other(
     install: Callable[[Command], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,7 @@ from bftkit.channel.client import CommandState
 from bftkit.cli import change, main, reach
 from bftkit.cli.app import create_app
 from bftkit.cli.change import median_of, pause_in_words, refusal_of, still_under_way
-from bftkit.cli.change_view import FollowView
+from bftkit.cli.change_view import FollowView, step_in_words
 from bftkit.cli.output import Output, use_output
 from bftkit.client import NoAnswer, TooFewAgreed
 from bftkit.crypto.keys import verify_signature
@@ -305,6 +305,8 @@ def test_a_word_after_an_operators_key_file_is_no_second_one(stage: Stage, tmp_p
     told = stage.run("switch", "paxos", "--operator-key", stage.key, other)
     assert told.code == 2
     assert f"as in --operator-key {stage.key} --operator-key {other}" in told.error
+    told = stage.run("switch", "--operator-key", stage.key, "paxos", "--nonsense")
+    assert (told.code, "stands after" in told.error) == (2, False)
     assert stage.client.ordered == []
     assert stage.run("operator", "add", other, "--operator-key", stage.key).code == 0
 
@@ -659,6 +661,20 @@ def test_the_live_view_says_who_is_how_far() -> None:
         ["m0", "prepared", "3", "cks", "12,345", "slot", "17"],
         ["m1", "no", "answer", "-", "-", "0"],
     ]
+
+
+@pytest.mark.parametrize("said", ["[/x]\x1b]0;title\x07", ["much"], {"a": 1}, None, 1.5])
+def test_whatever_a_member_says_of_itself_is_shown_and_not_obeyed(said: object) -> None:
+    view = FollowView(("m0",))
+    view.on_statuses({"m0": {"epoch": said, "protocol": said, "applied": said}})
+    use_output(Output(stdout=io.StringIO()))
+    view.on_state(state(frames.PREPARED, "\x1b[2J", {"m0": (frames.PREPARED, "\x1b[2J\x9b2J")}))
+    console = Console(file=io.StringIO(), width=200)
+    console.print(view.render())
+    shown = cast("io.StringIO", console.file).getvalue() + step_in_words(state(frames.PREPARED, "\x1b[2J", {}))
+    assert "m0" in shown
+    assert "\\x1b[2J" in shown
+    assert not {"\x1b", "\x9b", "\x07"} & set(shown)
 
 
 def state(state_: int, text: str, answers: Mapping[str, tuple[int, str]]) -> CommandState:

@@ -105,6 +105,22 @@ def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
     directory.unlock()
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS])
+def test_a_disk_that_fails_already_at_the_lock_is_told_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A file system that was made read-only after an error fails there, at the next start."""
+
+    def fail(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    for name in ("bftkit.storage.disk.os.open", "bftkit.storage.disk.fcntl.flock"):
+        with monkeypatch.context() as patched:
+            patched.setattr(name, fail)
+            with pytest.raises(StorageFailed, match="locking"):
+                DiskDirectory(tmp_path).lock()
+
+
 def test_a_partial_write_on_a_full_disk_is_cut_back(tmp_path: Path) -> None:
     """`RLIMIT_FSIZE` makes the kernel write a part and then refuse, as a full disk does."""
     program = f"""
