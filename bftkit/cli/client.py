@@ -135,8 +135,8 @@ async def status(
         found = await connection.status(timeout=timeout)
         members, failure = connection.asked(found), nobody(connection)
     for member in members:
-        fields: dict[str, Any] = dict(found.get(member, {"member": member}))
-        output().event("status", answered=member in found, **fields)
+        # A member may say anything of itself, under any name.
+        output().event("status", **{**found.get(member, {}), "member": member, "answered": member in found})
     if not output().json:
         show_status(members, found)
     if not found:

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from bftkit.cli.app import CommandFailed, ExitCode, output
 from bftkit.cli.client import DEFAULT_FOLDER, FolderOption, TimeoutOption
+from bftkit.cli.output import harmless
 from bftkit.cli.reach import nobody, reached
 from bftkit.node.chronicle import read_events
 from bftkit.node.folders import MEMBER_FILE, read_settings
@@ -41,9 +42,12 @@ async def events(
         fields = {name: value for name, value in entry.items() if name not in ("event", "time_ms", "member")}
         subject = {"about": entry["member"]} if "member" in entry else {}
         what = str(entry.get("event"))
-        output().event("happened", what=what, member=member, time_ms=when, **subject, **fields)
+        told = {"what": what, "member": member, "time_ms": when}
+        output().event(
+            "happened", **{**told, **subject, **fields, **told}
+        )  # whatever else an entry has, under any name
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when / 1000))
-        output().plain(f"{stamp}  {member}  {in_words(entry)}")
+        output().plain(f"{stamp}  {member}  {harmless(in_words(entry))}")
     output().event("result", count=sum(map(len, found.values())))
 
 

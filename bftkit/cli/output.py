@@ -72,10 +72,11 @@ class Output:
         """Whether a person sits before standard output."""
         return not self.json and self._stdout.isatty()
 
-    def event(self, event: str, **fields: object) -> None:
-        """With `--json`, one line with these fields; otherwise nothing."""
+    def event(self, event: str, /, **fields: object) -> None:
+        """With `--json`, one line with these fields; otherwise nothing. Fields may have any name but ``event``."""
         if self.json:
-            print(json_module.dumps({"event": event, **fields}, default=_plain), file=self._stdout, flush=True)
+            told = {"event": event} | fields | {"event": event}
+            print(json_module.dumps(told, default=_plain), file=self._stdout, flush=True)
 
     def show(self, *parts: object) -> None:
         """In text mode, what rich makes of the parts (texts with markup, tables); with `--json`, nothing."""

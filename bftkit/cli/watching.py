@@ -28,8 +28,8 @@ async def watch_status(connection: Connection, every: float, timeout: float, rou
         number += 1
         found = await connection.status(timeout=timeout)
         for member in connection.asked(found):
-            fields: dict[str, Any] = dict(found.get(member, {"member": member}))
-            output().event("status", answered=member in found, round=number, **fields)
+            fields = {"member": member, "answered": member in found, "round": number}
+            output().event("status", **{**found.get(member, {}), **fields})
             row = status_row(member, found.get(member))
             if told.get(member) != row:
                 told[member] = row

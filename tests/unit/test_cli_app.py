@@ -8,8 +8,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -319,6 +321,52 @@ def test_alike_mistakes_have_alike_codes(
 
 
 # ------------------------------------------------------------------------------------------------- status
+
+
+def test_a_member_may_say_anything_of_itself_under_any_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One liar must not keep people from seeing how the others are."""
+    lies = {
+        "event": "x",
+        "self": 1,
+        "answered": False,
+        "member": "m1",
+        "round": -1,
+        "what": 2,
+        "about": 3,
+        "time_ms": 4,
+    }
+    said = {"m0": {**lies, "events": [{**lies, "member": "m1"}, {"event": "\x1b[2J", "time_ms": 5}]}, "m1": {}}
+
+    class Connection:
+        refused_links: Mapping[str, tuple[int, str]] = MappingProxyType({})
+
+        async def status(self, *, timeout: float) -> dict[str, Any]:
+            return said
+
+        def asked(self, found: Mapping[str, object]) -> tuple[str, ...]:
+            return ("m0", "m1")
+
+    @asynccontextmanager
+    async def reached(folder: Path) -> AsyncGenerator[tuple[Connection, None]]:
+        yield Connection(), None
+
+    for place in ("bftkit.cli.reach.reached", "bftkit.cli.events.reached"):
+        monkeypatch.setattr(place, reached)
+    for words in (["status"], ["status", "--watch", "--rounds", "1"]):
+        assert main([*words, "--json"]) == 0
+        told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [(one["event"], one["member"], one["answered"]) for one in told] == [
+            ("status", "m0", True), ("status", "m1", True),
+        ]  # fmt: skip
+    assert main(["events", "--json"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["event"], one.get("member"), one.get("time_ms")) for one in told] == [
+        ("happened", "m0", 4), ("happened", "m0", 5), ("result", None, None),
+    ]  # fmt: skip
+    assert main(["events"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("columns", "last"), [(120, "durability"), (80, "waiting"), (58, "leader")])
