@@ -64,16 +64,20 @@ class ApiConnection:
         return self._links[-1].next if self._links else Configuration.first(self.genesis)
 
     async def status(self, *, timeout: float = 2.0) -> Mapping[MemberId, dict[str, Any]]:
-        """What each member says of itself, by the name that it gives itself."""
+        """What each member says of itself, by the name that it gives itself. Raises `ApiRefused` if all refuse."""
         found: dict[MemberId, dict[str, Any]] = {}
+        failures: list[ApiRefused] = []
 
         async def ask(api: AsyncHttpApi) -> None:
             self._named.discard(api.access.url)
             self._silences[api.access.url] = f"{api.access.url} does not answer within {timeout:g} s"
             try:
                 told = await api.status()
-            except NoAnswer as error:
+            except ClientError as error:  # one that refuses, or answers without end, must not hide the others
                 self._silences[api.access.url] = str(error)
+                if isinstance(error, ApiRefused):
+                    self._silences[api.access.url] = f"{api.access.url} refuses: {error}"
+                    failures.append(error)
                 return
             self._silences.pop(api.access.url, None)
             self._named.add(api.access.url)
@@ -83,6 +87,8 @@ class ApiConnection:
             async with anyio.create_task_group() as group:
                 for api in self._apis:
                     group.start_soon(ask, api)
+        if failures and not found:
+            raise failures[0]
         return dict(sorted(found.items()))
 
     def asked(self, answers: Mapping[MemberId, object]) -> tuple[MemberId, ...]:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import attrs
 import pytest
 
 from bftkit.channel.client import CommandState
 from bftkit.client.errors import ClientError, TooFewAgreed
+from bftkit.client.http import Access, ApiRefused, AsyncHttpApi
 from bftkit.client.http_group import ApiConnection
 from bftkit.client.local import LocalGroup
 from bftkit.crypto.keys import SigningKey
 from bftkit.membership.command_files import command_to_text
 from bftkit.membership.commands import FORCED, PLANNED, POLICY, Command, SignedCommand, sign_command
+from bftkit.membership.genesis import Genesis
 from bftkit.membership.wishes import cancelling
 
 from .admin_site import Site, as_body, check_problem, served
@@ -219,6 +222,29 @@ async def test_a_refusal_is_final_when_all_that_answer_refuse() -> None:
         assert states[-1].final
         statuses = await connection.status(timeout=TIMEOUT)
         assert sorted(statuses) == ["m0", "m1"]
+
+
+async def test_a_member_that_refuses_or_talks_without_end_does_not_hide_the_others() -> None:
+    refused, endless = ApiRefused(500, "no", "", ""), ClientError("an answer without end")
+
+    def api(name: str, *said: ClientError) -> AsyncHttpApi:
+        async def status() -> dict[str, Any]:
+            for error in said:
+                raise error
+            return {"member": name}
+
+        return cast("AsyncHttpApi", SimpleNamespace(access=Access(f"http://{name}", "token"), status=status))
+
+    genesis = cast("Genesis", None)
+    connection = ApiConnection([api("m0", refused), api("m1"), api("m2", endless)], genesis)
+    found = await connection.status(timeout=TIMEOUT)
+    assert sorted(found) == ["m1"]
+    assert connection.asked(found) == ("m1", "http://m0", "http://m2")
+    with pytest.raises(ApiRefused):
+        await ApiConnection([api("m0", refused), api("m2", endless)], genesis).status(timeout=TIMEOUT)
+    connection = ApiConnection([api("m2", endless)], genesis)
+    assert await connection.status(timeout=TIMEOUT) == {}
+    assert "an answer without end" in str(connection.unanswered())
 
 
 async def test_a_history_that_does_not_hold_is_not_believed() -> None:
