@@ -27,7 +27,6 @@ from bftkit.channel import frames
 from bftkit.channel.bundles import FAILED, OK
 from bftkit.channel.client_chain import Following
 from bftkit.channel.client_face import (
-    NUMBERS,
     PATIENCE_TICKS,
     PATIENCE_TICKS_MAX,
     RETRY_TICKS,
@@ -87,7 +86,7 @@ class ClientMachine:
         self.settings = settings
         self.following = Following(settings) if settings.place is not None else None
         """None: this group's configuration never changes."""
-        before = settings.started_ms * NUMBERS  # below the number of the first question
+        before = settings.asked_before
         self.orders = Orders(before)
         self.stopped: str | None = None if self.following is None else self.following.contradiction
         """Why this client believes nobody any more, if so."""

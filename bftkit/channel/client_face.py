@@ -19,8 +19,7 @@ PATIENCE_TICKS: Final = 300
 """After so long without an answer a bundle goes to every member; doubled each time."""
 PATIENCE_TICKS_MAX: Final = 4000
 NUMBERS: Final = 1 << 20
-"""A client numbers its questions from the time of its start, in ms, times this on. So no number comes from two of its
-lives: members that were busy may answer a life that is over, and whoever has its key now gets the answer."""
+"""The time of a client's start, in ms, times this is above the numbers of all questions of its earlier lives."""
 
 # ------------------------------------------------------------------------------------------------ inputs
 
@@ -204,9 +203,11 @@ class ClientSettings:
     keyring: VerifierProtocol
     """Checks members' signatures of this epoch."""
     started_ms: int
-    """The client's clock when it started; must be higher than at its last start with the same key: sessions and the
-    numbers of questions follow from it."""
+    """The client's clock when it started; must be higher than at its last start with the same key."""
     epoch: int = 0
+    asked_before: int = 0
+    """Its questions get numbers above this one, and none that one of its earlier lives with the same key had: members
+    that were busy may answer a life that is over, and whoever has its key now gets the answer."""
     operation_bytes_max: int = 1 << 20
     bundle_bytes_max: int = 2 << 20
     bundle_requests_max: int = 1024

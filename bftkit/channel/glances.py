@@ -13,7 +13,7 @@ from typing import Final
 import attrs
 
 from bftkit.channel.bundles import FAILED, OK
-from bftkit.channel.client_face import NUMBERS, ClientOut, ReadDone
+from bftkit.channel.client_face import ClientOut, ReadDone
 from bftkit.channel.frames import Glance, ReadAnswer, pack_ask
 from bftkit.core.digest import digest
 from bftkit.core.machine import MemberId
@@ -132,7 +132,7 @@ class Glances:
             looking.asked = set()
         left = [member for member in members if member not in looking.asked]
         choice = [member for member in left if member in proved] or left
-        looking.member = member = choice[number % NUMBERS % len(choice)]  # so that all share the work
+        looking.member = member = choice[number % len(choice)]  # so that all share the work
         looking.reasons.pop(member, None)
         looking.asked.add(member)
         looking.due = now + GLANCE_PATIENCE_TICKS

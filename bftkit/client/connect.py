@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from bftkit.channel.client import ClientSettings, Executed
+from bftkit.channel.client_face import NUMBERS
 from bftkit.client.aio import AsyncClient, driving
 from bftkit.client.chain_file import ChainFile, place_after
 from bftkit.client.core import ClientCore, peers_of_roster
@@ -35,6 +36,7 @@ def client_settings(
     place = place_after(chain[-1]) if chain else founding
     verifiers = roster_verifier(group)
     limits = genesis.limits
+    started_ms = int(time.time() * 1000)
     return ClientSettings(
         group=group,
         members=place.configuration.members,
@@ -47,7 +49,8 @@ def client_settings(
         chain=tuple(chain),
         trusted=trusted,
         verifiers=verifiers,
-        started_ms=int(time.time() * 1000),
+        started_ms=started_ms,
+        asked_before=started_ms * NUMBERS,
         operation_bytes_max=limits.operation_bytes_max,
         bundle_bytes_max=limits.bundle_bytes_max,
         session_window=limits.session_window,

@@ -18,7 +18,6 @@ from bftkit.channel.client import (
     SendNow,
     Submit,
 )
-from bftkit.channel.client_face import NUMBERS
 from bftkit.channel.frames import ASK_CODEC, Answer, Ask, AskChain, ChainAnswer, LinkProof, pack_answer, pack_reply
 from bftkit.core.digest import digest
 from bftkit.core.machine import Deliver, Draw, Out, Send, SetTimer
@@ -28,8 +27,6 @@ from bftkit.membership.verifiers import roster_verifier
 from tests.chains import Group
 
 SESSION = 5 << 20
-FIRST = NUMBERS + 1
-"""The number of the first question of a client that started at 1 ms."""
 
 T = TypeVar("T")
 

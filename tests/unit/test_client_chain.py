@@ -31,7 +31,7 @@ from bftkit.crypto.signed import Certificate, Vote
 from bftkit.membership.chain import HandOver
 from bftkit.membership.commands import FORCED, Change
 from tests.chains import Group, asks, coin_key, person
-from tests.unit.following_client import FIRST, SESSION, Client
+from tests.unit.following_client import SESSION, Client
 
 
 def five_epochs() -> Group:
@@ -710,13 +710,13 @@ def test_reads_are_asked_again_and_count_within_one_epoch() -> None:
     group = Group()
     client = Client(group)
     client.step("on_input", AskRead(1, b"read"))
-    answer = ReadAnswer(FIRST, 0, 9, 0, digest(b"\0", b"old"), b"old")
+    answer = ReadAnswer(1, 0, 9, 0, digest(b"\0", b"old"), b"old")
     for member in ("m1", "m2"):
         client.tell(member, answer)
     group.go(asks("m1", "m2", "m3", "m4"))
     client.sent.clear()
     client.links("m1", group.links)
-    assert [to for to, ask in client.asked() if ask == Read(FIRST, b"read")] == list(client.members)
+    assert [to for to, ask in client.asked() if ask == Read(1, b"read")] == list(client.members)
     for member in client.members:
         client.link(member, 1)
     client.tell("m3", answer)

@@ -21,7 +21,6 @@ from bftkit.channel.client import (
     SendNow,
     Submit,
 )
-from bftkit.channel.client_face import NUMBERS
 from bftkit.channel.frames import ASK_CODEC, LinkProof, Read, ReadAnswer, ReadRefusal, Refusal, pack_answer, pack_reply
 from bftkit.configuration.policy import Mode, Policy
 from bftkit.core.digest import digest
@@ -36,8 +35,6 @@ GROUP = b"g" * 32
 MEMBERS = ("m0", "m1", "m2", "m3")
 RINGS = fast_keyrings(b"seed", GROUP, 0, GROUP, MEMBERS)
 SESSION = 5 << 20
-FIRST = NUMBERS + 1
-"""The number of the first question of a client that started at 1 ms."""
 
 
 class Client:
@@ -353,10 +350,10 @@ def test_a_read_needs_a_quorum_and_not_f_plus_one() -> None:
     client = Client()
     client.step("on_input", AskRead(77, b"question"))
     assert [to for to, _ in asked(client)] == list(MEMBERS)
-    read_answer(client, "m0", FIRST, b"answer", slot=9)
-    read_answer(client, "m1", FIRST, b"answer", slot=10)
+    read_answer(client, "m0", 1, b"answer", slot=9)
+    read_answer(client, "m1", 1, b"answer", slot=10)
     assert client.said == []
-    read_answer(client, "m2", FIRST, b"answer", slot=9)
+    read_answer(client, "m2", 1, b"answer", slot=9)
     assert client.said == [ReadDone(77, OK, b"answer")]
 
 
@@ -365,9 +362,9 @@ def test_with_small_decision_quorums_a_read_waits_for_more() -> None:
     client = Client(quorum=Quorum(5, 0, 1))
     client.step("on_input", AskRead(77, b"question"))
     for member in ("m2", "m3", "m4"):
-        read_answer(client, member, FIRST, b"old")
+        read_answer(client, member, 1, b"old")
     assert client.said == []
-    read_answer(client, "m0", FIRST, b"old")
+    read_answer(client, "m0", 1, b"old")
     assert client.said == [ReadDone(77, OK, b"old")]
 
 
@@ -375,10 +372,10 @@ def test_a_read_that_cannot_be_confirmed_is_ordered() -> None:
     client = Client()
     client.open()
     client.step("on_input", AskRead(77, b"question"))
-    read_answer(client, "m0", FIRST, b"old")
-    read_answer(client, "m1", FIRST, b"new")
+    read_answer(client, "m0", 1, b"old")
+    read_answer(client, "m1", 1, b"new")
     client.sent.clear()
-    client.hear("m2", pack_answer(ReadRefusal(FIRST, "no")))
+    client.hear("m2", pack_answer(ReadRefusal(1, "no")))
     (bundle,) = {bundle.raw: bundle for _, bundle in client.bundles()}.values()
     assert bundle.payloads() == [b"question"]
     client.reply("m1", bundle.first, [(OK, b"new")])
@@ -391,7 +388,7 @@ def test_an_answer_whose_digest_does_not_fit_is_ignored() -> None:
     client.step("on_input", AskRead(77, b"question"))
     good = digest(b"\0", b"answer")
     for member in MEMBERS[:3]:
-        client.hear(member, pack_answer(ReadAnswer(FIRST, 0, 9, 0, good, b"other")))
+        client.hear(member, pack_answer(ReadAnswer(1, 0, 9, 0, good, b"other")))
     assert client.said == []
 
 
@@ -399,7 +396,7 @@ def test_a_failing_read_is_an_answer_too() -> None:
     client = Client()
     client.step("on_input", AskRead(77, b"question"))
     for member in MEMBERS[:3]:
-        read_answer(client, member, FIRST, b"ValueError: no", failed=1)
+        read_answer(client, member, 1, b"ValueError: no", failed=1)
     assert client.said == [ReadDone(77, FAILED, b"ValueError: no")]
 
 

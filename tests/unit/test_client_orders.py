@@ -11,7 +11,7 @@ from bftkit.channel.client_orders import ASK_TICKS
 from bftkit.channel.frames import AskChain, AskCommand, CommandAnswer
 from bftkit.membership.commands import SignedCommand
 from tests.chains import Group, asks
-from tests.unit.following_client import FIRST, Client
+from tests.unit.following_client import Client
 
 
 def ordered(group: Group) -> tuple[Client, SignedCommand]:
@@ -24,7 +24,7 @@ def ordered(group: Group) -> tuple[Client, SignedCommand]:
 
 def say(client: Client, signed: SignedCommand, state: int, *members: str, text: str = "text") -> None:
     for member in members:
-        client.tell(member, CommandAnswer(FIRST, signed.name, state, text))
+        client.tell(member, CommandAnswer(1, signed.name, state, text))
 
 
 def told(client: Client) -> CommandState:

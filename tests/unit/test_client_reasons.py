@@ -18,7 +18,7 @@ from bftkit.core.digest import digest
 from bftkit.network.hub import Event, LinkDown, LinkUp, Received
 from bftkit.network.memory import MemoryHub, MemoryNetwork
 from bftkit.network.session import Identity
-from tests.unit.test_client_machine import FIRST, GROUP, MEMBERS, SESSION, Client, read_answer
+from tests.unit.test_client_machine import GROUP, MEMBERS, SESSION, Client, read_answer
 
 
 def refuse(client: Client, member: str, text: str, first: int = 1, *, session: int = SESSION) -> None:
@@ -86,10 +86,10 @@ def test_of_a_read_the_members_words_about_it_are_told() -> None:
     client.submit(b"other")
     refuse(client, "m3", "no room for this", first=2)
     client.step("on_input", AskRead(77, b"question", "strong"))
-    client.hear("m1", pack_answer(ReadRefusal(FIRST, "behind")))
+    client.hear("m1", pack_answer(ReadRefusal(1, "behind")))
     assert client.machine.reasons_of_read(77) == {"m1": "behind"}
     assert client.machine.reasons_of_read(78) == {}
-    read_answer(client, "m1", FIRST, b"answer")
+    read_answer(client, "m1", 1, b"answer")
     assert client.machine.reasons_of_read(77) == {}
     client.tick(PATIENCE_TICKS)
     refuse(client, "m2", "the pool is full", first=3)
@@ -99,8 +99,8 @@ def test_of_a_read_the_members_words_about_it_are_told() -> None:
 def test_of_a_best_effort_read_too() -> None:
     client = Client()
     client.step("on_input", AskRead(77, b"question", "best-effort"))
-    client.hear("m1", pack_answer(ReadRefusal(FIRST, "behind")))
-    client.hear("m3", pack_answer(ReadRefusal(FIRST, "nobody asked it")))
+    client.hear("m1", pack_answer(ReadRefusal(1, "behind")))
+    client.hear("m3", pack_answer(ReadRefusal(1, "nobody asked it")))
     assert client.machine.reasons_of_read(77) == {"m1": "behind"}
     client.tick(len(MEMBERS) * (GLANCE_PATIENCE_TICKS + 50))  # everybody is asked again, m1 among them
     assert client.machine.reasons_of_read(77) == {}
@@ -193,7 +193,7 @@ def test_who_is_gone_has_not_answered(core: ClientCore) -> None:
 def test_a_digest_that_does_not_fit_withdraws_no_refusal() -> None:
     client = Client()
     client.step("on_input", AskRead(77, b"question", "strong"))
-    client.hear("m1", pack_answer(ReadRefusal(FIRST, "behind")))
-    bad = frames.ReadAnswer(FIRST, 0, 9, 0, digest(b"\0", b"answer"), b"other")
+    client.hear("m1", pack_answer(ReadRefusal(1, "behind")))
+    bad = frames.ReadAnswer(1, 0, 9, 0, digest(b"\0", b"answer"), b"other")
     client.hear("m1", pack_answer(bad))
     assert client.machine.reasons_of_read(77) == {"m1": "behind"}

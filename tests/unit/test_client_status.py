@@ -11,20 +11,34 @@ from trio.testing import MockClock
 
 from bftkit.channel import frames
 from bftkit.channel.bundles import OK
-from bftkit.channel.client import AskRead, ClientMachine, CommandState, Enough, MemberStatus, Order, ReadDone
+from bftkit.channel.client import (
+    AskRead,
+    ClientMachine,
+    ClientOutput,
+    CommandState,
+    Enough,
+    MemberStatus,
+    Order,
+    ReadDone,
+)
 from bftkit.channel.client_face import NUMBERS
 from bftkit.channel.client_orders import ASK_TICKS
 from bftkit.channel.frames import ASK_CODEC, AskCommand, AskStatus, CommandAnswer, StatusAnswer, pack_answer
 from bftkit.client import AsyncClient, SyncClient
+from bftkit.client.connect import client_settings
 from bftkit.client.core import ClientCore
-from bftkit.core.machine import MemberId
+from bftkit.core.machine import MemberId, Out
 from bftkit.core.wire import WireError
+from bftkit.crypto.keys import SigningKey
 from bftkit.network.hub import Event, Peer, Received
 from bftkit.network.memory import MemoryHub, MemoryNetwork
 from bftkit.network.session import Identity
 from tests.chains import Group, asks
 from tests.unit import following_client, test_glances
-from tests.unit.test_client_machine import FIRST, GROUP, MEMBERS, Client, asked, read_answer
+from tests.unit.test_client_machine import GROUP, MEMBERS, Client, asked, read_answer
+
+FIRST = 1
+"""The number of a client's first question, if it has no earlier life."""
 
 Script = Callable[[MemberId, int], Sequence[int]]
 """Who is asked which number, and the numbers of the questions that it answers then."""
@@ -162,7 +176,7 @@ async def test_calls_under_way_at_the_same_time_do_not_disturb_each_other(
 def test_what_was_never_asked_is_not_answered() -> None:
     client = Client()
     client.step("ask_status")
-    for number in (0, 1, FIRST - 1, FIRST + 1):
+    for number in (0, FIRST + 1):
         client.hear("m0", pack_answer(StatusAnswer(number, "{}")))
     assert client.said == []
     client.hear("m0", pack_answer(StatusAnswer(FIRST, "{}")))
@@ -175,10 +189,24 @@ def test_what_was_never_asked_is_not_answered() -> None:
 def later_life() -> Client:
     """The same client, started again in the next millisecond."""
     client = Client(linked=False)
-    client.machine = ClientMachine(attrs.evolve(client.machine.settings, started_ms=2))
+    client.machine = ClientMachine(attrs.evolve(client.machine.settings, started_ms=2, asked_before=2 * NUMBERS))
     for member in MEMBERS:
         client.link(member)
     return client
+
+
+def test_each_life_has_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Group()
+
+    def started(at: float) -> ClientMachine:
+        monkeypatch.setattr("time.time", lambda: at)
+        return ClientMachine(client_settings(group.genesis, SigningKey(b"c" * 32)))
+
+    one, next_one = started(1_800_000_000.0), started(1_800_000_000.001)
+    assert next_one.status_number - one.status_number == NUMBERS
+    out: Out[bytes, ClientOutput] = Out()
+    next_one.ask_status(out)  # the number fits into its field, also when this century ends
+    started(4_200_000_000.0).ask_status(out)
 
 
 def test_a_read_of_an_earlier_life_answers_no_read_of_this_one() -> None:

@@ -22,7 +22,7 @@ from bftkit.crypto.keys import SigningKey
 from bftkit.membership.chain import TrustedPoint
 from bftkit.node.folders import ClientFolder
 from tests.chains import Group, asks
-from tests.unit.following_client import FIRST, SESSION, Client, settings_at
+from tests.unit.following_client import SESSION, Client, settings_at
 from tests.unit.test_client_epochs import Hub, show
 
 SEED = b"c" * 32
@@ -108,7 +108,7 @@ def test_what_may_have_led_astray_says_nothing_of_commands_and_of_history() -> N
     client.links("m0", links[:1])
     for member in client.members:
         client.prove(member, 1)
-        client.tell(member, CommandAnswer(FIRST, signed.name, frames.DONE, "epoch 1"))
+        client.tell(member, CommandAnswer(1, signed.name, frames.DONE, "epoch 1"))
     client.tick(300)
     client.step("on_input", Order(signed))
     assert (client.outputs(CommandState), client.outputs(History)) == ([], [])
