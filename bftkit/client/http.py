@@ -183,7 +183,7 @@ class HttpApi:
                     _answer(response, response.read())
                 reader = _Reader()
                 yield (event for line in response.iter_lines() if (event := reader.on_line(line)) is not None)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise _no_answer(self.access, error) from None
 
     def _call(self, ask: _Ask) -> dict[str, Any]:
@@ -195,7 +195,7 @@ class HttpApi:
                     if len(data) > ANSWER_BYTES_MAX:
                         raise _too_long()
                 return _table(_answer(response, data))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise _no_answer(self.access, error) from None
 
 
@@ -286,7 +286,7 @@ class AsyncHttpApi:
                 if not response.is_success:
                     _answer(response, await response.aread())
                 yield _events_of(response)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise _no_answer(self.access, error) from None
 
     async def _call(self, ask: _Ask) -> dict[str, Any]:
@@ -298,7 +298,7 @@ class AsyncHttpApi:
                     if len(data) > ANSWER_BYTES_MAX:
                         raise _too_long()
                 return _table(_answer(response, data))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise _no_answer(self.access, error) from None
 
 
@@ -348,14 +348,14 @@ def _streaming(after: str | None) -> dict[str, Any]:
     return {"headers": headers, "timeout": httpx.Timeout(TIMEOUT_SECONDS, read=60.0)}
 
 
-def _no_answer(access: Access, error: httpx.TransportError) -> NoAnswer:
+def _no_answer(access: Access, error: httpx.RequestError) -> NoAnswer:
     cause: BaseException | None = error
     while cause is not None and not str(cause):
         cause = cause.__cause__ or cause.__context__  # what TLS had to say stands further below
     return NoAnswer(0, f"{access.url} does not answer: {_transport_in_words(access, error, cause)}")
 
 
-def _transport_in_words(access: Access, error: httpx.TransportError, cause: BaseException | None) -> str:
+def _transport_in_words(access: Access, error: httpx.RequestError, cause: BaseException | None) -> str:
     """What the transport had to say, and what to do about it."""
     if isinstance(cause, ssl.SSLCertVerificationError):
         ca = "name the certificates to trust with --ca FILE"

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import attrs
+import httpx
 import pytest
 
 from bftkit.channel.client import CommandState
-from bftkit.client.errors import ClientError, TooFewAgreed
-from bftkit.client.http import Access, ApiRefused, AsyncHttpApi
+from bftkit.client.errors import ClientError, NoAnswer, TooFewAgreed
+from bftkit.client.http import Access, ApiRefused, AsyncHttpApi, HttpApi
 from bftkit.client.http_group import ApiConnection
 from bftkit.client.local import LocalGroup
 from bftkit.crypto.keys import SigningKey
@@ -245,6 +246,17 @@ async def test_a_member_that_refuses_or_talks_without_end_does_not_hide_the_othe
     connection = ApiConnection([api("m2", endless)], genesis)
     assert await connection.status(timeout=TIMEOUT) == {}
     assert "an answer without end" in str(connection.unanswered())
+
+
+def test_an_answer_that_cannot_be_decoded_is_none() -> None:
+    """A liar may say that its answer is compressed."""
+
+    def garbage(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"no gzip"))
+
+    client = httpx.Client(base_url="http://m0", transport=httpx.MockTransport(garbage))
+    with HttpApi(Access("http://m0", "token"), client=client) as api, pytest.raises(NoAnswer, match="does not answer"):
+        api.status()
 
 
 async def test_a_history_that_does_not_hold_is_not_believed() -> None:
