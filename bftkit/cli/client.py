@@ -171,6 +171,7 @@ def show_status(members: tuple[str, ...], found: Mapping[str, Mapping[str, Any]]
 def status_table(members: tuple[str, ...], found: Mapping[str, Mapping[str, Any]]) -> tuple[Table, list[str]]:
     """The table, and what is to be said below it."""
     from rich.table import Table
+    from rich.text import Text
 
     rows = [TITLES, *(status_row(member, found.get(member)) for member in members)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(TITLES))]
@@ -185,13 +186,15 @@ def status_table(members: tuple[str, ...], found: Mapping[str, Mapping[str, Any]
         table.add_column(title)
     for member, state, *more in rows[1:]:
         colour = COLOURS.get(state)
-        table.add_row(member, f"[{colour}]{state}[/{colour}]" if colour else state, *more[: fit - 2])
+        # As texts: rich would take what stands in brackets for its own.
+        table.add_row(Text(member), Text(state, style=colour or ""), *map(Text, more[: fit - 2]))
     below = [f"({', '.join(TITLES[fit:])}: on a wider terminal, or with --json)"] if fit < len(TITLES) else []
     return table, [*below, *proposed(found)]
 
 
 def status_row(member: str, one: Mapping[str, Any] | None) -> tuple[str, ...]:
     """A member's line. It may say anything of itself."""
+    member = _printable(member)
     if one is None:
         return (member, "no answer", *[""] * (len(TITLES) - 2))
     state = "stopped" if one.get("stopped") else "silent" if one.get("silent") else "up"

@@ -18,6 +18,7 @@ from bftkit.channel.batches import judge_batch
 from bftkit.cli.app import CommandFailed, ExitCode, output
 from bftkit.cli.change import places_of
 from bftkit.cli.client import DEFAULT_FOLDER, FolderOption, TimeoutOption
+from bftkit.cli.output import harmless
 from bftkit.cli.reach import accesses_of, history_of, reached
 from bftkit.cli.way import way
 from bftkit.client import OutcomeUnknown
@@ -66,12 +67,14 @@ async def list_(
         output().plain("no evidence")
         return
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
     for title in ("file", "epoch", "protocol", "member", "fault"):
         table.add_column(title)
     for name, _, evidence in found:
-        table.add_row(name, str(evidence.epoch), evidence.protocol, evidence.member, evidence.fault)
+        texts = (name, str(evidence.epoch), evidence.protocol, evidence.member, evidence.fault)
+        table.add_row(*(Text(harmless(text)) for text in texts))
     output().show(table)
 
 
@@ -105,7 +108,9 @@ async def verify(
             reason=reason,
         )
         verdict = "proved" if reason is None else f"NOT proved: {reason}"
-        output().plain(f"{file.name}: {evidence.member} in epoch {evidence.epoch}: {evidence.fault}: {verdict}")
+        output().plain(
+            f"{file.name}: {evidence.member} in epoch {evidence.epoch}: {harmless(evidence.fault)}: {verdict}"
+        )
     output().event("result", count=len(found), proved=len(found) - bad)
     if not found:
         output().plain("no evidence")

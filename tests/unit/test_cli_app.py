@@ -369,6 +369,13 @@ def test_a_member_may_say_anything_of_itself_under_any_name(
     assert "\x1b" not in capsys.readouterr().out
 
 
+def test_what_a_member_says_of_itself_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    use_output(Output())
+    show_status(("m0", "[/m]"), {"m0": {"protocol": "[/x]", "leader": "[red]m1[/red]"}, "[/m]": {}})
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("[/x]", "[red]m1[/red]", "[/m]"))
+
+
 @pytest.mark.parametrize(("columns", "last"), [(120, "durability"), (80, "waiting"), (58, "leader")])
 def test_on_a_narrow_terminal_the_last_columns_of_status_are_left_out_whole(
     columns: int, last: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
