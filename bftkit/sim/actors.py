@@ -293,6 +293,10 @@ class Actor:
 
     # ------------------------------------------------------------------------------------------ hearing
 
+    def knows(self, member: MemberId) -> bool:
+        """Whether the client has reason to dial this member: it is one in the newest epoch that the client knows."""
+        return member in self.machine.settings.members
+
     def on_link(self, member: MemberId, binding: bytes) -> None:
         """A connection to this member came up."""
         self._step(lambda out: self.machine.on_link(member, binding, out))

@@ -225,6 +225,8 @@ class Traffic(Scheduler):
         pair = (actor.name, host.me)
         if host.incarnation != incarnation or not host.up or pair in self._connections or actor.stopped:
             return
+        if not actor.knows(host.me):
+            return  # once it has learned of the member it dials (`World.on_moved`)
         if self.suffers(*pair):
             self.after_us(RECONNECT_US, self._come_up, actor, host, incarnation)
             return

@@ -141,6 +141,18 @@ def test_rule_26_nobody_stays_and_those_who_join_make_the_coin_key(members: int)
     to_the_end(world)
 
 
+def test_a_client_dials_whom_it_has_learned_of_and_nobody_before() -> None:
+    """Found by `mixed`, paxos, seed 191: a connection that came too early was of no use, and no other one followed."""
+    world = at_work("paxos", members=1, spares=1)
+    (actor,) = (actor for actor in world.actors.values() if actor.name == "c0")
+    world.connect(actor, "m1")
+    world.run(100)
+    assert ("c0", "m1") not in world._connections  # pyright: ignore[reportPrivateUsage]
+    world.switch(members=("m1",))
+    to_the_end(world)
+    assert ("c0", "m1") in world._connections  # pyright: ignore[reportPrivateUsage]
+
+
 def test_who_says_wrongly_and_too_early_that_it_is_ready_is_blamed_for_that_itself() -> None:
     """Found by `mixed`, pbft, seed 398: it was blamed on whoever's frame let the command be executed."""
     world = at_work("pbft")
