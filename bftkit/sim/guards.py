@@ -145,11 +145,13 @@ class Speech:
         """Members that said that they have left the protocol of an epoch."""
         self._forgot: dict[MemberId, int] = {}
         """Members whose disks went, and in which epoch of theirs."""
+        self._spoke: dict[MemberId, int] = {}
+        """The newest epoch in which a member bound itself to anything; it may be behind the group."""
         self._shapes: dict[type, _Shape] = {}
 
     def wiped(self, member: MemberId) -> None:
         """See `Guards`."""
-        self._forgot[member] = self._chain.now.epoch
+        self._forgot[member] = self._spoke.get(member, 0)
 
     def _must_be_silent(self, member: MemberId, epoch: int) -> bool:
         """Whether the member signs with the keys with which it may have said what it forgot (SAFETY rule 16)."""
@@ -175,6 +177,7 @@ class Speech:
                 return
             if self._must_be_silent(member, epoch):
                 self._broke_silence(member, "a message of the protocol")
+            self._speaks(member, epoch)
             if self._wedged.get(member) == epoch:
                 self._recorder.fail(
                     "durability",
@@ -188,8 +191,12 @@ class Speech:
                 left = frames.CONTROL_CODEC.decode(frame[1:])
                 assert isinstance(left, frames.Wedged)
                 self._wedged[member] = left.epoch
+                self._speaks(member, left.epoch)
         elif kind == frames.BUNDLE and frame[1:2] == _CLOCK and self._must_be_silent(member, self._chain.now.epoch):
             self._broke_silence(member, "a clock report")
+
+    def _speaks(self, member: MemberId, epoch: int) -> None:
+        self._spoke[member] = max(self._spoke.get(member, 0), epoch)
 
     def _broke_silence(self, member: MemberId, what: str) -> None:
         self._recorder.fail("durability", f"{member} lost its disk in this epoch and sends {what} (SAFETY rule 16)")
@@ -202,6 +209,7 @@ class Speech:
         assert isinstance(vote, frames.CheckpointVote)
         if self._must_be_silent(member, vote.epoch):
             self._broke_silence(member, "a checkpoint vote")
+        self._speaks(member, vote.epoch)
         self._bind((member, "checkpoint", vote.slot), vote.root)
 
     def _walk(self, member: MemberId, message: object, epoch: int) -> None:

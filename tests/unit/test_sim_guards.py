@@ -13,6 +13,7 @@ from bftkit.channel.agreed_time import AgreedClock, Report
 from bftkit.channel.application import Context
 from bftkit.channel.batches import StoredBatch
 from bftkit.channel.checkpoints import Checkpoints
+from bftkit.channel.frames import CheckpointVote, pack_control
 from bftkit.channel.interface import ReplicaOut, Restored
 from bftkit.channel.replica import Replica
 from bftkit.channel.sessions import Session
@@ -204,6 +205,30 @@ def test_a_member_that_forgets_that_it_forgot(monkeypatch: pytest.MonkeyPatch) -
     world.restart("m1")
     world.load(30)
     found(world, "durability", "m1 lost its disk in this epoch and sends")
+
+
+@pytest.mark.parametrize("entered", [False, True])
+def test_who_forgot_before_its_new_keys_were_used_may_use_them(entered: bool) -> None:
+    """Found by `mixed`, paxos, seed 1016: the member was behind the group when its disk went."""
+    world = World(1, "paxos", 4, reconfigurable=True)
+    world.load(30)
+    world.run(300)
+    if not entered:
+        world.crash("m1")
+    world.switch(rotate=("m1",))
+    world.load(30)
+    world.run_until(lambda: world.chain.now.epoch == 1, 8000, "the next epoch")
+    world.run(500)
+    if entered:
+        world.crash("m1")
+    world.wipe("m1")
+    world.restart("m1")
+    world.load(30)
+    world.finish()
+    assert world.replica("m1").silent == entered, "what it signed with the new keys may still be under way"
+    world.guards.speech.said("m1", pack_control(CheckpointVote(1, 1000, bytes(32), bytes(64))))
+    alarms = ["m1 lost its disk in this epoch and sends a checkpoint vote (SAFETY rule 16)"] if entered else []
+    assert [one.text for one in world.recorder.violations] == alarms
 
 
 def test_a_leader_that_forgets_its_votes(monkeypatch: pytest.MonkeyPatch) -> None:
