@@ -85,6 +85,10 @@ class Operator(Actor):
             world.carry_from_client(self, member, pack_ask(AskCommand(self._number, signed.name)))
         world.after(AGAIN_TICKS, partial(self._say, order))
 
+    def knows(self, member: MemberId) -> bool:
+        """Operators know whom they have made a member."""
+        return True
+
     def on_link(self, member: MemberId, binding: bytes) -> None:
         """A connection came up: what was sent before may have been lost."""
         for order in self.orders.values():

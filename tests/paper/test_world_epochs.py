@@ -153,6 +153,17 @@ def test_a_client_dials_whom_it_has_learned_of_and_nobody_before() -> None:
     assert ("c0", "m1") in world._connections  # pyright: ignore[reportPrivateUsage]
 
 
+def test_operators_reach_a_group_of_which_nobody_was_there_before() -> None:
+    """Found by `mixed`, coordinator, seed 191: who gives the orders follows no chain, and knows the members."""
+    world = at_work("paxos", members=1, spares=1)
+    world.switch(members=("m1",))
+    world.run_until(lambda: world.chain.now.epoch == 1, 8000, "the next epoch")
+    world.crash("m1")
+    world.restart("m1")
+    world.switch("cks")
+    to_the_end(world, 2)
+
+
 def test_who_says_wrongly_and_too_early_that_it_is_ready_is_blamed_for_that_itself() -> None:
     """Found by `mixed`, pbft, seed 398: it was blamed on whoever's frame let the command be executed."""
     world = at_work("pbft")
