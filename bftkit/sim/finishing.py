@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from bftkit.channel.frames import DONE, REFUSED
 from bftkit.channel.replica import Replica
-from bftkit.core.machine import MemberId
+from bftkit.core.machine import Digest, MemberId
 from bftkit.membership.epochs import Configuration
 from bftkit.sim.bounds import await_answers, healing_ticks
 from bftkit.sim.linearizability import SearchTooLarge, check
@@ -94,9 +94,19 @@ def _is_changing(world: World, replica: Replica, without: Sequence[MemberId]) ->
     return any(
         one.signed.command.epoch == world.chain.now.epoch
         and replica.orders.state_of(one.signed.name)[0] not in (DONE, REFUSED)
+        and _may_succeed(world, one.signed.name, without)
         for one in world.ordered
         if not world.operator.is_over(one)
     )
+
+
+def _may_succeed(world: World, name: Digest, without: Sequence[MemberId]) -> bool:
+    """Whether not so many members have refused this command that too few are left to get ready for it.
+
+    The others may hold it for ever: one that is to leave has nothing to get ready, and a silent one tells no operator.
+    """
+    refused = [one for one in _live(world, without) if world.replica(one).orders.state_of(name)[0] == REFUSED]
+    return world.quorum.n - len(refused) >= world.quorum.available
 
 
 def _can_be_ready(world: World, configuration: Configuration, without: Sequence[MemberId]) -> bool:

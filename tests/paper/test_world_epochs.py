@@ -153,6 +153,20 @@ def test_a_client_dials_whom_it_has_learned_of_and_nobody_before() -> None:
     assert ("c0", "m1") in world._connections  # pyright: ignore[reportPrivateUsage]
 
 
+def test_a_command_that_those_who_stay_refuse_is_not_waited_for() -> None:
+    """Found by `mixed`, coordinator, seed 682: whoever is to leave has nothing to get ready, and refuses nothing."""
+    world = at_work("paxos")
+    for member in ("m0", "m1", "m2"):
+        world.keychain(member).generations = []
+    name = world.switch(members=("m0", "m1", "m2"))
+    world.load(20)
+    world.finish()
+    assert world.chain.now.epoch == 0
+    states = [world.replica(member).orders.state_of(name)[0] for member in ("m0", "m1", "m2", "m3")]
+    assert states[:3] == [REFUSED] * 3
+    assert states[3] != REFUSED
+
+
 def test_operators_reach_a_group_of_which_nobody_was_there_before() -> None:
     """Found by `mixed`, coordinator, seed 191: who gives the orders follows no chain, and knows the members."""
     world = at_work("paxos", members=1, spares=1)
