@@ -140,7 +140,7 @@ class CatchUp:
         history = replica.history
         first = status.applied + 1
         if first not in history:
-            newest = replica.checkpoints.newest_proof()
+            newest = replica.newest_proof()
             if newest is not None:
                 out.send(sender, pack_control(CheckpointProof(status.epoch, newest)))
             return
@@ -154,7 +154,7 @@ class CatchUp:
     def _offer_certificate(self, sender: MemberId, status: Status, out: ReplicaOut) -> None:
         """Votes were lost: whoever has executed a checkpoint's slot lacks nothing but its certificate."""
         for stable in reversed(self._replica.checkpoints.kept):
-            if not self._replica.checkpoints.proves_here(stable):
+            if not self._replica.proves_here(stable):
                 continue
             if status.stable < stable.slot <= min(status.applied, self._stable_at_beat):
                 out.send(sender, pack_control(CheckpointProof(status.epoch, stable.certificate)))

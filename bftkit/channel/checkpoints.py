@@ -177,11 +177,6 @@ class Checkpoints:
             return Ending.decode(body) == opened_by
         return opened_by is None or stable.slot > opened_by.slot
 
-    def newest_proof(self) -> Certificate | None:
-        """The certificate of the newest state that this member holds, of those that this epoch's members can check."""
-        provable = [stable.certificate for stable in self.kept if self.proves_here(stable)]
-        return provable[-1] if provable else None
-
     def certify(self, slot: Slot, certificate: Certificate) -> None:
         """The kept stable checkpoint at this slot is proved by this from now on."""
         self.kept = [attrs.evolve(kept, certificate=certificate) if kept.slot == slot else kept for kept in self.kept]

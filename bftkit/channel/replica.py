@@ -30,7 +30,7 @@ from bftkit.channel.application import Application
 from bftkit.channel.batches import SERVED_AT_ONCE, BatchStore
 from bftkit.channel.bundles import is_self_proved
 from bftkit.channel.catchup import CatchUp
-from bftkit.channel.checkpoints import Checkpoints
+from bftkit.channel.checkpoints import Checkpoints, Stable
 from bftkit.channel.clients import ClientDesk
 from bftkit.channel.coin_keys import DRAW
 from bftkit.channel.driving import Driving
@@ -76,6 +76,7 @@ from bftkit.channel.wedge import Wedge
 from bftkit.core.machine import Digest, DrawKey, MemberId, Slot, TimerKey
 from bftkit.core.ordering import OrderingMachine
 from bftkit.core.wire import WireError
+from bftkit.crypto.signed import Certificate
 from bftkit.membership.chain import Ending, HandOver, Place
 
 __all__ = [
@@ -444,6 +445,18 @@ class Replica:
         if fault == "equivocation":
             self.counters.equivocations += 1
         out.blame(member, fault, proof)
+
+    def proves_here(self, stable: Stable) -> bool:
+        """Whether members of this epoch can check the checkpoint's certificate.
+
+        A member that is behind may have fetched a state of a later epoch already, whose members signed that.
+        """
+        ends = None if self.succession is None else self.succession.lineage.known(self.settings.epoch)
+        return self.checkpoints.proves_here(stable) and (ends is None or stable.slot <= ends.ending.slot)
+
+    def newest_proof(self) -> Certificate | None:
+        """The certificate of the newest state that this member holds, of those that this epoch's members can check."""
+        return next((one.certificate for one in reversed(self.checkpoints.kept) if self.proves_here(one)), None)
 
     def may_serve(self, member: MemberId) -> bool:
         """Whether this member may still be sent something on request in this beat (FAULTS 45)."""

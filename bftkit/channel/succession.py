@@ -434,7 +434,7 @@ class Succession:
         """Another member is in this epoch."""
         if epoch < self.configuration.epoch:
             self.lineage.send(sender, epoch, out)
-            newest = self._replica.checkpoints.newest_proof()
+            newest = self._replica.newest_proof()
             if newest is not None:
                 out.send(sender, pack_control(CheckpointProof(self.configuration.epoch, newest)))
         elif epoch > self.lineage.ahead_place.configuration.epoch:

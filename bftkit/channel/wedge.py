@@ -154,7 +154,7 @@ class Wedge:
         stable = kept[-1] if kept else None
         if stable is None and setup.start:
             return None  # its checkpoints are lost, and so is what it would report above them
-        if stable is not None and not replica.checkpoints.proves_here(stable):
+        if stable is not None and not replica.proves_here(stable):
             return None  # its end is signed already, and this member is about to cross
         records = [record for _, record in replica.driving.records]
         try:

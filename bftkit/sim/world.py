@@ -464,6 +464,9 @@ class World(Controls):
 
     def _on_era(self, era: Era) -> None:
         self.members, self.quorum = era.members, era.quorum
+        if self._operator is not None:  # it follows no chain of hand-overs: it has ordered what the group is now
+            for member in era.members:
+                self.connect(self._operator, member)
 
     def on_moved(self, actor: Actor, place: Place) -> None:
         """A client has followed the chain of hand-overs to this place: it dials the members that it did not know."""
