@@ -167,6 +167,28 @@ def test_a_command_that_those_who_stay_refuse_is_not_waited_for() -> None:
     assert states[3] != REFUSED
 
 
+def test_a_state_of_a_later_epoch_is_not_proved_to_members_of_this_one() -> None:
+    """Found by `mixed`, paxos, seed 5053: they have other keys, and blamed the member that had fetched it."""
+    world = at_work("paxos")
+    world.crash("m3")
+    world.switch()
+    world.run_until(lambda: world.chain.now.epoch == 1, 8000, "the next epoch")
+    world.load(80)
+    world.run(1000)
+    link = world.replica("m0").succession_part.lineage.known(0)
+    later = world.replica("m0").checkpoints.kept[-1]
+    assert link is not None
+    assert later.slot > link.ending.slot
+    world.restart("m3")
+    behind = world.replica("m3")
+    assert behind.settings.epoch == 0
+    behind.succession_part.lineage.ahead.append(link)
+    own = behind.newest_proof()
+    behind.checkpoints.kept = [*behind.checkpoints.kept, later]
+    assert not behind.proves_here(later)
+    assert behind.newest_proof() == own
+
+
 def test_operators_reach_a_group_of_which_nobody_was_there_before() -> None:
     """Found by `mixed`, coordinator, seed 191: who gives the orders follows no chain, and knows the members."""
     world = at_work("paxos", members=1, spares=1)
