@@ -189,14 +189,20 @@ def test_a_state_of_a_later_epoch_is_not_proved_to_members_of_this_one() -> None
     assert behind.newest_proof() == own
 
 
-def test_operators_reach_a_group_of_which_nobody_was_there_before() -> None:
-    """Found by `mixed`, coordinator, seed 191: who gives the orders follows no chain, and knows the members."""
+@pytest.mark.parametrize("restarted", [False, True])
+def test_operators_reach_a_group_of_which_nobody_was_there_before(restarted: bool) -> None:
+    """Found by `mixed`, coordinator 191, paxos 5048: who gives the orders follows no chain, and knows the members."""
     world = at_work("paxos", members=1, spares=1)
     world.switch(members=("m1",))
     world.run_until(lambda: world.chain.now.epoch == 1, 8000, "the next epoch")
-    world.crash("m1")
-    world.restart("m1")
+    if restarted:
+        world.crash("m1")
+        world.restart("m1")
+    else:
+        world.run(100)
+        world.crash("m0")  # nobody is left who could pass the command on
     world.switch("cks")
+    world.run_until(lambda: world.chain.now.epoch == 2, 8000, "the next epoch")
     to_the_end(world, 2)
 
 
