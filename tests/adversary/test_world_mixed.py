@@ -10,6 +10,8 @@ import pytest
 
 from bftkit.sim import run
 from bftkit.sim.scenarios import load_scenario
+from bftkit.sim.scenarios.mixed import OPERATIONS_MIN
+from bftkit.sim.workloads import READ_SHARE
 from tests.seeds import at_least
 
 STEP = 3
@@ -31,3 +33,14 @@ def test_a_protocol_that_is_on_no_shelf_takes_part() -> None:
         plan.check()
         assert plan.policy is None
         assert plan.faults
+
+
+def test_so_much_is_asked_that_no_seed_falls_short_by_chance() -> None:
+    """What takes a slot is drawn for each operation: the least that a seed must do is six deviations below the mean."""
+    scenario = load_scenario("mixed")
+    loads = {scenario.plan("pbft", seed).load for seed in range(100)}
+    assert {bool(load.glances) for load in loads} == {bool(load.per_second) for load in loads} == {False, True}
+    for load in loads:
+        ordered = (1 - READ_SHARE) * (1 - load.glances)
+        mean, deviation = load.operations * ordered, (load.operations * ordered * (1 - ordered)) ** 0.5
+        assert mean - 6 * deviation > OPERATIONS_MIN
