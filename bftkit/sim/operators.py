@@ -125,7 +125,8 @@ def changed(
     """The change from this configuration to another one; what is not named stays.
 
     `generations` says which set of keys a member is to have from then on. Unless f and c are given, they stay if
-    protocol and number of members do; else they are as much as these bear.
+    protocol and number of members do; else they are as much as these bear. A coin key is made where liars are borne, and
+    where the protocol tosses coins, or one that the policy may go over to.
     """
     change = here.change()
     wanted: Mapping[MemberId, int] = {} if generations is None else generations
@@ -141,6 +142,7 @@ def changed(
     f, c = default_faults(load_protocol(chosen).record, len(names), f, c)
     if parameters is None:
         parameters = here.parameters if chosen == here.protocol else {}
+    may_run = (chosen, *(() if here.policy is None else (mode.protocol for mode in here.policy.modes)))
     keys = here.operators if operators is None else tuple(sorted(operator_key(number).public for number in operators))
     return attrs.evolve(
         change,
@@ -153,7 +155,7 @@ def changed(
         operator_threshold=here.operator_threshold if threshold is None else threshold,
         checkpoint_interval=interval or here.checkpoint_interval,
         window=window or here.window,
-        coin=f > 0 or load_protocol(chosen).record.coins,
+        coin=f > 0 or any(load_protocol(name).record.coins for name in may_run),
         qos=qos or here.qos,
     )
 

@@ -285,3 +285,14 @@ def test_a_leader_that_passes_over_reports_is_replaced() -> None:
     world.run(1500)
     told = world.replica("m1").status()["policy"]
     assert told["conditions"] is not None
+
+
+def test_operators_order_a_coin_key_where_only_the_policy_may_need_one() -> None:
+    """Without liars and under Paxos nothing tosses a coin; without a key the members refuse the command."""
+    tossing = Policy("manual", (Mode("paxos"), Mode("cks")), forced=1, stall_ms=60_000)
+    world = World(9, "paxos", 4, 0, 1, reconfigurable=True, policy=tossing)
+    world.load(60, per_second=40)
+    world.switch(interval=16)
+    world.run_until(lambda: world.chain.now.epoch == 1, 5000, "the members cross")
+    assert world.configuration.coin is not None
+    world.finish()
