@@ -125,8 +125,8 @@ def changed(
     """The change from this configuration to another one; what is not named stays.
 
     `generations` says which set of keys a member is to have from then on. Unless f and c are given, they stay if
-    protocol and number of members do; else they are as much as these bear. A coin key is made where liars are borne, and
-    where the protocol tosses coins, or one that the policy may go over to.
+    protocol and number of members do; else they are as much as these bear. A coin key is made where liars are borne,
+    and where the protocol tosses coins, or one that the policy may go over to.
     """
     change = here.change()
     wanted: Mapping[MemberId, int] = {} if generations is None else generations
