@@ -84,6 +84,7 @@ class CatchUp:
                 self._on_claims(sender, message)
             case CheckpointProof():
                 self._on_proof(message, out)
+                self._add_source(sender, message.certificate)
             case ManifestRequest(slot):
                 self._on_manifest_request(sender, slot, out)
             case Manifest():
@@ -202,6 +203,12 @@ class CatchUp:
             return
         self._begin(slot, root, message.certificate, out)
 
+    def _add_source(self, sender: MemberId, certificate: Certificate) -> None:
+        """Who shows that a state is certified holds it, be it one of those that signed for it or not."""
+        transfer = self.transfer
+        if transfer is not None and frames.certified_state(certificate.body) == (transfer.slot, transfer.root):
+            transfer.add(sender)
+
     def fetch(self, slot: Slot, root: Digest, certificate: Certificate, out: ReplicaOut) -> None:
         """Fetch this certified state, unless that, or a newer one, is under way."""
         if self.transfer is None or self.transfer.slot < slot:
@@ -238,7 +245,7 @@ class CatchUp:
         if slot != transfer.slot or sender not in transfer.sources:
             return
         if not transfer.take_manifest(message.leaves, self._own_chunks(message.leaves)):
-            transfer.drop(sender)
+            transfer.bar(sender)
             self._replica.blame(sender, "manifest that is not the certified one", b"", out)
             self._ask_manifest(transfer, out)
             return

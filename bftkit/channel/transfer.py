@@ -39,6 +39,8 @@ class Transfer:
     """Chunks to ask for, first ones last."""
     turn: int = 0
     received_bytes: int = 0
+    barred: set[MemberId] = attrs.field(factory=set[MemberId])
+    """Those that sent rubbish: they are no sources any more, whatever they say."""
 
     def take_manifest(self, leaves: Sequence[Digest], own: Mapping[Digest, bytes]) -> bool:
         """Accept the list of chunks if it is the certified one. `own` are chunks that this member holds."""
@@ -85,15 +87,28 @@ class Transfer:
             return True  # late or unasked: nothing that this transfer still waits for
         name = self.leaves[index]
         if digest(data) != name:
-            self.drop(sender)
+            self.bar(sender)
             return False
         del self.asked[index]
         self.have[name] = data
         self.received_bytes += len(data)
         return True
 
+    def add(self, source: MemberId) -> None:
+        """This member says that it holds the state, too: it is asked after the others, if they do not answer.
+
+        Those that signed for it may be gone: the members of the epoch that it ends, of which none may have stayed.
+        """
+        if source not in self.sources and source not in self.barred:
+            self.sources.append(source)
+
+    def bar(self, source: MemberId) -> None:
+        """This member lies: it is never asked again."""
+        self.barred.add(source)
+        self.drop(source)
+
     def drop(self, source: MemberId) -> None:
-        """Ask this member no more; what it owed is asked of others."""
+        """Ask this member no more, unless it says again that it holds the state; what it owed is asked of others."""
         if source in self.sources:
             self.sources.remove(source)
         self._ask_again([index for index, member in self.asked.items() if member == source])

@@ -141,6 +141,29 @@ def test_rule_26_nobody_stays_and_those_who_join_make_the_coin_key(members: int)
     to_the_end(world)
 
 
+def test_a_state_is_fetched_from_who_holds_it_though_all_that_signed_for_it_are_gone() -> None:
+    """One of them left the group and one is the c that may crash; the only one to have the state has fetched it."""
+    world = World(1, "paxos", 3, c=1, reconfigurable=True, spares=1, clients=2, interval=4, window=8)
+    world.load(8)
+    world.run(80)
+    world.crash("m3")
+    world.switch(members=("m1", "m2", "m3"))
+    state = world.replica("m2").state.reconfiguring
+    assert state is not None
+    world.run_until(lambda: bool(state.boundary), 8000, "it is committed")
+    world.crash("m2")
+    world.run_until(lambda: world.replica("m1").settings.epoch == 1, 8000, "the ending is signed by the other two")
+    world.restart("m2")
+    world.run_until(lambda: len(world.replica("m1").succession_part.holders) == 2, 8000, "the next epoch has begun")
+    signed = world.replica("m2").succession_part.links[0].certificate.votes
+    assert {vote.member for vote in signed} == {"m0", "m1"}
+    world.crash("m0", "m1")
+    world.restart("m3")
+    world.load(20)
+    world.finish(without=("m0", "m1"))
+    assert world.replica("m3").applied > world.chain.now.start
+
+
 def test_a_client_dials_whom_it_has_learned_of_and_nobody_before() -> None:
     """Found by `mixed`, paxos, seed 191: a connection that came too early was of no use, and no other one followed."""
     world = at_work("paxos", members=1, spares=1)

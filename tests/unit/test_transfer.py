@@ -106,3 +106,17 @@ def test_without_sources_nothing_is_asked() -> None:
     assert made.requests() == []
     assert not made.complete
     made.retry()
+
+
+def test_who_shows_the_certificate_is_a_source_and_who_lied_is_none_any_more() -> None:
+    made = transfer("m0")
+    made.take_manifest(LEAVES, {})
+    index = dict(made.requests()[0:1])["m0"]
+    made.add("m1")
+    assert not made.take_chunk("m0", index, b"rubbish")
+    made.add("m0")
+    made.add("m1")
+    assert made.sources == ["m1"]
+    made.drop("m1")
+    made.add("m1")  # it has fetched the state meanwhile
+    assert made.sources == ["m1"]
