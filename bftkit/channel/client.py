@@ -248,7 +248,8 @@ class ClientMachine:
         if self.following is not None:
             self.following.on_tick(self.now, out)
         self.work.on_tick(out)
-        self._glances.on_tick(self.settings.members, self.proved, self.now, out)
+        if self._glances.on_tick(self.settings.members, self.proved, self.now, out):
+            self.doubt(out)
         for number in [number for number, read in self._reads.items() if read.due <= self.now]:
             self._order_read(number, out)
             self.doubt(out)
@@ -263,6 +264,14 @@ class ClientMachine:
         """Ask every member how it is; the answers are `MemberStatus`, one by one."""
         self.status_number += 1
         out.send(self.settings.members, pack_ask(AskStatus(self.status_number)))
+
+    def seek(self, out: ClientOut) -> None:
+        """Somebody waits to know the present members; to be called again and again until `is_settled`.
+
+        If none of those that are known here is a member any more, nobody says so without being asked.
+        """
+        if self.stopped is None and not self.is_settled:
+            self.doubt(out)
 
     def on_link(self, member: MemberId, binding: bytes, out: ClientOut) -> None:
         """A link to this member came up: what waits for an answer may have been lost with the one before.

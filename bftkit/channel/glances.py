@@ -102,11 +102,12 @@ class Glances:
             if looking.member == member:
                 out.send(member, pack_ask(Glance(number, looking.operation)))
 
-    def on_tick(self, members: tuple[MemberId, ...], proved: Set[MemberId], now: int, out: ClientOut) -> None:
-        """Whoever is silent is passed over."""
-        for number, looking in self._waiting.items():
-            if looking.due <= now:
-                self._ask(number, looking, members, proved, now, out)
+    def on_tick(self, members: tuple[MemberId, ...], proved: Set[MemberId], now: int, out: ClientOut) -> bool:
+        """Whoever is silent is passed over; says whether anybody was, or all have refused."""
+        late = [(number, looking) for number, looking in self._waiting.items() if looking.due <= now]
+        for number, looking in late:
+            self._ask(number, looking, members, proved, now, out)
+        return bool(late)
 
     def on_moved(self, members: tuple[MemberId, ...], now: int, out: ClientOut) -> None:
         """Another epoch, with other members: everything is asked again."""

@@ -108,6 +108,8 @@ class AsyncClient:
             while not machine.is_settled:
                 if machine.stopped is not None:
                     raise Contradicted(machine.stopped)
+                self.core.seek()
+                self.core.hub.wake()  # its loop waits for the timer that was set before
                 await anyio.sleep(LOOK_SECONDS)
         if not machine.is_settled:
             raise self.core.unanswered()

@@ -266,6 +266,11 @@ class ClientCore:
         """Ask all members for their status; the answers appear in the surveys that are under way."""
         self._step(self.machine.ask_status)
 
+    def seek(self) -> None:
+        """Somebody waits until the client is settled: to be called again and again until it is."""
+        self._step(self.machine.seek)
+        self.hub.flush()
+
     def give_up(self, pending: Pending) -> OutcomeUnknown:
         """The caller's patience is over: what is known now. The operation itself stays under way."""
         number = pending.first

@@ -121,6 +121,7 @@ class SyncClient:
         core = self.core
         end = core.hub.clock() + timeout
         while not core.machine.is_settled:
+            core.seek()
             self._turn(end)
         return self.configuration
 

@@ -395,6 +395,30 @@ async def test_operators_bring_a_group_from_epoch_to_epoch_and_clients_follow() 
             nursery.cancel_scope.cancel()
 
 
+async def test_where_nobody_stayed_who_only_looks_finds_the_group_as_well() -> None:
+    """Members that are none any more prove nothing; whoever asks them for the way is told."""
+    async with local_group(KeyValueStore, members=1, protocol="paxos", checkpoint_interval=4) as group:
+        client, quick = await group.client(), await group.client()
+        await client.submit(put(b"key", b"value"), timeout=60)
+        before = await quick.read_marked(get(b"key"), timeout=60, consistency="best-effort")
+        await group.add_spare("m1")
+        await group.switch(members=["m1"])
+        after = await quick.read_marked(get(b"key"), timeout=60, consistency="best-effort")
+        assert [before.member, after.member] == ["m0", "m1"]
+        reader, curious = await group.client(), await group.client()
+        found = await reader.read_marked(get(b"key"), timeout=60, consistency="best-effort")
+        assert (parse_value(found.result), found.member) == (b"value", "m1")
+        assert [link.ending.epoch for link in await curious.history(timeout=60)] == [0]
+
+
+def test_plain_callers_find_a_group_in_which_nobody_stayed() -> None:
+    with local_group_sync(KeyValueStore, members=1, protocol="paxos", checkpoint_interval=4) as group:
+        group.client().submit(put(b"key", b"value"), timeout=60)
+        group.add_spare("m1")
+        group.switch(members=["m1"])
+        assert group.client().settle(timeout=60).members == ("m1",)
+
+
 def test_a_proof_is_small() -> None:
     """What a member shows unasked is a proof of its link; chains are only sent to who asks."""
     assert len(pack_answer(LinkProof(1, b"s" * 64))) < 200

@@ -14,6 +14,8 @@ from bftkit.client.local import local_group, local_group_sync
 from bftkit.configuration.qos import QoS
 from bftkit.core.digest import digest
 from bftkit.service.keyvalue import KeyValueStore, get, parse_value, put
+from tests.chains import Group, asks
+from tests.unit import following_client
 from tests.unit.test_client_machine import MEMBERS, Client
 
 TIMEOUT = 60.0
@@ -109,6 +111,25 @@ def test_a_link_that_comes_up_brings_the_question_again() -> None:
     assert asked(client) == [(member, number)] * 2
     answer(client, member, number)
     assert len(done(client)) == 1
+
+
+def test_where_all_members_refuse_they_are_asked_whether_the_group_is_elsewhere() -> None:
+    """The whole roster was replaced: those before prove nothing any more, and say nothing unasked."""
+    group = Group()
+    client = following_client.Client(group)
+    link = group.go(asks("n0", "n1", "n2", "n3"))
+    client.step("on_input", AskRead(1, b"?", "best-effort"))
+    (number,) = (one.number for _, one in client.asked() if isinstance(one, Glance))
+    for _ in client.members:
+        for member in client.members:
+            client.tell(member, ReadRefusal(number, "no part in this epoch"))
+    assert client.asked_chain() == []
+    client.tick(GLANCE_PATIENCE_TICKS)
+    ((member, epoch),) = client.asked_chain()
+    assert epoch == 0
+    client.links(member, [link])
+    assert client.epoch == 1
+    assert next(to for to, one in client.asked() if isinstance(one, Glance)) in link.next.members
 
 
 async def test_the_groups_needs_say_how_reads_are_answered_and_a_call_may_say_otherwise() -> None:
