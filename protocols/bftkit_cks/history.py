@@ -46,9 +46,6 @@ from bftkit.core.wire import U16, U32, U64, Blob, Bool, Codec, Many, Maybe, Stru
 from . import lists
 from . import messages as m
 
-WINDOWS: Final = 4
-"""No member voted further above its stable checkpoint than this."""
-
 ENTRIES_MAX: Final = 1 << 14
 
 
@@ -119,15 +116,18 @@ def _entry(setup: Setup, number: int, statements: Sequence[m.Own]) -> Entry | No
 
 
 def check_history(setup: Setup, member: MemberId, stable: Slot, history: bytes) -> bool:
-    """Whether a member's history is well formed, above `stable`, and proved."""
+    """Whether a member's history is well formed, above `stable`, and proved.
+
+    However far above: the checkpoint that a power cut leaves may be older than what the windows were above.
+    """
     try:
         entries = HISTORIES.decode(history).entries
     except WireError:
         return False
     slots = m.Rounds(setup.start, setup.quorum.available)
-    before, last = slots.complete(stable), slots.complete(stable + WINDOWS * setup.window)
+    before = slots.complete(stable)
     for entry in entries:
-        if not before < entry.number <= last or not _holds(setup, entry):
+        if entry.number <= before or not _holds(setup, entry):
             return False
         before = entry.number
     return member in setup.members

@@ -96,7 +96,7 @@ def test_fewer_than_n_minus_c_histories_are_refused() -> None:
         PLUGIN.carry(SETUP, 0, {"m0": report()})
 
 
-def test_a_history_is_refused_that_is_not_signed_sorted_above_the_checkpoint_or_bounded() -> None:
+def test_a_history_is_refused_that_is_not_signed_sorted_or_above_the_checkpoint() -> None:
     def check(*entries: m.Entry, stable: Slot = 0) -> bool:
         return PLUGIN.check_history(SETUP, "m0", stable, HISTORIES.encode(History(entries)))
 
@@ -105,8 +105,7 @@ def test_a_history_is_refused_that_is_not_signed_sorted_above_the_checkpoint_or_
     assert not check(entry(0, 1, A), entry(2, 1, B))
     assert not check(entry(0, 8, A), stable=8)
     assert not check(entry(1, 1, A, signer="m0"))
-    assert check(*(entry(0, slot, A) for slot in range(1, 33)))
-    assert not check(*(entry(0, slot, A) for slot in range(1, 34)))
+    assert check(*(entry(0, slot, A) for slot in range(1, 100)))  # so far may a power cut throw checkpoints back
     assert not PLUGIN.check_history(SETUP, "m7", 0, report())
     assert not PLUGIN.check_history(SETUP, "m0", 0, b"rubbish")
 

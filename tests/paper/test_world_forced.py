@@ -282,6 +282,34 @@ def test_what_was_written_before_a_restart_stays_in_the_report() -> None:
     assert all(slot == 0 or slot > stable for slot, _ in replica.driving.records)
 
 
+@pytest.mark.parametrize("old", list(GROUPS))
+def test_reports_reach_as_far_as_the_power_cut_threw_the_checkpoints_back(old: str) -> None:
+    """Regression: saving took longer than some windows, and what was written since then was taken for a lie."""
+    world = group(old, seed=3, clients=1)
+    quiet(world)
+    world.run(300)
+    for host in world.hosts.values():
+        vars(host)["_finish_save"] = lambda: None
+    world.load(60, keys=2, poison=0.0, pipeline=1)
+    quiet(world)
+    world.run(300)
+    assert all(world.replica(name).checkpoints.stable >= 40 for name in world.members)
+    said = ("Wedged", "BedrockMessage")
+    unheard = [world.slow(name, LIMIT, lambda frame: kind_of(frame) in said) for name in world.members]
+    force(world, others(old)[-1])
+    world.run(400)
+    assert all(world.replica(name).wedged for name in world.members)
+    for slowness in unheard:
+        slowness.end()
+    world.power_cut()
+    for host in world.hosts.values():
+        del vars(host)["_finish_save"]
+    world.restart(*world.members)
+    assert all(world.replica(name).checkpoints.stable < 16 for name in world.members)
+    arrive(world)
+    world.finish()
+
+
 def test_promises_outlive_the_place_in_the_log_where_the_epoch_began() -> None:
     """Regression: once that place was cut, a restart in a later epoch forgot all that the protocol had written."""
     world = group("coordinator", interval=2, window=8, segment_bytes=2048)

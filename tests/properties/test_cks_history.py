@@ -189,7 +189,7 @@ def test_histories_that_prove_nothing_are_refused() -> None:
     assert refused(good, good)
     assert refused(vote(2, 1, 0, 1, True, A), good)
     assert refused(attrs.evolve(good, number=2))
-    assert refused(vote(1 << 20, 1, 0, 1, True, A))
+    assert not refused(vote(1 << 20, 1, 0, 1, True, A))  # a power cut may throw checkpoints back by more than windows
     for change in (
         {"attempt": 2},
         {"attempt": 0},

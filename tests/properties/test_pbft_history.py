@@ -155,8 +155,9 @@ def test_unproved_histories_are_refused() -> None:
     assert PLUGIN.check_history(SETUP, "m1", 0, good)
     minority = told(prepared(0, 1, A, MEMBERS[:2]))
     stranger = told(prepared(0, 1, A), stable=0).replace(b"m1", b"m9")
-    beyond = told(prepared(0, 100, A))
-    for bad in (minority, stranger, beyond, b"", b"garbage", good + b"\0", good[:-1]):
+    far = told(prepared(0, 100, A))
+    assert PLUGIN.check_history(SETUP, "m1", 0, far)  # a power cut may throw checkpoints back by more than windows
+    for bad in (minority, stranger, b"", b"garbage", good + b"\0", good[:-1]):
         assert not PLUGIN.check_history(SETUP, "m1", 0, bad)
     assert not PLUGIN.check_history(SETUP, "m1", 1, good)
     assert not PLUGIN.check_history(SETUP, "m9", 0, good)
