@@ -91,7 +91,7 @@ class CoinKeys:
         self.makings: dict[Digest, Making] = {}
         """By the name of the command: the one that is prepared, and the one that the present key was made with."""
         self._kept: dict[tuple[int, bytes], bytes] = {}
-        """Secrets of makings that a restart found."""
+        """Parts that are durable: of what a restart found, and since. A making that is taken up again needs them."""
         self._unkept: dict[tuple[int, bytes], bytes] = {}
 
     def restore(self, secrets: Mapping[tuple[int, bytes], bytes]) -> None:
@@ -170,6 +170,7 @@ class CoinKeys:
             if name == SHARE_NAME:
                 self.shares[epoch] = secret
             else:
+                self._kept[epoch, name] = secret
                 self._on_part_kept(name, out)
 
     def _on_part_kept(self, name: bytes, out: ReplicaOut) -> None:

@@ -156,3 +156,30 @@ def test_parts_of_a_key_live_as_long_as_the_key() -> None:
     world.run(200)
     assert {epoch for epoch, _ in world.hosts["m1"].disk.secrets} == {3}
     world.finish()
+
+
+def test_who_comes_past_the_first_state_of_an_epoch_keeps_the_parts_that_others_may_need(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the state that it fetched nothing is prepared any more, and it takes a while until that is saved."""
+    world = group()
+    world.switch()
+    late = world.replica(AWAY)
+    state = late.state.reconfiguring
+    assert state is not None
+    world.run_until(lambda: state.boundary > 0, LIMIT, "the commit")
+    away = world.partition((AWAY,), (GONE, *HOLDERS))
+    cross(world, 1, GONE, *HOLDERS)
+    end = world.replica(GONE).succession_part.links[0].ending.slot
+    world.load(30, keys=2, poison=0.0)
+    world.run_until(lambda: world.replica(GONE).checkpoints.stable > end, LIMIT, "a checkpoint of the next epoch")
+    keys = late.preparing.coin_keys
+    (before,) = keys.makings.values()
+    held = sorted(before.machine.holdings)
+    monkeypatch.setattr("bftkit.sim.interpreter.SAVE_US_MAX", 3_000_000)
+    away.end()
+    cross(world, 1, AWAY)
+    (after,) = keys.makings.values()
+    assert after is not before, "it was saved too fast for what this is about"
+    assert sorted(after.machine.holdings) == held
+    world.finish()
