@@ -355,6 +355,8 @@ class Succession:
         assert state is not None
         before = self.configuration
         place = Place(link.next, link.ending.opening)
+        # A state that was fetched may have been proved as a checkpoint of the epoch before, as in `cross`.
+        replica.checkpoints.certify(link.ending.slot, link.certificate)
         self.lineage.cross(link, place)
         self.beginning.enter(before, place.configuration)
         self.crossing = self.last = self.ending = None

@@ -7,7 +7,16 @@ from typing import Any
 import attrs
 
 from bftkit.channel.bundles import COMMAND, make_proved_bundle
-from bftkit.channel.frames import ANSWER_CODEC, ChainLinks, DecidedClaims, Read, ReadRefusal, pack_ask, pack_control
+from bftkit.channel.frames import (
+    ANSWER_CODEC,
+    ChainLinks,
+    CheckpointProof,
+    DecidedClaims,
+    Read,
+    ReadRefusal,
+    pack_ask,
+    pack_control,
+)
 from bftkit.channel.interface import FromClient, Restored, Save, ToClient
 from bftkit.channel.records import EPOCH_RECORD
 from bftkit.channel.replica import Replica
@@ -16,6 +25,7 @@ from bftkit.core.machine import Blame, Deliver, MemberId, Out
 from bftkit.membership.chain import HandOver
 from bftkit.membership.commands import CANCEL, PLANNED, Command, sign_command
 from bftkit.sim.epochs import operator_key
+from bftkit.sim.host import FromMember
 from bftkit.sim.links import Network
 from bftkit.sim.world import World
 
@@ -129,6 +139,32 @@ def test_void_slots_are_not_executed_on_a_state_of_a_later_epoch() -> None:
     replica.history = dict.fromkeys(range(1, end + 5), NO_DIGEST)
     hears(replica, "m1", pack_control(ChainLinks((link.encode(),))))
     assert replica.applied == end
+
+
+def test_the_last_checkpoint_of_an_epoch_is_proved_by_the_hand_over_to_who_fetched_it_before() -> None:
+    """It could neither prove its state to members of the next epoch, nor report on it when that is left by force."""
+    world = group()
+    donor = world.replica("m0")
+    world.crash("m3")
+    while donor.applied % 4 or donor.checkpoints.stable < donor.applied:
+        world.load(1, keys=2, poison=0.0)
+        world.run(400)
+    last = donor.checkpoints.kept[-1]
+    world.switch(forced=True)
+    cross(world, 1, "m0", "m1", "m2")
+    link = donor.succession_part.links[0]
+    assert link.ending.slot == last.slot
+    world.restart("m3")
+    late = world.replica("m3")
+    assert late.applied < last.slot
+    for message in (CheckpointProof(0, last.certificate), ChainLinks((link.encode(),))):
+        world.hosts["m3"].put(FromMember("m0", pack_control(message)))
+    cross(world, 1, "m3")
+    assert late.newest_proof() == link.certificate
+    world.crash("m0")
+    world.switch(forced=True)
+    cross(world, 2, "m1", "m2", "m3")
+    world.finish()
 
 
 # ------------------------------------------------------------------------------------------------ reads
