@@ -113,6 +113,7 @@ class CatchUp:
         beat, received = self._progress
         if received != transfer.received_bytes:
             self._progress = (replica.beat, transfer.received_bytes)
+            transfer.fruitless = 0
         elif replica.beat - beat >= RETRY_BEATS:
             self._progress = (replica.beat, transfer.received_bytes)
             if not transfer.sources:
@@ -194,7 +195,7 @@ class CatchUp:
             return
         # Looked at before the signatures are: most proofs are news to nobody.
         slot, _ = frames.certified_state(message.certificate.body)
-        if slot <= replica.checkpoints.stable or (self.transfer is not None and slot <= self.transfer.slot):
+        if slot <= replica.checkpoints.stable or not self._is_better(slot):
             return
         slot, root = replica.checkpoints.check(message.certificate)
         replica.settling.check_own_vote(slot, message.certificate, out)
@@ -202,6 +203,15 @@ class CatchUp:
             replica.settling.on_certified(slot, root, message.certificate, out)
             return
         self._begin(slot, root, message.certificate, out)
+
+    def _is_better(self, slot: Slot) -> bool:
+        """Whether to fetch this state rather than what is being fetched: a newer one; or an older one, if need be.
+
+        Of those that hold a new state, only some may have got its certificate, and these may be gone. The others will
+        have it when this member votes with them, and for that the state that they can show is good enough.
+        """
+        transfer = self.transfer
+        return transfer is None or slot > transfer.slot or (slot < transfer.slot and transfer.is_vain)
 
     def _add_source(self, sender: MemberId, certificate: Certificate) -> None:
         """Who shows that a state is certified holds it, be it one of those that signed for it or not."""

@@ -39,6 +39,8 @@ class Transfer:
     """Chunks to ask for, first ones last."""
     turn: int = 0
     received_bytes: int = 0
+    fruitless: int = 0
+    """How often all that was under way was asked for again since something came."""
     barred: set[MemberId] = attrs.field(factory=set[MemberId])
     """Those that sent rubbish: they are no sources any more, whatever they say."""
 
@@ -82,14 +84,20 @@ class Transfer:
         return result
 
     def take_chunk(self, sender: MemberId, index: int, data: bytes) -> bool:
-        """A chunk came. False if it is not the certified one, which only a liar sends."""
-        if self.leaves is None or self.asked.get(index) != sender:
-            return True  # late or unasked: nothing that this transfer still waits for
+        """A chunk came. False if it is not the certified one, which only a liar sends.
+
+        One that comes late, after it was asked for again elsewhere, is as good: over a slow link all are late.
+        """
+        if self.leaves is None or index >= len(self.leaves) or self.leaves[index] in self.have:
+            return True  # nothing that this transfer still waits for
         name = self.leaves[index]
         if digest(data) != name:
+            if self.asked.get(index) != sender:
+                return True
             self.bar(sender)
             return False
-        del self.asked[index]
+        if self.asked.pop(index, None) is None and index in self.missing:
+            self.missing.remove(index)
         self.have[name] = data
         self.received_bytes += len(data)
         return True
@@ -115,6 +123,7 @@ class Transfer:
 
     def retry(self) -> None:
         """Nothing came for a while: ask again for everything under way, beginning with another source."""
+        self.fruitless += 1
         self._ask_again(list(self.asked))
         if self.sources:
             self.sources.append(self.sources.pop(0))
@@ -123,6 +132,11 @@ class Transfer:
         for index in sorted(indices, reverse=True):
             del self.asked[index]
             self.missing.append(index)
+
+    @property
+    def is_vain(self) -> bool:
+        """Whether nothing has come although every source was asked first once."""
+        return self.fruitless > len(self.sources)
 
     @property
     def complete(self) -> bool:

@@ -24,7 +24,7 @@ from bftkit.core.machine import Broadcast, Effect, Out, Send
 from bftkit.service.keyvalue import KeyValueStore
 from bftkit.sim.adversaries import Honest
 from bftkit.sim.host import FromMember
-from bftkit.sim.links import Network
+from bftkit.sim.links import Handle, Network
 from bftkit.sim.world import World
 
 GROUPS = [("pbft", 4), ("coordinator", 3), ("paxos", 3)]
@@ -333,6 +333,40 @@ def test_who_claimed_first_is_gone_before_it_sent_the_batches(protocol: str, mem
     world.run_until(lambda: replica.applied >= 8, 20_000, "the others sent them")
     world.load(12, keys=2)
     world.finish(without=[first])
+
+
+def test_an_older_state_will_do_if_who_showed_the_newest_is_gone() -> None:
+    """Only m0 has the certificate of slot 12, and crashes for good; m1 needs the laggard's vote to come by one."""
+    world = World(3, "paxos", 3, c=1, interval=4, window=8)
+
+    def go_on_to(slot: int, *members: str) -> None:
+        while world.replica("m0").applied < slot:
+            world.load(1, keys=2)
+            answer_all(world)
+        world.run_until(lambda: all(world.replica(name).checkpoints.stable == slot for name in members), 10_000)
+
+    def hold_back(member: str, kind: type[Control]) -> Handle:
+        return world.slow(member, 1_000_000, lambda frame: isinstance(control_in(frame), kind))
+
+    world.crash("m2")
+    go_on_to(4, "m0", "m1")
+    go_on_to(8, "m0", "m1")
+    held = [hold_back("m0", frames.CheckpointVote), hold_back("m1", frames.Status), hold_back("m0", Manifest)]
+    go_on_to(12, "m0")
+    world.cut("m1", "m2")
+    world.restart("m2")
+    replica = world.replica("m2")
+    world.run_until(lambda: replica.catchup.transfer is not None, 20_000, "m2 is on its way")
+    assert replica.catchup.transfer is not None
+    assert replica.catchup.transfer.slot == 12
+    assert world.replica("m1").checkpoints.stable == 8
+    world.crash("m0")
+    for handle in held:
+        handle.end()
+    world.uncut("m1", "m2")
+    world.load(20)
+    world.finish(without=["m0"])
+    assert world.replica("m1").checkpoints.stable >= 12
 
 
 def test_a_member_that_is_behind_ends_no_session() -> None:

@@ -120,3 +120,28 @@ def test_who_shows_the_certificate_is_a_source_and_who_lied_is_none_any_more() -
     made.drop("m1")
     made.add("m1")  # it has fetched the state meanwhile
     assert made.sources == ["m1"]
+
+
+def test_over_a_link_that_is_slower_than_our_patience_the_state_comes_all_the_same() -> None:
+    """What was asked of two members in turn, and comes from each when it is the other one's turn again."""
+    made = transfer("m0", "m1")
+    made.take_manifest(LEAVES, {})
+    under_way: list[tuple[str, int]] = []
+    for _ in range(2 * len(CHUNKS)):
+        late, under_way = under_way, made.requests()
+        for source, index in late:
+            assert made.take_chunk(source, index, CHUNKS[index])
+        made.retry()
+    assert made.complete
+    assert made.chunks() == CHUNKS
+    assert made.received_bytes == sum(map(len, set(CHUNKS)))
+    assert made.take_chunk("m0", len(CHUNKS), b"of another state")
+
+
+def test_a_transfer_is_vain_when_all_its_sources_were_asked_first_in_vain() -> None:
+    made = transfer("m0", "m1")
+    for _ in range(2):
+        made.retry()
+        assert not made.is_vain
+    made.retry()
+    assert made.is_vain
