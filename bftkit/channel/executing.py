@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bftkit.channel.batches import SERVED_AT_ONCE, StoredBatch
-from bftkit.channel.bundles import COMMAND, COMMIT
+from bftkit.channel.bundles import COMMAND, COMMIT, OPEN
 from bftkit.channel.interface import Jot, ReplicaOut
 from bftkit.channel.records import DECIDED_RECORD
 from bftkit.core.digest import NO_DIGEST
@@ -105,9 +105,12 @@ class Executing:
         answer = not (replay or replica.passive)
         pool = replica.pool
         for bundle, reply in entries:
-            if bundle.kind in (COMMAND, COMMIT) and not pool.holds(bundle):
+            held = pool.holds(bundle)
+            if bundle.kind in (COMMAND, COMMIT) and not held:
                 continue  # a liar may have ordered one under the name of a client that waits
-            pool.remove((bundle.client, bundle.session, bundle.first), replica.beat, replica.applied)
+            if bundle.kind != OPEN or held:
+                # Openings of a client have one place, and a liar may order an old one while a new one waits there.
+                pool.remove((bundle.client, bundle.session, bundle.first), replica.beat, replica.applied)
             if answer and reply is not None:
                 replica.clients.reply(bundle, reply, out)
 

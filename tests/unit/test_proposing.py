@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from bftkit.channel.batches import StoredBatch
-from bftkit.channel.bundles import CLOCK, OPEN, Bundle, make_bundle, parse_bundle
+from bftkit.channel.bundles import CLOCK, OPEN, Bundle, make_batch, make_bundle, parse_bundle
 from bftkit.channel.clients import FORWARD_BEATS
 from bftkit.channel.frames import Status, pack_control
 from bftkit.channel.interface import Clock, FromClient, Limits, ReplicaOut, ReplicaOutput, RoundEnd
@@ -145,6 +145,12 @@ class Member:
         # Whatever another member says makes it execute what is decided.
         self.do(lambda out: self.replica.on_message("m1", pack_control(Status(0, 0, 0, 0)), out))
         assert self.replica.applied == applied + slots
+
+    def decides(self, slot: Slot, name: Digest) -> None:
+        """The protocol has decided this batch, whose bytes are here, for the next slot."""
+        self.says(Decided(slot, name))
+        self.do(lambda out: self.replica.on_message("m1", pack_control(Status(0, 0, 0, 0)), out))
+        assert self.replica.applied == slot
 
     def takes(self, bundle: Bundle) -> None:
         """A client sends it here."""
@@ -474,6 +480,34 @@ def test_nobody_is_blamed_for_passing_requests_over() -> None:
         member.says(LeaderChanged(member.machine.view, None))
         member.applies(1)
     assert not [value for value in member.machine.heard if isinstance(value, Neglected)]
+
+
+def test_an_old_opening_of_a_client_takes_its_new_one_from_no_pool() -> None:
+    """A leader may order what the client signed in an earlier life, again and again, and never its new opening."""
+    member = Member()
+    member.machine.leader = "m1"
+    member.says(LeaderChanged(0, "m1"))
+    key = SigningKey(digest(b"a client that was here before"))
+    old, new = (
+        parse_bundle(raw, bytes_max=len(raw))
+        for raw in (make_bundle(key, member.group, OPEN, 0, 0, 0, (bytes((life,)) * 16,)) for life in (1, 2))
+    )
+    for slot in range(1, 60):
+        raw = make_batch(slot, (old.raw,))
+        member.replica.batches.restore(raw, slot)
+        if slot == 1:
+            member.decides(slot, digest(raw))
+            assert key.public in member.replica.state.sessions.by_client
+            member.takes(new)
+        else:
+            member.beats()
+            member.decides(slot, digest(raw))
+            assert member.replica.pool.holds(new)
+    assert Neglected("m1") in member.machine.heard, "it passes over what waits"
+    raw = make_batch(60, (new.raw,))
+    member.replica.batches.restore(raw, 60)
+    member.decides(60, digest(raw))
+    assert len(member.replica.pool) == 0
 
 
 def test_between_two_leaders_nobody_proposes_and_nothing_is_put_aside() -> None:
