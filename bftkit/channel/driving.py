@@ -104,7 +104,7 @@ class Driving:
     def step(self, call: Callable[[Out[Any, Any]], None], out: ReplicaOut) -> None:
         """One step of the protocol, and then whatever inputs its effects call for."""
         replica = self._replica
-        if replica.stopped is not None or replica.wedged or self.failed is not None:
+        if replica.stopped is not None or replica.wedged or replica.lacks_state or self.failed is not None:
             self._inputs.clear()
             return
         assert not self._stepping
@@ -137,7 +137,10 @@ class Driving:
             self.step(lambda inner: None, out)
 
     def start(self, out: ReplicaOut) -> None:
-        """The protocol begins, or goes on after a restart: what is stable above the epoch's begin is told to it."""
+        """The protocol begins, or goes on after a restart: what is stable above the epoch's begin is told to it.
+
+        Not yet as long as this member lacks its state (`Replica.lacks_state`); then it is called again.
+        """
         checkpoints = self._replica.checkpoints
         self.step(self.machine.on_start, out)
         if checkpoints.stable > (checkpoints.opened_by.slot if checkpoints.opened_by else 0):

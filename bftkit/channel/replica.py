@@ -231,6 +231,14 @@ class Replica:
         return self.silent or self.observing
 
     @property
+    def lacks_state(self) -> bool:
+        """Whether the checkpoint is gone that has what was cut from the log: its state is to be fetched.
+
+        Until then this member votes in no protocol. It would not know what it helped to decide (SAFETY rule 16).
+        """
+        return self.checkpoints.stable < self.settling.covered
+
+    @property
     def succession_part(self) -> Succession:
         """See `succession`; asked for only where there is one."""
         assert self.succession is not None
@@ -355,7 +363,7 @@ class Replica:
             self.settling.vote(*ready, out)
         if self.stopped is not None or self.passive:
             return
-        if not self.wedged:
+        if not self.wedged and not self.lacks_state:
             self.driving.tell_waiting(out)
             self.proposer.on_round_end(out)
         self.executing.advance(out)

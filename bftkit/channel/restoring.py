@@ -28,7 +28,7 @@ from bftkit.channel.records import (
     SLOT_UNKNOWN,
     WEDGE_RECORD,
 )
-from bftkit.channel.settling import read_own_record
+from bftkit.channel.settling import read_covered, read_own_record
 from bftkit.core.digest import digest
 from bftkit.core.machine import Digest, Slot
 from bftkit.core.wire import WireError
@@ -73,6 +73,7 @@ class Restoring:
         decided: dict[Slot, Digest] = {}
         wedged_by, bedrock_records = b"", list[bytes]()
         entered = b""
+        covered = 0
         marked = entering.marked = any(record == MARKED_RECORD for record in restored.records)
         slots = restored.slots or [SLOT_UNKNOWN] * len(restored.records)
         for about, record in zip(slots, restored.records, strict=True):
@@ -85,6 +86,7 @@ class Restoring:
                 decided[int.from_bytes(body[:8], "big")] = body[8:]
             elif kind == OWN_RECORD:
                 replica.settling.voted, amnesic, forgotten = read_own_record(body)
+                covered = max(covered, read_covered(body))
                 replica.silent = replica.silent or amnesic
                 replica.forgotten = replica.forgotten or forgotten
             elif kind == MARKED_RECORD:
@@ -108,6 +110,7 @@ class Restoring:
         driving = replica.driving
         if not replica.passive:
             driving.step(lambda inner: driving.machine.on_restore([one for _, one in protocol_records], inner), out)
+        replica.settling.covered = covered
         if replica.succession is not None:
             driving.records = protocol_records + driving.records
             if wedged_by:

@@ -23,18 +23,26 @@ if TYPE_CHECKING:
     from bftkit.channel.replica import Replica
 
 
-def own_record(voted: Slot, *, silent: bool, forgotten: bytes = b"") -> bytes:
+def own_record(voted: Slot, *, silent: bool, forgotten: bytes = b"", covered: Slot = 0) -> bytes:
     """The standing record of a replica itself: its newest checkpoint vote, and whether it must stay silent.
 
     `forgotten` is the root of the keys under which it may have promised what it does not know; b"" if that is unknown.
+    `covered`: what the log said about slots up to this one may be cut, since a checkpoint has it.
     """
-    return OWN_RECORD + pack_plain([voted, silent, forgotten] if forgotten else [voted, silent])
+    more = [forgotten, covered] if covered else [forgotten] if forgotten else []
+    return OWN_RECORD + pack_plain([voted, silent, *more])
 
 
 def read_own_record(body: bytes) -> tuple[Slot, bool, bytes]:
     """What `own_record` was made of, without its kind. Raises `WireError`."""
     voted, silent, *rest = unpack_plain(body)
     return voted, silent, rest[0] if rest else b""
+
+
+def read_covered(body: bytes) -> Slot:
+    """The same of `covered`. Raises `WireError`."""
+    _, _, *rest = unpack_plain(body)
+    return rest[1] if len(rest) > 1 else 0
 
 
 class Settling:
@@ -46,6 +54,8 @@ class Settling:
         """The newest checkpoint that this member voted for, as its log says."""
         self.saved: list[Slot] = []
         """The checkpoints that are durable here, the last two."""
+        self.covered: Slot = 0
+        """What the log said about slots up to this one may be cut, since a checkpoint has it."""
 
     def vote(self, slot: Slot, root: Digest, out: ReplicaOut) -> None:
         """Our state after this slot has this digest: vote for it."""
@@ -70,7 +80,7 @@ class Settling:
     def own_record(self) -> bytes:
         """See the function of the same name."""
         replica = self._replica
-        return own_record(self.voted, silent=replica.silent, forgotten=replica.forgotten)
+        return own_record(self.voted, silent=replica.silent, forgotten=replica.forgotten, covered=self.covered)
 
     def on_vote(self, sender: MemberId, vote: CheckpointVote, out: ReplicaOut) -> None:
         """Another member's checkpoint vote."""
@@ -110,12 +120,16 @@ class Settling:
     def settle(self, stable: Stable, out: ReplicaOut, *, tell: bool = True) -> None:
         """A checkpoint became stable, and its state is here. `tell`: the protocol, too."""
         replica = self._replica
+        lacked = replica.lacks_state
         replica.checkpoints.make_stable(stable)
         replica.counters.checkpoints += 1
         out.deliver(Save(stable))
         self._forget()
         if tell and not replica.passive:
-            replica.driving.tell_stable(stable, out)
+            if lacked:
+                replica.driving.start(out)
+            else:
+                replica.driving.tell_stable(stable, out)
 
     def vote_again(self, out: ReplicaOut) -> None:
         """Checkpoints that are not stable yet: votes may have been lost, and nothing else would bring them again."""
@@ -141,6 +155,8 @@ class Settling:
         """The checkpoint is durable."""
         replica = self._replica
         self.saved.append(slot)
+        if len(self.saved) > 1:
+            self.covered = max(self.covered, self.saved[-2])  # written before the log is cut there
         if replica.succession is None or not replica.succession.on_saved(slot, out):
             out.deliver(Rotate(replica.standing()))
         if len(self.saved) > 1:

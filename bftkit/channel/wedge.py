@@ -79,6 +79,7 @@ class Wedge:
         self.bedrock: bed.Bedrock | None = None
         self.continuation: Continuation | None = None
         self._proposed = False
+        self._waits_for_state = False
         self._unsure: dict[tuple[MemberId, str], bed.Message] = {}
         """What others say of values that carry batches whose bytes are not here yet, one message of a kind of each."""
         self._records: list[bytes] = []
@@ -125,10 +126,9 @@ class Wedge:
         self._begin([], out)
 
     def _begin(self, records: list[bytes], out: ReplicaOut) -> None:
-        replica = self._replica
         court = self.court
         if court.setup.coins is not None or court.setup.quorum.f == 0:
-            self.bedrock = bed.Bedrock.create(court.setup, BEDROCK_ID, court.is_valid, bed.VALUE_BYTES_MAX)
+            self.bedrock = bed.Bedrock.create(court.setup, BEDROCK_ID, self._is_valid, bed.VALUE_BYTES_MAX)
             if records:
                 self._step(partial(self.bedrock.on_restore, records), out)
             if self._is_over:
@@ -137,13 +137,20 @@ class Wedge:
             if self._is_over:
                 return
         # A member without a share of the coin key reports, and hears of the ending from the others.
+        self._sign_report()
+        self._tell(out)
+        self._try_propose(out)
+
+    def _is_valid(self, value: bytes) -> bool:
+        return self.court.is_valid(value)
+
+    def _sign_report(self) -> None:
         report = self._report()
         if report is not None:
+            replica = self._replica
             data = REPORT_CODEC.encode(report)
             signature = replica.settings.keyring.sign(REPORT_PURPOSE, digest(data))
             self.reports[replica.me] = SignedReport(replica.me, data, signature)
-        self._tell(out)
-        self._try_propose(out)
 
     def _report(self) -> Report | None:
         """This member's report; None if the plug-in cannot make one."""
@@ -152,8 +159,10 @@ class Wedge:
         assert setup is not None
         kept = replica.checkpoints.kept
         stable = kept[-1] if kept else None
-        if stable is None and setup.start:
-            return None  # its checkpoints are lost, and so is what it would report above them
+        if replica.lacks_state or (stable is None and setup.start):
+            return (
+                None  # its checkpoints are lost, and so is what it would report above them, until it has fetched them
+            )
         if stable is not None and not replica.proves_here(stable):
             return None  # its end is signed already, and this member is about to cross
         records = [record for _, record in replica.driving.records]
@@ -407,7 +416,11 @@ class Wedge:
         replica = self._replica
         if self.command is None or replica.beat % REPEAT_BEATS:
             return
-        if not self._is_over:
+        if self._waits_for_state:
+            self.start(out)
+        elif not self._is_over:
+            if replica.me not in self.reports:
+                self._sign_report()
             self._tell(out)
             if self.continuation is None:
                 self.on_batch(out)
@@ -420,7 +433,7 @@ class Wedge:
         """The standing records that a new log segment must have."""
         if self.command is None:
             return ()
-        records = self.bedrock.standing() if self.bedrock is not None else ()
+        records = self.bedrock.standing() if self.bedrock is not None else self._records
         return (WEDGE_RECORD + self.command.encode(), *(BEDROCK_RECORD + record for record in records))
 
     def restore(self, command: bytes, records: list[bytes]) -> None:
@@ -430,9 +443,13 @@ class Wedge:
         self._records = records
 
     def start(self, out: ReplicaOut) -> None:
-        """After a restart."""
-        if self.command is not None and not self._replica.passive and not self._is_over:
-            self._begin(self._records, out)
+        """After a restart; again, as soon as the state that the epoch began with is here, if the disk has lost it."""
+        replica, opened_by = self._replica, self._replica.opened_by
+        if self.command is not None and not replica.passive and not self._is_over:
+            # That state says which keys the next epochs have: without it, nobody can judge what leads there.
+            self._waits_for_state = opened_by is not None and replica.applied < opened_by.ending.slot
+            if not self._waits_for_state:
+                self._begin(self._records, out)
 
 
 def _value_in(message: bed.Message) -> bytes | None:

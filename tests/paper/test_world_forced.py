@@ -20,6 +20,7 @@ from bftkit.membership.commands import FORCED, PLANNED, Command, sign_command
 from bftkit.sim.epochs import operator_key
 from bftkit.sim.links import Network
 from bftkit.sim.world import World
+from bftkit.storage.snapshots import MemorySnapshots
 
 GROUPS = {"coordinator": (3, 0, 1), "paxos": (3, 0, 1), "pbft": (4, 1, 0), "cks": (4, 1, 0)}
 """Members, f and c of the group that is left."""
@@ -308,6 +309,59 @@ def test_reports_reach_as_far_as_the_power_cut_threw_the_checkpoints_back(old: s
     assert all(world.replica(name).checkpoints.stable < 16 for name in world.members)
     arrive(world)
     world.finish()
+
+
+@pytest.mark.parametrize(("old", "forced"), [("paxos", False), ("paxos", True), ("coordinator", True)])
+def test_who_lost_its_checkpoints_speaks_for_nobody_until_it_has_fetched_them(old: str, forced: bool) -> None:
+    """Regression: its log was cut where they began, so what it said it had done left out what was acknowledged."""
+    world = group(old, seed=3, clients=1)
+    quiet(world)
+    dead, hurt, behind = ("m0", "m1", "m2") if old == "coordinator" else ("m1", "m2", "m0")
+    world.crash(behind)
+    world.load(40, keys=2, poison=0.0, pipeline=1)
+    quiet(world)
+    world.run(500)
+    done = world.replica(hurt).applied
+    assert world.replica(hurt).settling.covered >= 24
+    world.crash(dead, hurt)
+    world.hosts[hurt].disk.snapshots = MemorySnapshots()
+    world.restart(behind, hurt)
+    if forced:
+        force(world, others(old)[-1])
+    world.run(3_000)
+    assert world.replica(hurt).lacks_state
+    assert world.chain.now.epoch == 0
+    world.restart(dead)
+    world.load(4, keys=2)
+    world.finish()
+    assert world.replica(hurt).applied > done
+    assert world.chain.now.epoch == forced
+    assert not world.replica(hurt).lacks_state
+
+
+@pytest.mark.parametrize("old", ["paxos", "pbft"])
+def test_who_left_the_protocol_and_lost_its_checkpoints_reports_once_it_has_fetched_them(old: str) -> None:
+    """Its report may be needed, and which keys the next epochs have it must not judge before (regression)."""
+    world = group(old, seed=3, clients=1)
+    here = world.configuration
+    world.switch(old, f=here.f, c=here.c, rotate=tuple(world.members))
+    arrive(world)
+    world.load(24, keys=2, poison=0.0, pipeline=1)
+    quiet(world)
+    world.run(500)
+    hurt, gone = world.members[1], world.members[-1]
+    said = ("Wedged", "BedrockMessage")
+    unheard = [world.slow(name, LIMIT, lambda frame: kind_of(frame) in said) for name in world.members]
+    force(world, old)
+    world.run(400)
+    assert all(world.replica(name).wedged for name in world.members)
+    for slowness in unheard:
+        slowness.end()
+    world.crash(hurt, gone)
+    world.hosts[hurt].disk.snapshots = MemorySnapshots()
+    world.restart(hurt)
+    arrive(world, 2)
+    world.finish(without=[gone])
 
 
 def test_promises_outlive_the_place_in_the_log_where_the_epoch_began() -> None:
