@@ -126,8 +126,11 @@ class Proposer:
         self.in_flight = max(0, self.in_flight - 1)
 
     def on_jump(self) -> None:
-        """The state was fetched: what was proposed and wanted below it is over."""
-        self.in_flight = self._wanted = 0
+        """The state was fetched: what was proposed below it is over.
+
+        What is wanted stays so: it may be for a round above, and the protocol says it once. One batch too many is none.
+        """
+        self.in_flight = 0
         self._highest = -1
         self._replica.pool.land(everything=self.led)
 

@@ -386,6 +386,15 @@ def test_a_wanted_batch_waits_for_room() -> None:
     assert member.ends_round() == [NO_DIGEST]
 
 
+def test_a_batch_that_is_wanted_is_given_although_a_state_is_fetched_before_the_round_ends() -> None:
+    """The protocol says it once, and others may not be able to do without this member's batch."""
+    member = Member()
+    member.says(BatchWanted())
+    member.replica.proposer.on_jump()
+    assert member.ends_round() == [NO_DIGEST]
+    assert member.ends_round() == []
+
+
 def test_a_batch_grows_while_another_of_this_member_is_under_way_unless_one_is_wanted() -> None:
     member = Member()
     first, second, third = bundles(member, 3, 0)
