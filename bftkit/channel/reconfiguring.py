@@ -319,6 +319,12 @@ class Reconfiguring:
         count: int = 1 + sum(plain[4:])
         return count
 
+    @staticmethod
+    def epoch_of(chunk: bytes) -> int:
+        """Which epoch the first chunk is of. Raises `WireError`."""
+        plain: Any = unpack_plain(chunk, length_max=1 << 24)
+        return Configuration.decode(plain[0]).epoch
+
     def load(self, chunks: tuple[bytes, ...]) -> None:
         """Take over the state that these chunks describe. They are certified, so they are well formed."""
         plain: Any = unpack_plain(chunks[0], length_max=1 << 24)

@@ -152,7 +152,10 @@ class Restoring:
             try:
                 certified, root = replica.checkpoints.check(manifest.certificate)
             except WireError:
-                if succession is None or not succession.ahead:
+                # The links that lead there may not have been stored when the state was.
+                if succession is None or not (
+                    succession.ahead or replica.state.epoch_of(chunks) > replica.settings.epoch
+                ):
                     raise
                 return  # of an epoch that the log has not reached: it was fetched, and is fetched again
         names = [digest(chunk) for chunk in chunks]

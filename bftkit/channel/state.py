@@ -265,6 +265,14 @@ class ReplicatedState:
         self.application.restore(chunks[following:])
         self.applied = slot
 
+    def epoch_of(self, chunks: Sequence[bytes]) -> int:
+        """The epoch that the state is of which these chunks describe, as they say. Raises `WireError`."""
+        head: Any = unpack_plain(chunks[0])
+        count: int = head[3]
+        if self.reconfiguring is None:
+            return 0
+        return self.reconfiguring.epoch_of(chunks[1 + count])
+
 
 def opening_reply(session: Session) -> Reply:
     """What opening a session answers, the first time and ever after: its number."""
