@@ -115,15 +115,28 @@ class Wedge:
 
     def on_order(self, signed: SignedCommand, out: ReplicaOut) -> None:
         """Operators, or n - f - c members (`stalling`), want the epoch's protocol left; the command was checked."""
-        replica = self._replica
-        if self.command is not None or replica.passive or replica.stopped is not None:
+        replica, known = self._replica, self.command
+        if replica.passive or replica.stopped is not None or (known is not None and not self._is_easier(signed)):
             return
         if replica.succession_part.crossing is not None:
             return  # this member holds the hand-over, which ends every wedge, and shows it to all once it has crossed
         self.command = signed
         replica.wedged = True
         out.persist(WEDGE_RECORD + signed.encode(), STANDING)
-        self._begin([], out)
+        if known is None:
+            self._begin([], out)
+        else:
+            self._tell(out)
+            self._try_propose(out)
+
+    def _is_easier(self, signed: SignedCommand) -> bool:
+        """Whether fewer reports are enough by this command than by the one that this member has.
+
+        Operators accept what is lost without those that did not come back. Which command counts, the bedrock decides.
+        """
+        if self.command is None or self._proposed or self.continuation is not None:
+            return False
+        return self.court.needed(signed.command) < self.court.needed(self.command.command)
 
     def _begin(self, records: list[bytes], out: ReplicaOut) -> None:
         court = self.court

@@ -563,6 +563,34 @@ def test_a_coordinator_whose_writings_nobody_else_has() -> None:
     assert world.replica("m1").settings.plugin.record.name == "pbft"
 
 
+def test_operators_may_accept_a_loss_after_all() -> None:
+    """More are gone than were thought when the protocol was left: else the group would wait for them for ever."""
+    world = World(1, "paxos", 5, 0, 1, reconfigurable=True, interval=4)
+    world.load(20, keys=2)
+    quiet(world)
+    world.run(300)
+    world.crash("m0", "m4")
+    first = world.switch("pbft", f=0, c=1, forced=True)
+    world.run(1_000)
+    left = ["m1", "m2", "m3"]
+    assert all(world.replica(name).wedged for name in left)
+    world.crash("m2")
+    world.restart("m2")
+    world.run(1_000)
+    assert world.chain.now.epoch == 0
+    change = attrs.evolve(world.configuration.change(), protocol="coordinator", parameters={"coordinator": 1})
+    command = Command(world.chain.now.settings.group, 0, FORCED, 0, True, change, bytes(16))
+    world.operator.send(sign_command(command, operator_key(0)), ["m1"])
+    world.run(5)
+    world.crash("m1")
+    world.restart("m1")
+    world.run_until(lambda: all(world.replica(name).settings.epoch == 1 for name in left), LIMIT)
+    assert world.configuration.protocol == "coordinator"
+    world.operator.orders.pop(first)
+    world.load(8, keys=2)
+    world.finish(without=["m0", "m4"])
+
+
 def test_the_wedge_is_in_the_log_before_anything_says_so() -> None:
     """SAFETY rule 21."""
     world = group("pbft")
