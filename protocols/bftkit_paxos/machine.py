@@ -216,6 +216,9 @@ class PaxosMachine(Forkable):
                 if self.room <= 0:
                     raise ValueError(f"{self.setup.me} has no room for a proposal in ballot {self.promised}")
                 self.on_bytes(batch.digest, self.next_slot, out)
+                if self.next_slot > self.stable + self.setup.window:
+                    # This leader lags behind what is settled, and its channel keeps the bytes for a window above that.
+                    out.deliver(Fetch(batch.digest, self.next_slot, ()))
                 leading.propose_next(self, batch.digest, out)
             case Available(digest):
                 self.on_available(digest, out)

@@ -423,6 +423,18 @@ def test_what_a_promise_calls_settled_is_not_proposed_again() -> None:
     assert candidate.delivered == 0
 
 
+def test_a_leader_that_lags_keeps_the_bytes_of_what_it_proposes_far_above_its_own_checkpoint() -> None:
+    """SAFETY rule 3: the channel keeps a proposal's bytes for a window above this member's own state, and no longer."""
+    candidate = started("m1", window=8)
+    preparing(candidate, "m2")
+    hear(candidate, "m2", m.Promise(1, 8, ()))
+    effects = propose(candidate, A)
+    assert place(effects, Deliver) < place(effects, Persist)
+    assert [effect.output for effect in effects if isinstance(effect, Deliver)] == [Fetch(A, 9, ())]
+    step(candidate, "on_stable", 8, B)
+    assert not [effect for effect in propose(candidate, B) if isinstance(effect, Deliver)]
+
+
 def test_a_leader_that_cannot_get_what_is_settled_goes_so_that_phase_1_reads_it_again() -> None:
     candidate = started("m1")
     preparing(candidate, "m2")
