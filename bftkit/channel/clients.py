@@ -119,7 +119,8 @@ class ClientDesk:
         if client is not None and bundle.client != client:
             raise WireError("a bundle of another client")
         key = (bundle.client, bundle.session, bundle.first)
-        if key in replica.pool:
+        held = replica.pool.entries.get(key)
+        if held is not None and not _is_newer_opening(bundle, held.bundle):
             return
         refusal = self._refusal(bundle)
         if refusal is None:
@@ -140,6 +141,7 @@ class ClientDesk:
                 answer = Refusal(bundle.session, bundle.first, reason, text)
                 out.deliver(ToClient(client, pack_answer(answer)))
             return
+        replica.pool.remove(key, replica.beat, replica.applied)
         replica.proposer.take_in(bundle)
         leader = replica.machine.leader
         if member is None and leader is not None and leader != replica.me:
@@ -369,3 +371,11 @@ class ClientDesk:
                 receivers = replica.others if leader is None else (leader,)
                 out.send(receivers, b"\x02" + entry.bundle.raw)
                 budget -= len(entry.bundle.raw) * len(receivers)
+
+
+def _is_newer_opening(bundle: Bundle, held: Bundle) -> bool:
+    """Whether this opens a session after the one that waits to be opened: the client has begun anew.
+
+    All members come to wait for its newest one, whatever each of them heard first.
+    """
+    return bundle.kind == held.kind == OPEN and bundle.payloads() > held.payloads()

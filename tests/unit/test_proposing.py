@@ -519,6 +519,32 @@ def test_an_old_opening_of_a_client_takes_its_new_one_from_no_pool() -> None:
     assert len(member.replica.pool) == 0
 
 
+def test_a_new_opening_of_a_client_takes_the_place_of_its_old_one_and_none_the_other_way() -> None:
+    """Or a client that sends its leader other openings than the others made these take the leader for an unfair one."""
+    member = Member()
+    member.machine.leader = "m0"
+    member.says(LeaderChanged(0, "m0"))
+    key = SigningKey(digest(b"a client that begins anew"))
+    first, second, forged = (
+        parse_bundle(raw, bytes_max=len(raw))
+        for raw in (make_bundle(key, member.group, OPEN, 0, 0, 0, (bytes((life,)) * 16,)) for life in (1, 2, 3))
+    )
+    member.takes(first)
+    assert member.proposes() == [[first]]
+    member.takes(second)
+    member.takes(first)
+    member.takes(parse_bundle(forged.raw[:-1] + b"?", bytes_max=len(forged.raw)))
+    assert member.replica.pool.holds(second)
+    assert (len(member.replica.pool), member.replica.pool.size) == (1, len(second.raw))
+    (name,) = [stored.name for stored in map(member.stored, _proposed(member)) if first in stored.bundles]
+    member.decides(1, name)
+    assert member.proposes() == [[second]]
+
+
+def _proposed(member: Member) -> list[Digest]:
+    return [value.batch.digest for value in member.machine.heard if isinstance(value, Propose)]
+
+
 def test_between_two_leaders_nobody_proposes_and_nothing_is_put_aside() -> None:
     member = Member()
     first, second = bundles(member, 2, 3)
