@@ -172,10 +172,19 @@ class Lineage:
 
     def on_links(self, packed: tuple[bytes, ...], out: ReplicaOut) -> None:
         """Links that somebody shows. Raises `WireError` for one that is not genuine."""
+        known = self.ahead_place
+        try:
+            self._take(packed, out)
+        finally:
+            # Whatever comes after a genuine link: it leads to members that may be the only ones left to ask.
+            if self.ahead_place is not known:
+                self._replica.succession_part.tell_neighbours(out)
+        self.approach(out)
+
+    def _take(self, packed: tuple[bytes, ...], out: ReplicaOut) -> None:
         settings = self._replica.settings
         keychain = settings.keychain
         assert keychain is not None
-        news = False
         for data in packed:
             link = HandOver.decode(data)
             epoch = link.ending.epoch
@@ -195,10 +204,6 @@ class Lineage:
             self.ahead_place = place
             self.ahead.append(link)
             out.deliver(Linked(epoch, data))
-            news = True
-        if news:
-            self._replica.succession_part.tell_neighbours(out)
-        self.approach(out)
 
     def _check_sharings(self, link: HandOver) -> None:
         """A quorum signed the coin key and not the sharings that make it: who shows the link may have put in others.

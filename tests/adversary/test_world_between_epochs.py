@@ -18,7 +18,7 @@ from bftkit.channel.frames import (
     pack_ask,
     pack_control,
 )
-from bftkit.channel.interface import FromClient, Restored, Save, ToClient
+from bftkit.channel.interface import FromClient, Neighbours, Restored, Save, ToClient
 from bftkit.channel.records import EPOCH_RECORD
 from bftkit.channel.replica import Replica
 from bftkit.core.digest import NO_DIGEST
@@ -186,6 +186,22 @@ def test_a_member_at_the_end_of_its_epoch_confirms_no_reads() -> None:
         if isinstance(effect, Deliver) and isinstance(effect.output, ToClient)
     ]
     assert [type(answer) for answer in answers] == [ReadRefusal]
+
+
+def test_rubbish_behind_a_genuine_link_does_not_hide_to_whom_that_leads() -> None:
+    """The link is known from then on; nobody else's answer would be news, and its members never be dialled."""
+    world = group()
+    world.crash("m3")
+    world.switch(members=["m0", "m1", "m3", "m4"])
+    cross(world, 1, "m0", "m1", "m4")
+    link = world.replica("m0").succession_part.links[0].encode()
+    world.restart("m3")
+    late = world.replica("m3")
+    out = hears(late, "m1", pack_control(ChainLinks((link, b"rubbish"))))
+    assert [effect.member for effect in out.effects if isinstance(effect, Blame)] == ["m1"]
+    out.effects += hears(late, "m0", pack_control(ChainLinks((link,)))).effects
+    told = [effect.output for effect in out.effects if isinstance(effect, Deliver)]
+    assert [entry.id for one in told if isinstance(one, Neighbours) for entry in one.entries if entry.id == "m4"]
 
 
 # ------------------------------------------------------------------------------------------------ coin keys
