@@ -28,6 +28,7 @@ from bftkit.channel.transfer import Transfer
 from bftkit.core.machine import Digest, MemberId, Slot
 from bftkit.core.wire import WireError
 from bftkit.crypto.signed import Certificate
+from bftkit.membership.chain import Ending
 
 if TYPE_CHECKING:
     from bftkit.channel.replica import Replica, ReplicaOut
@@ -197,12 +198,17 @@ class CatchUp:
         slot, _ = frames.certified_state(message.certificate.body)
         if slot <= replica.checkpoints.stable or not self._is_better(slot):
             return
-        slot, root = replica.checkpoints.check(message.certificate)
-        replica.settling.check_own_vote(slot, message.certificate, out)
+        certificate = message.certificate
+        slot, root = replica.checkpoints.check(certificate)
+        if Ending.is_one(certificate.body):
+            # Known here with signatures that were checked. Those that came may say that anybody signed, as this member.
+            assert replica.opened_by is not None
+            certificate = replica.opened_by.certificate
+        replica.settling.check_own_vote(slot, certificate, out)
         if slot <= replica.applied:
-            replica.settling.on_certified(slot, root, message.certificate, out)
+            replica.settling.on_certified(slot, root, certificate, out)
             return
-        self._begin(slot, root, message.certificate, out)
+        self._begin(slot, root, certificate, out)
 
     def _is_better(self, slot: Slot) -> bool:
         """Whether to fetch this state rather than what is being fetched: a newer one; or an older one, if need be.

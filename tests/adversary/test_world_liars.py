@@ -11,6 +11,7 @@ from bftkit.channel.bundles import OPEN, make_batch, parse_batch
 from bftkit.channel.frames import (
     CONTROL_CODEC,
     BatchBytes,
+    CheckpointProof,
     CheckpointVote,
     DecidedClaims,
     Status,
@@ -18,9 +19,11 @@ from bftkit.channel.frames import (
     pack_protocol,
     unpack_protocol,
 )
-from bftkit.channel.interface import ReplicaOut, ReplicaSettings
+from bftkit.channel.interface import ReplicaOut, ReplicaSettings, Restored
+from bftkit.channel.records import EPOCH_RECORD
 from bftkit.channel.replica import Replica
 from bftkit.core.machine import Broadcast, Effect, Out, Send
+from bftkit.crypto.signed import Certificate
 from bftkit.sim.adversaries import Honest, Liar, Silent
 from bftkit.sim.links import Network
 from bftkit.sim.world import World
@@ -297,3 +300,24 @@ def test_one_member_alone_cannot_tell_a_laggard_what_was_decided(seed: int) -> N
     world.restart("m3")
     world.run(3_000)
     world.finish()
+
+
+def test_a_forged_proof_of_the_state_that_an_epoch_begins_with_makes_nobody_silent() -> None:
+    """SAFETY rule 16: whose saved states are lost believes no signatures of its own that nobody checked."""
+    world = World(1, "pbft", 4, 1, reconfigurable=True, clients=2, interval=4, window=8)
+    world.load(8)
+    world.run(80)
+    world.crash("m3")
+    world.switch()
+    world.run_until(lambda: all(world.replica(name).settings.epoch == 1 for name in ("m0", "m1", "m2")), 20_000)
+    link = world.replica("m0").succession_part.links[0]
+    lost = Replica(world.hosts["m3"].settings, world.make_application("m3"))
+    out: ReplicaOut = Out()
+    lost.on_restore(Restored([EPOCH_RECORD + link.encode()], links=[link.encode()]), out)
+    lost.on_start(out)
+    forged = Certificate.of(link.certificate.body, dict.fromkeys(("m3", "nobody", "none"), bytes(64)))
+    lost.on_message("m1", pack_control(CheckpointProof(1, forged)), out)
+    assert lost.stopped is None
+    assert not lost.silent
+    assert lost.catchup.transfer is not None
+    assert set(lost.catchup.transfer.sources) == {"m0", "m1", "m2"}
