@@ -47,7 +47,7 @@ class Executing:
         """Execute whatever is decided next and here. `replay`: from the log, after a restart; nobody is answered."""
         replica = self._replica
         state, succession = replica.state, replica.succession
-        while replica.stopped is None:
+        while replica.stopped is None or replica.removed:
             slot = state.applied + 1
             if succession is not None and (succession.at_end or not succession.active):
                 break  # slots above the last one are void

@@ -147,6 +147,8 @@ class Replica:
             settings.member_keys,
         )
         self.stopped: str | None = None
+        self.removed = False
+        """Whether it has stopped since operators took it out of the group: it follows on, and may be taken in again."""
         self.silent = False
         """Whether this member has forgotten what it promised (SAFETY rule 16)."""
         self.forgotten = b""
@@ -199,6 +201,8 @@ class Replica:
     def take_epoch(self, settings: ReplicaSettings, opened_by: Ending) -> None:
         """Everything that belongs to one epoch only is made anew, for the one that began where `opened_by` says."""
         kept = self.checkpoints.kept
+        if self.removed and settings.me in settings.members:
+            self.stopped, self.removed = None, False
         self._take_settings(settings, opened_by.slot)
         self.batches = BatchStore(settings)
         self.checkpoints = Checkpoints(settings.quorum, settings.keyring, kept=kept, opened_by=opened_by)
@@ -484,8 +488,8 @@ class Replica:
         self._stop(Halted(reason, removed=True, needed=needed), out)
 
     def _stop(self, halted: Halted, out: ReplicaOut) -> None:
-        if self.stopped is None:
-            self.stopped = halted.reason
+        if self.stopped is None or (self.removed and not halted.removed):
+            self.stopped, self.removed = halted.reason, halted.removed
             out.deliver(halted)
 
     def status(self) -> dict[str, Any]:

@@ -383,6 +383,8 @@ class Interpreter:
             keychain.first = epoch  # the keys of all epochs before are erased
             entry = output.place.configuration.roster.by_id.get(self.me)
             keychain.root = entry.epoch_root if entry is not None else keychain.root
+            if entry is not None:
+                self.halted = None  # operators may take in again whom they took out
             assert self.replica is not None
             since, vain = (
                 self.replica.succession_part.lineage.coin_since,

@@ -469,7 +469,13 @@ class World(Controls):
                 self.connect(self._operator, member)
 
     def on_moved(self, actor: Actor, place: Place) -> None:
-        """A client has followed the chain of hand-overs to this place: it dials the members that it did not know."""
+        """A client has followed the chain of hand-overs to this place: it dials the members that it did not know.
+
+        With whoever is none any more it has no link; should that one be taken in again, it proves a new one.
+        """
+        for member in self.hosts:
+            if member not in place.configuration.members:
+                self.drop_connection(actor, member)
         for member in place.configuration.members:
             if self.hosts[member].up:
                 self.connect(actor, member)

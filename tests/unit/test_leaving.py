@@ -58,6 +58,27 @@ def test_the_last_that_know_the_way_stay() -> None:
     world.finish()
 
 
+@pytest.mark.parametrize("back", [("m0",), ("m0", "m1")])
+def test_who_was_taken_out_and_goes_on_can_be_taken_in_again(back: tuple[str, ...]) -> None:
+    """It gets ready as any other that joins; the change would be prepared for ever, had it stopped for good."""
+    world = World(1, "paxos", 1, reconfigurable=True, spares=1, clients=2)
+    world.load(20)
+    world.run(300)
+    world.switch(members=("m1",))
+    world.run_until(lambda: world.chain.now.epoch == 1, 8000, "the next epoch")
+    world.load(10)
+    world.run(500)
+    member = world.replica("m0")
+    assert member.removed
+    assert "it goes on to show others the way" in str(member.stopped)
+    world.switch(members=back)
+    world.run_until(lambda: world.chain.now.epoch == 2, 8000, "the epoch after")
+    world.load(10)
+    world.finish()
+    assert member.stopped is None
+    assert not member.removed
+
+
 def test_a_removed_member_that_is_started_again_comes_to_know_it_again() -> None:
     """Else its process would follow the group for ever, and nobody would know why."""
     world = moved(("m0", "m1", "m2", "m4"))
