@@ -124,11 +124,21 @@ class Driving:
         except Exception as error:
             # A plug-in's bug (SAFETY rule 29): the protocol counts as stopped, the member lives on without it.
             self._inputs.clear()
-            self.failed = f"the protocol failed: {error_text(error).decode()}"
+            reason = f"the protocol failed: {error_text(error).decode()}"
+            self._fail(reason)
             if replica.succession is None:
-                replica.halt(self.failed, out)
+                replica.halt(reason, out)
         finally:
             self._stepping = False
+
+    def _fail(self, reason: str) -> None:
+        """The machine has failed, and where the group can leave it, it is not looked at any more.
+
+        What it would say of itself may be wrong, or fail as well.
+        """
+        self.failed = reason
+        if self._replica.succession is not None:
+            self.machine = Spectator()
 
     def give(self, value: OrderingInput, out: ReplicaOut) -> None:
         """Hand the protocol an input, now or at the end of the step that is under way."""
@@ -306,5 +316,5 @@ class Driving:
             except Exception as error:
                 if not changes:
                     raise
-                self.failed = f"the protocol failed: {error_text(error).decode()}"
+                self._fail(f"the protocol failed: {error_text(error).decode()}")
         return [record for slot, record in self.records if slot == STANDING]

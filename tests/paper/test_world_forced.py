@@ -457,20 +457,23 @@ def test_of_two_forced_commands_one_is_agreed_on() -> None:
 
 
 class Broken:
-    """A protocol's machine that fails from some slot on; everything else is the real one's."""
+    """A protocol's machine that fails from some slot on, and then whatever it is asked; before, it is the real one."""
 
     def __init__(self, machine: OrderingMachine, slot: Slot) -> None:
         self._machine = machine
         self._slot = slot
+        self._failed = False
 
     def on_message(self, sender: str, message: Any, out: Out[Any, Any]) -> None:
         if self._machine.highest_voted >= self._slot:
+            self._failed = True
             raise KeyError("a bug of the plug-in")
         self._machine.on_message(sender, message, out)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "standing" and self._machine.highest_voted >= self._slot:
-            raise KeyError("another one")
+        if self._failed or (name == "standing" and self._machine.highest_voted >= self._slot):
+            self._failed = True
+            raise KeyError(f"another one: {name}")
         return getattr(self._machine, name)
 
 
