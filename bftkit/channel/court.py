@@ -15,11 +15,11 @@ import attrs
 
 from bftkit.blocks import bedrock as bed
 from bftkit.channel.state import error_text
-from bftkit.core.digest import NO_DIGEST, digest
+from bftkit.core.digest import DIGEST_SIZE, NO_DIGEST, digest
 from bftkit.core.machine import Digest, MemberId, Slot
 from bftkit.core.ordering import Carried, Setup
 from bftkit.core.quorum import Quorum
-from bftkit.core.wire import Blob, Codec, Many, Maybe, Member, Signature64, Struct, WireError
+from bftkit.core.wire import Blob, Codec, Many, Maybe, Member, Raw, Signature64, Struct, WireError
 from bftkit.crypto.signed import Certificate
 from bftkit.membership.commands import Command, CommandError, SignedCommand
 from bftkit.membership.epochs import Configuration, Schedule, extended, following
@@ -27,6 +27,7 @@ from bftkit.membership.steering import authorized
 
 REPORT_PURPOSE: Final = "abort"
 HISTORY_BYTES_MAX: Final = 4 << 20
+DECIDED_MAX: Final = 1 << 14
 
 
 @attrs.frozen
@@ -37,6 +38,9 @@ class Report:
     """Its newest stable checkpoint, or the hand-over that opened the epoch; None: slot 0."""
     history: Annotated[bytes, Blob(HISTORY_BYTES_MAX)]
     """Above it: the protocol's own account (`Plugin.history`)."""
+    decided: Annotated[tuple[Digest, ...], Many(Raw(DIGEST_SIZE), DECIDED_MAX)] = ()
+    """Where nobody lies: what the member knows to be decided in the slots after that checkpoint. Others may have told
+    it so, who are gone, and it may have executed what it never held for the protocol."""
 
 
 @attrs.frozen
@@ -158,8 +162,15 @@ class Court:
                 start, certificate = stable, reports[member].stable
         histories = {member: reports[member].history for member in sorted(reports)}
         setup = attrs.evolve(self.setup, quorum=self.quorum(signed.command))
+        decided = self._decided(reports)
+        slots: tuple[tuple[Slot, Digest], ...] = ()
         try:
-            slots = tuple(self.carry(setup, start, histories).slots)
+            while True:
+                slots += tuple(self.carry(setup, start + len(slots), histories).slots)
+                slot = start + len(slots) + 1
+                if slot not in decided:
+                    break
+                slots += ((slot, decided[slot]),)
         except Exception as error:  # its code has failed before, or nobody would leave it (SAFETY rule 29)
             raise WireError(f"the protocol cannot tell what was decided: {error_text(error).decode()}") from None
         if not slots and start == self.setup.start:
@@ -167,6 +178,17 @@ class Court:
             # hand-over has certified as another epoch's.
             slots = ((start + 1, NO_DIGEST),)
         return Continuation(signed, start, certificate, slots)
+
+    def _decided(self, reports: Mapping[MemberId, Report]) -> dict[Slot, Digest]:
+        """What members that report know to be decided. Of two, which only lies can make, the smaller one."""
+        decided: dict[Slot, Digest] = {}
+        if self.setup.quorum.f:
+            return decided
+        for member in sorted(reports):
+            first = self.stable_of(reports[member]) + 1
+            for slot, name in enumerate(reports[member].decided, first):
+                decided[slot] = min(decided.get(slot, name), name)
+        return decided
 
     def outcome(self, value: bytes) -> Continuation:
         """The continuation that a value of the bedrock's means. Raises `WireError` or `CommandError`."""

@@ -17,7 +17,7 @@ nothing but time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import combinations, islice
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +26,7 @@ from bftkit.blocks import bedrock as bed
 from bftkit.channel import frames
 from bftkit.channel.bundles import COMMAND, make_proved_bundle
 from bftkit.channel.court import (
+    DECIDED_MAX,
     ENDING_CODEC,
     REPORT_CODEC,
     REPORT_PURPOSE,
@@ -46,6 +47,7 @@ from bftkit.core.machine import (
     Broadcast,
     CancelTimer,
     Deliver,
+    Digest,
     Draw,
     DrawKey,
     DrawSecret,
@@ -184,7 +186,16 @@ class Wedge:
         except Exception as error:
             replica.driving.failed = f"the protocol cannot say what it did: {error_text(error).decode()}"
             return None
-        return Report(stable.certificate if stable is not None else None, history)
+        start = stable.slot if stable is not None else 0
+        decided = tuple(islice(self._decided_after(start), DECIDED_MAX)) if setup.quorum.f == 0 else ()
+        return Report(stable.certificate if stable is not None else None, history, decided)
+
+    def _decided_after(self, slot: Slot) -> Iterator[Digest]:
+        """What this member knows to be decided in the slots after this one, up to the first of which it does not."""
+        history, learned = self._replica.history, self._replica.catchup.learned
+        while (name := history.get(slot + 1, learned.get(slot + 1))) is not None:
+            slot += 1
+            yield name
 
     @property
     def _is_over(self) -> bool:

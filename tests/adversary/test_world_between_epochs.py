@@ -10,6 +10,7 @@ import pytest
 from bftkit.channel.bundles import COMMAND, make_proved_bundle
 from bftkit.channel.frames import (
     ANSWER_CODEC,
+    CONTROL,
     ChainLinks,
     CheckpointProof,
     DecidedClaims,
@@ -24,7 +25,7 @@ from bftkit.channel.replica import Replica
 from bftkit.core.digest import NO_DIGEST
 from bftkit.core.machine import Blame, Deliver, MemberId, Out
 from bftkit.membership.chain import HandOver
-from bftkit.membership.commands import CANCEL, PLANNED, Command, sign_command
+from bftkit.membership.commands import CANCEL, FORCED, PLANNED, Command, sign_command
 from bftkit.sim.epochs import operator_key
 from bftkit.sim.host import FromMember
 from bftkit.sim.links import Network
@@ -359,3 +360,35 @@ def test_a_member_whose_saved_states_are_lost_says_neither_that_it_holds_nor_wha
     world.switch(forced=True)
     cross(world, 2, "m0", "m1", "m2")
     assert not world.blames
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_what_the_others_were_told_is_decided_goes_on_without_the_coordinator(restarts: bool) -> None:
+    """Regression: they had executed it and never held it, and both stopped, since their reports did not have it."""
+    world = World(1, "coordinator", 3, 0, 0, reconfigurable=True, interval=4, clients=1)
+    world.load(21, keys=2, poison=0.0, pipeline=1)
+    world.run_until(lambda: world.outstanding == 0, LIMIT)
+    world.run(300)
+    lost = world.hold("Append", 0)
+    world.load(1, keys=2, poison=0.0)
+    followers = [world.replica("m1"), world.replica("m2")]
+    world.run_until(lambda: any(one.applied > one.machine.highest_voted for one in followers), LIMIT)
+    done = world.replica("m0").applied
+    assert all(one.machine.highest_voted < done for one in followers)
+    world.crash("m0")
+    lost.end()
+    change = attrs.evolve(world.configuration.change(), protocol="pbft", parameters={})
+    command = Command(world.chain.now.settings.group, 0, FORCED, 0, True, change, bytes(16))
+    world.guards.holding.active = False  # with c = 0 one member alone may hold what clients were told of
+    unheard = [world.slow(name, LIMIT, lambda frame: frame[0] == CONTROL) for name in ("m1", "m2")]
+    world.operator.send(sign_command(command, operator_key(0)))
+    world.run_until(lambda: followers[0].wedged and followers[1].wedged, LIMIT)
+    for slowness in unheard:
+        slowness.end()
+    if restarts:
+        world.crash("m1", "m2")
+        world.restart("m1", "m2")
+    world.run_until(lambda: world.chain.now.epoch == 1, LIMIT)
+    assert world.chain.now.start == done
+    world.load(4, keys=2)
+    world.finish()
