@@ -9,7 +9,7 @@ the commit. It proves itself, so it does not matter who does; all do, and the fi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -30,6 +30,9 @@ from bftkit.membership.epochs import Configuration
 
 if TYPE_CHECKING:
     from bftkit.channel.replica import Replica
+
+UNABLE_BEATS: Final = 10
+"""Who could not take part in what is prepared looks every so many beats whether it can by now."""
 
 
 class _TrialKeys:
@@ -261,7 +264,11 @@ class Preparing:
         self.on_executed(out)  # what is prepared may have come with a state that was fetched
         replica, pending = self._replica, self._pending
         self.coin_keys.on_beat(out)
-        if pending is None or pending.committed or replica.beat % REPEAT_BEATS:
+        if pending is None or pending.committed:
+            return
+        if self.why_not is not None and replica.me not in self.ready and replica.beat % UNABLE_BEATS == 0:
+            self._begin(pending, out)  # somebody may have put the keys there that were missing
+        if replica.beat % REPEAT_BEATS:
             return
         if replica.me in self.ready:
             self._tell(out)

@@ -243,6 +243,19 @@ def test_who_says_wrongly_and_too_early_that_it_is_ready_is_blamed_for_that_itse
     }
 
 
+def test_a_member_whose_new_keys_come_late_is_ready_then() -> None:
+    """The change was prepared for ever, though nothing was missing any more."""
+    world = at_work("paxos", members=2, f=0, c=0)
+    keychain = world.keychain("m1")
+    name = world.switch(rotate=("m1",), to=("m0",))
+    missing = keychain.generations.pop()
+    world.run(1000)
+    assert world.replica("m1").orders.state_of(name)[0] == PREPARED
+    assert "m1: " in world.replica("m1").orders.state_of(name)[1]
+    keychain.generations.append(missing)
+    to_the_end(world)
+
+
 def test_rule_16_a_member_that_lost_its_disk_speaks_again_with_new_keys_only() -> None:
     world = at_work("pbft")
     world.crash("m1")
