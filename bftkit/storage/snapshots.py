@@ -54,8 +54,9 @@ class SnapshotStore(Protocol):
     def save(self, slot: int, manifest: bytes, chunks: Chunks) -> None:
         """Keep this checkpoint, durable on return; forget the oldest beyond two, and chunks that none needs.
 
-        A checkpoint of the same slot is replaced. Raises `ValueError` if the slot is below the newest one, if bytes
-        do not match their digest, or if a chunk given as None is not there; `DiskFull` (nothing was changed).
+        A checkpoint of the same slot is replaced, and those above it are forgotten: a member goes back only if it could
+        not use them, for it lost power before it had stored the hand-overs that lead there. Raises `ValueError` if
+        bytes do not match their digest, or if a chunk given as None is not there; `DiskFull` (nothing was changed).
         """
         ...
 
@@ -167,9 +168,6 @@ class MemorySnapshots(SnapshotStore):
 
     def save(self, slot: int, manifest: bytes, chunks: Chunks) -> None:
         """See `SnapshotStore`."""
-        slots = sorted(self._now.checkpoints)
-        if slots and slot < slots[-1]:
-            raise ValueError(f"checkpoint {slot} is older than checkpoint {slots[-1]}, which is kept already")
         contents: list[bytes] = []
         repaired: set[bytes] = set()
         stored = dict(self._now.chunks)
@@ -183,7 +181,8 @@ class MemorySnapshots(SnapshotStore):
             elif name not in stored or name in self._damaged:
                 raise ValueError(f"chunk {name.hex()} was given without its bytes and is not kept")
         kept = _Kept(manifest, digest(manifest), tuple(contents))
-        state = _State({**self._now.checkpoints, slot: kept}, stored, self._now.links)
+        before = {one: checkpoint for one, checkpoint in self._now.checkpoints.items() if one < slot}
+        state = _State({**before, slot: kept}, stored, self._now.links)
         self._commit("save", state.pruned(sorted(state.checkpoints)[-self._kept :]))
         self._damaged = {name for name in self._damaged if name not in repaired}
 

@@ -191,10 +191,8 @@ class SqliteSnapshots(SnapshotStore):
     def save(self, slot: int, manifest: bytes, chunks: Chunks) -> None:
         """See `SnapshotStore`."""
         with self._transaction("saving to") as database:
-            (newest,) = database.execute("select max(slot) from checkpoints").fetchone()
-            if newest is not None and slot < newest:
-                raise ValueError(f"checkpoint {slot} is older than checkpoint {newest}, which is kept already")
-            database.execute("delete from contents where slot = ?", (slot,))
+            database.execute("delete from contents where slot >= ?", (slot,))
+            database.execute("delete from checkpoints where slot > ?", (slot,))
             row = (slot, manifest, _seal(slot, manifest))
             database.execute("insert or replace into checkpoints values (?, ?, ?)", row)
             brought: set[bytes] = set()
