@@ -195,7 +195,12 @@ class BinaryAgreement(Forkable, Machine[Input, Message, Output]):
     # --------------------------------------------------------------------------------------------- events
 
     def on_start(self, out: Out[Message, Output]) -> None:
-        """Go on from what was restored."""
+        """Go on from what was restored. The crash may have taken the last record: a share that was due leaves now."""
+        if self.decision is None:
+            if self.awaiting:
+                self._release(self.round, out)
+            elif self.round > 1 and self._rounds.get(self.round, NOTHING).own_pre is not None:
+                self._release(self.round - 1, out)
         self._advance(out)
 
     def on_input(self, value: Input, out: Out[Message, Output]) -> None:

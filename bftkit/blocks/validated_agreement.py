@@ -458,6 +458,9 @@ class ValidatedAgreement(Forkable, Machine[Input, Part, Agreed]):
         self.attempt, self.entered, self.rejected, self.weighed = attempt, False, False, {}
         if attempt not in self.agreements:
             self.agreements[attempt] = self._agreement(attempt)
+        elif self.agreements[attempt].decision is not None:
+            # For 0, else there were an outcome. A restart found that, and no word of this member's on the next one.
+            self.rejected = True
         self._use_surplus(PROPOSAL, self.order[attempt - 1], out)
         for speaker in sorted(self.statements.get(attempt, {})):
             self._weigh(speaker, out)

@@ -14,7 +14,7 @@ from bftkit.blocks.validated_agreement import WAITING_MAX
 from bftkit.blocks.validated_messages import PROOFS, Held, Said
 from bftkit.core.machine import MemberId, Out
 from bftkit.core.ordering import Setup
-from bftkit.sim.block_world import BlockWorld, block_setups
+from bftkit.sim.block_world import BlockWorld, Silent, block_setups
 
 ID = b"round 1"
 VALUE_MAX = 64
@@ -430,6 +430,41 @@ def test_a_member_that_was_done_is_done_after_a_restart() -> None:
     assert made.outputs["m1"] == [result, result]
     assert after.strongest() == strongest
     assert not made.flights
+
+
+def rejection(made: World, name: MemberId) -> int | None:
+    """Where in a member's records an attempt's agreement decided 0."""
+    for at, record in enumerate(made.records[name]):
+        said = va.RECORDS.decode(record)
+        if isinstance(said, Said) and said.kind == va.AGREEMENT:
+            message = am.CODEC.decode(said.record)
+            if isinstance(message, am.Decision) and not message.value:
+                return at
+    return None
+
+
+def test_the_next_candidates_turn_comes_though_the_power_was_cut_right_after_a_rejection() -> None:
+    """All that is on the disk of the last attempt is its decision, and nothing of the next: no vote and no "no"."""
+    cuts = 0
+    for seed in range(30):
+        made = world(seed=seed, liars={"m3": Silent()})
+        while rejection(made, "m0") is None and made.step():
+            pass
+        at = rejection(made, "m0")
+        if at is None:
+            continue
+        cuts += 1
+        del made.records["m0"][at + 1 :]
+        for name in made.members:
+            made.crash(name, lose=True)
+        for name in made.members:
+            made.restart(name)
+        assert inside(made, "m0").attempt > 1
+        for _ in range(8):
+            made.repeat()
+            made.run()
+        assert all(made.outputs[name] for name in made.honest), f"seed {seed}"
+    assert cuts
 
 
 def test_a_second_proposal_after_a_restart_is_passed_over() -> None:
