@@ -253,8 +253,11 @@ class Lineage:
     def on_proof(self, message: CheckpointProof, out: ReplicaOut) -> None:
         """A certified state of the epoch that the links ahead lead to: nobody may hold that epoch's first one."""
         replica, place = self._replica, self.ahead_place
-        if not self.ahead or replica.succession_part.crossing is not None or message.epoch != place.configuration.epoch:
+        if not self.ahead or message.epoch != place.configuration.epoch:
             return
+        crossing = replica.succession_part.crossing
+        if crossing is not None and crossing.ending.epoch == self.ahead[-1].ending.epoch:
+            return  # else it waits for what nobody may keep any more, in an epoch that is over
         body = message.certificate.body
         if Ending.is_one(body):
             return  # it is the newest link's own

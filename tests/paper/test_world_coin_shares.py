@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from bftkit.channel.coin_keys import SHARE_NAME
+from bftkit.channel.frames import ChainLinks, CheckpointProof, pack_control
+from bftkit.channel.interface import ReplicaOut
 from bftkit.core.machine import MemberId
 from bftkit.sim.links import Network
 from bftkit.sim.world import World
@@ -113,6 +115,38 @@ def test_who_restarts_between_its_share_and_the_epoch_gives_others_theirs() -> N
     cross(world, 2, AWAY)
     assert list(world.replica(AWAY).preparing.coin_keys.makings) == [name]
     assert world.replica(AWAY).preparing.coin_keys.makings[name].machine.ready
+
+
+def test_who_waits_for_its_share_goes_on_when_the_group_does() -> None:
+    """Nobody keeps parts of a key that is not in use, nor the first state of an epoch for long."""
+    world = group()
+    others = (GONE, *HOLDERS)
+    world.crash(AWAY)
+    world.switch()
+    cross(world, 1, *others)
+    world.restart(AWAY)
+    late = world.replica(AWAY)
+    world.run_until(lambda: late.succession_part.crossing is not None, LIMIT, "the first state of epoch 1")
+    away = world.partition((AWAY,), others)
+    world.switch()
+    cross(world, 2, *others)
+    donor = world.replica(GONE)
+    world.load(30, keys=2, poison=0.0)
+    world.run_until(
+        lambda: donor.checkpoints.kept[0].slot > donor.succession_part.links[1].ending.slot, LIMIT, "two checkpoints"
+    )
+    assert late.settings.epoch == 0
+    out: ReplicaOut = Out()
+    newest = donor.newest_proof()
+    assert newest is not None
+    for message in (ChainLinks(donor.succession_part.lineage.chain_from(0)), CheckpointProof(2, newest)):
+        late.on_message(GONE, pack_control(message), out)
+    assert late.succession_part.crossing is not None
+    assert late.catchup.transfer is not None
+    assert late.catchup.transfer.slot == donor.checkpoints.stable
+    away.end()
+    cross(world, 2, AWAY)
+    world.finish()
 
 
 def test_with_real_keys() -> None:
