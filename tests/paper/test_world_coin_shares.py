@@ -136,7 +136,7 @@ def test_who_waits_for_its_share_goes_on_when_the_group_does() -> None:
         lambda: donor.checkpoints.kept[0].slot > donor.succession_part.links[1].ending.slot, LIMIT, "two checkpoints"
     )
     assert late.settings.epoch == 0
-    out: ReplicaOut = Out()
+    out = ReplicaOut()
     newest = donor.newest_proof()
     assert newest is not None
     for message in (ChainLinks(donor.succession_part.lineage.chain_from(0)), CheckpointProof(2, newest)):
