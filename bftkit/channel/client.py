@@ -361,7 +361,8 @@ class ClientMachine:
         out.deliver(Moved(place, following.kept[-1].raw, chain))
         # A word was given when so many could lie; if fewer are to be believed now, it must be given again.
         heard = staying if here.quorum.weak >= before.quorum.weak else set[MemberId]()
-        self.work.on_moved(heard, out)
+        passed = (one.link.ending for one in following.kept if one.link.ending.epoch >= before.epoch)
+        self.work.on_moved(heard, next(passed).slot, out)
         for number, read in self._reads.items():
             read.answers.clear()
             read.reasons.clear()

@@ -177,10 +177,17 @@ class Session:
             for bundle in self.in_flight.values():
                 out.send(member, b"\x02" + bundle.raw)
 
-    def on_moved(self, heard: Set[MemberId], out: ClientOut) -> None:
-        """A new epoch: what is under way goes to its members as it is; of those before, these are still believed."""
+    def on_moved(self, heard: Set[MemberId], ended: Slot, out: ClientOut) -> None:
+        """A new epoch: what is under way goes to its members as it is; of those before, these are still believed.
+
+        `ended`: the last slot of the epoch before, or of one after that.
+        """
         members, now = self._client.settings.members, self._client.now
         self.receivers = members
+        if self.session >> 20 > ended:
+            # Operators have accepted a loss, and the slot that opened the session is part of it. Nobody knows the
+            # session; while too few slots follow, members take themselves to be behind, and do not say so.
+            self._reopen(out)
         for bundle in self.bundles:
             bundle.keep(heard)
             bundle.patience = PATIENCE_TICKS

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from bftkit.channel import frames
-from bftkit.channel.bundles import OK
+from bftkit.channel.bundles import OK, OPEN
 from bftkit.channel.client import (
     PATIENCE_TICKS,
     PATIENCE_TICKS_MAX,
@@ -28,7 +28,7 @@ from bftkit.channel.frames import LinkProof, Read, ReadAnswer, Refusal
 from bftkit.core.digest import digest
 from bftkit.core.machine import MemberId
 from bftkit.crypto.signed import Certificate, Vote
-from bftkit.membership.chain import HandOver
+from bftkit.membership.chain import HandOver, Place
 from bftkit.membership.commands import FORCED, Change
 from tests.chains import Group, asks, coin_key, person
 from tests.unit.following_client import SESSION, Client
@@ -689,6 +689,30 @@ def test_refusals_count_in_the_new_epoch_as_they_did_before() -> None:
     client.link("m4", 1)
     client.tell("m4", Refusal(SESSION, 1, frames.TOO_LARGE, "too large"))
     assert client.outputs(NotExecuted) == [NotExecuted(1, 1, "too large")]
+
+
+@pytest.mark.parametrize("more", [0, 1])
+@pytest.mark.parametrize("slot", [4, 5])
+def test_a_session_that_was_opened_in_what_operators_gave_up_is_opened_anew(slot: int, more: int) -> None:
+    """Members would take themselves to be behind until they come to its slot, and nothing brings an idle group there."""
+    group = Group()
+    client = Client(group)
+    client.open()
+    assert client.machine.session >> 20 == 5
+    lost = slot < 5
+    signed = group.command(asks(protocol="cks"))
+    there, group.schedule = group.after(signed)
+    group.links.append(group.ending(signed, there, slot=slot))
+    group.places.append(Place(there, group.links[-1].ending.opening))
+    for _ in range(more):
+        group.go()
+    client.links("m2", group.links)
+    assert client.epoch == 1 + more
+    assert (client.machine.session == 0) == lost
+    given_up = [(one.first, one.count, one.unknown) for one in client.outputs(NotExecuted)]
+    assert given_up == ([(1, 1, True)] if lost else [])
+    client.submit(b"second")
+    assert (OPEN in [bundle.kind for _, bundle in client.bundles()]) == lost
 
 
 def test_an_opening_session_is_opened_by_the_new_members() -> None:
