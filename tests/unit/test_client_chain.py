@@ -694,7 +694,7 @@ def test_refusals_count_in_the_new_epoch_as_they_did_before() -> None:
 @pytest.mark.parametrize("more", [0, 1])
 @pytest.mark.parametrize("slot", [4, 5])
 def test_a_session_that_was_opened_in_what_operators_gave_up_is_opened_anew(slot: int, more: int) -> None:
-    """Members would take themselves to be behind until they come to its slot, and nothing brings an idle group there."""
+    """Members would take themselves to be behind until they come to its slot, where nothing brings an idle group."""
     group = Group()
     client = Client(group)
     client.open()
