@@ -509,9 +509,11 @@ class Host(Interpreter):
         if applied != self._applied_seen:
             self.watched.pending.append(partial(recorder.reached, self.me, applied))
         if applied > self._applied_seen:
+            # What its protocol decided above the epoch's last slot is void, and the state may be of a later epoch.
+            end = replica.succession.end if replica.succession is not None else None
             for slot in range(self._applied_seen + 1, applied + 1):
                 name = replica.history.get(slot)
-                if name is not None:
+                if name is not None and (end is None or slot <= end):
                     self.watched.pending.append(partial(recorder.batch, self.me, slot, name))
             self._applied_seen = applied
         if stable != self._stable_seen:

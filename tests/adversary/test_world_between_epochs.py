@@ -143,6 +143,24 @@ def test_void_slots_are_not_executed_on_a_state_of_a_later_epoch() -> None:
     assert replica.applied == end
 
 
+def test_void_slots_are_nobodys_decisions_when_a_state_of_a_later_epoch_was_fetched() -> None:
+    """They were taken for slots that the member had executed otherwise than the next epoch (regression)."""
+    world = group()
+    cut = world.partition(["m3"], ["m0", "m1", "m2"])
+    world.switch()
+    cross(world, 1, "m0", "m1", "m2")
+    link = world.replica("m0").succession_part.links[0]
+    world.load(40, keys=2, poison=0.0, pipeline=1)
+    world.run(3_000)
+    late = world.replica("m3")
+    assert late.applied < link.ending.slot
+    assert world.replica("m0").checkpoints.stable > link.ending.slot + 4
+    late.history |= dict.fromkeys(range(link.ending.slot + 1, link.ending.slot + 5), NO_DIGEST)
+    cut.end()
+    cross(world, 1, "m3")
+    world.finish()
+
+
 def test_the_last_checkpoint_of_an_epoch_is_proved_by_the_hand_over_to_who_fetched_it_before() -> None:
     """It could neither prove its state to members of the next epoch, nor report on it when that is left by force."""
     world = group()
