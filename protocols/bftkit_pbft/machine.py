@@ -40,7 +40,7 @@ from .log import PHASES, Held, SlotState
 from .pace import Pace, Patience
 from .record import RECORD
 from .timers import NEW_VIEW, PACE, REQUEST, STATUS, Out
-from .view_change import Opening, best_low, leader_of, low_of, window_max
+from .view_change import WINDOWS, Opening, best_low, leader_of, low_of, window_max
 
 START = Opening(0, ())
 
@@ -657,7 +657,6 @@ class PbftMachine(Forkable):
         self.drop_certificates()
         self.window_moved(out)
         self.deliver(out)
-        self.fill(out)
         if self.candidate:
             views.open_view(self, out)
 
@@ -695,7 +694,11 @@ class PbftMachine(Forkable):
 
     def set_high(self) -> None:
         window = self.setup.window
-        self.high = min(self.stable + window, self.low + 2 * window) if self.stop is None else self.stop
+        if self.stop is None:
+            self.high = min(self.stable + window, self.low + 2 * window)
+        else:
+            # A certificate further above the own low mark has no place in a view change. That mark may lag far behind.
+            self.high = min(self.stop, self.low + WINDOWS * window)
 
     def window_moved(self, out: Out) -> None:
         """Take up what came too early for this member's window."""
@@ -706,6 +709,7 @@ class PbftMachine(Forkable):
             if state is not None and state.ahead is not None and slot <= self.high and self.active:
                 ahead, state.ahead = state.ahead, None
                 self.on_pre_prepare(leader_of(self.setup, ahead.view), ahead, out)
+        self.fill(out)
 
     def on_stop(self, slot: Slot, out: Out) -> None:
         """The epoch ends with `slot`: fill up to it, even beyond the window, and go no further (SAFETY rule 23)."""
@@ -714,11 +718,10 @@ class PbftMachine(Forkable):
         self.stop = slot
         self.window_moved(out)
         self.deliver(out)
-        self.fill(out)
         views.arm_request_timer(self, out)
 
     def fill(self, out: Out) -> None:
-        while self.stop is not None and self.leader == self.setup.me and self.next_slot <= self.stop:
+        while self.stop is not None and self.leader == self.setup.me and self.next_slot <= self.high:
             self.lead(NO_DIGEST, out)
 
     def on_restore(self, records: Sequence[Record], out: Out) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from bftkit.core.digest import NO_DIGEST, digest
-from bftkit.core.machine import Broadcast, MemberId, Out, Persist
-from bftkit.core.ordering import Available, Batch, Neglected, Propose, Setup, Waiting
+from bftkit.core.machine import Blame, Broadcast, MemberId, Out, Persist
+from bftkit.core.ordering import Available, Batch, Learned, Neglected, Propose, Setup, Waiting
 from bftkit.core.quorum import Quorum
 from bftkit.crypto.signed import Certificate
 from bftkit.sim.keyring import fast_keyrings
@@ -248,6 +248,40 @@ def test_the_empty_batches_that_end_an_epoch_are_work() -> None:
             backup.hear(peer, prepare(peer, "m0", 0, slot, NO_DIGEST))
             backup.hear(peer, m.Commit(0, slot, NO_DIGEST))
         assert backup.machine.patience.quiet == 0
+
+
+def stable(member: MemberId, slot: int) -> m.Stable:
+    return m.Stable(slot, KEYRINGS[member].sign(m.STABLE, m.stable_statement(slot)))
+
+
+def test_who_lags_at_the_end_of_an_epoch_prepares_nothing_that_its_view_change_may_not_hold() -> None:
+    """It learned three windows of slots and missed every stable vote: nobody may find a fault in what it says."""
+    behind = Member("m1")
+    for slot in range(1, 49):
+        behind.give(Learned(slot, NO_DIGEST))
+    behind.do("on_stop", 56)
+    behind.hear("m0", header("m0", 0, 49, NO_DIGEST))
+    for peer in ("m2", "m3"):
+        behind.hear(peer, prepare(peer, "m0", 0, 49, NO_DIGEST))
+    again = behind.restarted()
+    (change,) = [message for message in again.give(Neglected("m0")) if isinstance(message, m.ViewChange)]
+    out: Out[Any, Any] = Out()
+    Member("m2").machine.on_message("m1", change, out)
+    assert not [effect for effect in out.effects if isinstance(effect, Blame)]
+    # As soon as the others' mark is known, it votes.
+    said = [message for peer in ("m2", "m3") for message in behind.hear(peer, stable(peer, 24))]
+    assert [message.slot for message in said if isinstance(message, m.Prepare)] == [49]
+    assert behind.machine.held[49].digest == NO_DIGEST
+
+
+def test_a_leader_that_lags_fills_up_to_the_end_as_its_mark_allows() -> None:
+    leader = Member("m0")
+    for slot in range(1, 49):
+        leader.give(Learned(slot, NO_DIGEST))
+    said = leader.do("on_stop", 56)
+    assert [message.slot for message in said if isinstance(message, m.PrePrepare)] == list(range(1, 49))
+    said = [message for peer in ("m2", "m3") for message in leader.hear(peer, stable(peer, 24))]
+    assert [message.slot for message in said if isinstance(message, m.PrePrepare)] == list(range(49, 57))
 
 
 # ------------------------------------------------------------------------------------------------- stable votes
