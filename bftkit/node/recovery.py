@@ -23,6 +23,8 @@ from bftkit.storage.disk import DiskDirectory
 from bftkit.storage.durability import DurabilityKeeper
 from bftkit.storage.head import SALT_SIZE
 from bftkit.storage.log import Durability, Log, LogCorrupt, LogMissing, MemoryLog, RecordLog, set_aside
+from bftkit.storage.recovery import read_log
+from bftkit.storage.recovery import recovered as recovered_records
 from bftkit.storage.snapshots import MemorySnapshots, SnapshotCorrupt, SnapshotStore
 from bftkit.storage.sqlite_snapshots import SqliteSnapshots, set_database_aside
 
@@ -38,6 +40,7 @@ def open_storage(folder: MemberFolder) -> tuple[RecordLog, SnapshotStore, Restor
     keeper = durability_keeper(folder)
     before = keeper.is_marked
     if keeps_nothing(folder):
+        before = before or _has_promised(folder)
         keeper.mark()
         return MemoryLog(), MemorySnapshots(), Restored(amnesic=before, forgotten=folder.epochs.root if before else b"")
     directory = DiskDirectory(folder.log)
@@ -73,6 +76,20 @@ def open_storage(folder: MemberFolder) -> tuple[RecordLog, SnapshotStore, Restor
     forgotten = folder.epochs.root if amnesic else b""
     checkpoint, links = newest_checkpoint(snapshots), snapshots.links()
     return log, snapshots, Restored(records, checkpoint, amnesic, forgotten, links, slots=slots)
+
+
+def _has_promised(folder: MemberFolder) -> bool:
+    """Whether there is a log, of a time with another setting, that is not as `bftkit init` made it.
+
+    It is not followed any more, so what its member promised there is forgotten (SAFETY rule 16).
+    """
+    try:
+        records = recovered_records(read_log(DiskDirectory(folder.log))).records
+    except LogMissing:
+        return False
+    except LogCorrupt:
+        return True
+    return any(entry.payload != own_record(0, silent=True) for entry in records)
 
 
 def newest_link(records: Sequence[bytes]) -> HandOver | None:

@@ -15,6 +15,7 @@ from bftkit.node.keychain import MemberKeychain
 from bftkit.node.recovery import durability_keeper, open_storage
 from bftkit.storage.disk import DiskDirectory
 from bftkit.storage.durability import MARK, DurabilityKeeper
+from bftkit.storage.head import HEAD_NAME
 from bftkit.storage.log import Durability, Log, MemoryLog
 from bftkit.storage.memory_files import MemoryDirectory
 from bftkit.storage.record_log import RecordLog, strictest
@@ -149,6 +150,24 @@ def test_memory_and_then_a_disk_is_amnesia_too(made: MemberFolder) -> None:
     assert start(with_durability(made, "memory"))[:2] == (False, MEMORY)
     assert start(with_durability(made, "memory"))[:2] == (True, MEMORY)
     assert start(with_durability(made, "fsync"))[:2] == (True, FSYNC)
+
+
+def test_a_disk_and_then_memory_is_amnesia_too(made: MemberFolder) -> None:
+    """SAFETY rule 16: the log is whole, and nobody reads it any more."""
+    assert start(with_durability(made, "fsync"), written=own_record(8, silent=False))[:2] == (False, FSYNC)
+    assert start(with_durability(made, "memory"))[:2] == (True, MEMORY)
+
+
+def test_a_damaged_disk_and_then_memory_is_amnesia_too(made: MemberFolder) -> None:
+    start(with_durability(made, "fsync"), written=own_record(8, silent=False))
+    (made.log / HEAD_NAME).unlink()
+    assert start(with_durability(made, "memory"))[:2] == (True, MEMORY)
+
+
+def test_the_remark_with_which_a_replacement_begins_is_no_promise(made: MemberFolder) -> None:
+    names = {"group": made.genesis.group_id, "identity": made.identity.public, "salt": bytes(16)}
+    Log.create(DiskDirectory(made.log), **names, standing=[own_record(0, silent=True)])
+    assert start(with_durability(made, "memory"))[:2] == (False, MEMORY)
 
 
 def test_a_member_that_keeps_nothing_is_not_ready_for_needs_that_it_cannot_meet(tmp_path: Path) -> None:
