@@ -272,7 +272,10 @@ class ValidatedAgreement(Forkable, Machine[Input, Part, Agreed]):
 
     def _on_part(self, sender: MemberId, part: Part, out: Out) -> None:
         kind, index, body, n = part.kind, part.index, part.body, self.setup.quorum.n
-        if kind in (PROPOSAL, COMMITMENT) and index < n:
+        if len(body) > self.judge.part_bytes_max:
+            # Much of what comes waits here unchecked.
+            out.blame(sender, f"sent a part of {len(body)} bytes, more than {self.judge.part_bytes_max}")
+        elif kind in (PROPOSAL, COMMITMENT) and index < n:
             self._on_broadcast(kind, index, sender, cb.CODEC.decode(body), out)
         elif kind == ORDER and index == 0:
             share = co.CODEC.decode(body)

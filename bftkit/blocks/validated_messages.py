@@ -205,6 +205,12 @@ class Judge:
         quorum = self.setup.quorum
         return self.value_max + ((quorum.n + 7) >> 3) + quorum.available * VOTE_BYTES + 16
 
+    @property
+    def part_bytes_max(self) -> int:
+        """No part is longer: at most it has a proof, two certificates beside it, names, votes and lengths."""
+        quorum = self.setup.quorum
+        return self.proof_bytes_max + 2 * (((quorum.n + 7) >> 3) + quorum.available * VOTE_BYTES) + 1024
+
     def accepts(self, value: bytes) -> bool:
         """Whether a proposal may have this value. Found out once."""
         if len(value) > self.value_max:

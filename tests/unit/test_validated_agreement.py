@@ -331,6 +331,37 @@ def test_no_statement_is_longer_than_a_proof_can_be() -> None:
     assert list(inside(made, "m0").statements[2]) == []
 
 
+def test_what_waits_unchecked_is_not_longer_than_a_correct_members_words() -> None:
+    """Of each sender a few messages wait for each attempt, in each of many rounds: a liar makes none of a megabyte."""
+    made = world(propose=False)
+    found = inside(made, "m0")
+    evidence = bytes(am.EVIDENCE_BYTES_MAX)
+    vote = am.CODEC.encode(am.PreVote(1, True, False, b"", bytes(64), evidence))
+    final = cb.CODEC.encode(cb.Final(bytes(cb.VALUE_BYTES_MAX), b""))
+    for attempt in range(1, 5):
+        made.inject("m3", "m0", va.Part(va.AGREEMENT, attempt, vote))
+        made.inject("m3", "m0", va.Part(va.PROPOSAL, attempt - 1, final))
+        made.inject("m3", "m0", va.Part(va.COMMITMENT, attempt - 1, final))
+    made.run()
+    assert not found.waiting
+    assert not found.surplus
+    bound = found.judge.part_bytes_max
+    assert faults(made, "m3") == {f"sent a part of {len(body)} bytes, more than {bound}" for body in (vote, final)}
+
+
+@pytest.mark.parametrize(("n", "f"), [(4, 1), (7, 2), (13, 4)])
+def test_no_correct_member_says_anything_longer_than_the_bound(n: int, f: int) -> None:
+    for seed in range(3):
+        made = world(n, f, seed=seed, propose=False, liars={"m1": Silent()})
+        for name in made.members:
+            made.input(name, va.Propose((b"good" + name.encode()).ljust(VALUE_MAX)))
+        bound = inside(made, "m0").judge.part_bytes_max
+        made.run()
+        longest = max(len(part.body) for name in made.members for part in made.sent[name])
+        assert bound // 4 < longest <= bound
+        assert made.blames == []
+
+
 def test_the_longest_proposal_has_a_proof_within_the_bound() -> None:
     made = world(propose=False)
     for name in made.members:
