@@ -236,7 +236,7 @@ class CatchUp:
         turn = replica.indices.get(replica.me, 0) % max(1, len(signers))
         transfer = Transfer(slot, root, certificate, signers[turn:] + signers[:turn])
         if self.transfer is not None:
-            transfer.have = self.transfer.have
+            transfer.go_on_from(self.transfer)
         self.transfer = transfer
         self._progress = (replica.beat, 0)
         replica.counters.transfers += 1
@@ -287,10 +287,14 @@ class CatchUp:
 
     def _on_chunk(self, sender: MemberId, message: Chunk, out: ReplicaOut) -> None:
         transfer = self.transfer
-        if transfer is None or transfer.slot != message.slot:
+        if transfer is None:
             return
         self._replica.counters.transferred_bytes += len(message.data)
-        if not transfer.take_chunk(sender, message.index, message.data):
+        if transfer.slot == message.slot:
+            good = transfer.take_chunk(sender, message.index, message.data)
+        else:
+            good = transfer.take_owed(sender, message.slot, message.index, message.data)
+        if not good:
             self._replica.blame(sender, "chunk that is not the certified one", b"", out)
         self._continue(out)
 

@@ -3,7 +3,8 @@
 The certificate fixes the root, the manifest lists the chunks' digests (checked against the root), and each chunk is
 checked by its digest when it comes. Who sends a bad one is dropped as a source and blamed; its chunks are asked of
 others. Chunks that this member's own state holds already are not fetched. When the group moves on to a newer
-checkpoint meanwhile, the transfer moves along and keeps what it has: chunks are known by their content.
+checkpoint meanwhile, the transfer moves along and keeps what it has, and what is under way: chunks are known by their
+content. Over a link that takes longer for a chunk than the group for a checkpoint, nothing else would ever count.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from bftkit.crypto.signed import Certificate
 
 OUTSTANDING_PER_SOURCE: Final = 4
 """So many chunks are asked of one member at a time."""
+OWED_MAX: Final = 256
+"""So many chunks that were asked for of earlier checkpoints are still waited for."""
 
 
 @attrs.define(eq=False)
@@ -41,8 +44,20 @@ class Transfer:
     received_bytes: int = 0
     fruitless: int = 0
     """How often all that was under way was asked for again since something came."""
+    owed: dict[tuple[Slot, int], tuple[MemberId, Digest]] = attrs.field(
+        factory=dict[tuple[Slot, int], tuple[MemberId, Digest]]
+    )
+    """Chunks of checkpoints before this one that are under way, of whom they were asked, and their names."""
     barred: set[MemberId] = attrs.field(factory=set[MemberId])
     """Those that sent rubbish: they are no sources any more, whatever they say."""
+
+    def go_on_from(self, before: Transfer) -> None:
+        """This transfer takes the place of another one: what is here, and what is under way, is not lost."""
+        self.have = before.have
+        leaves = before.leaves or ()
+        under_way = {(before.slot, index): (member, leaves[index]) for index, member in sorted(before.asked.items())}
+        newest = [*before.owed.items(), *under_way.items()][-OWED_MAX:]
+        self.owed = dict(newest)
 
     def take_manifest(self, leaves: Sequence[Digest], own: Mapping[Digest, bytes]) -> bool:
         """Accept the list of chunks if it is the certified one. `own` are chunks that this member holds."""
@@ -61,7 +76,9 @@ class Transfer:
             if name not in seen:
                 seen.add(name)
                 self.missing.append(index)
-        self.missing.reverse()
+        owed = {name for _, name in self.owed.values()}
+        # What is under way anyhow is asked for last.
+        self.missing.sort(key=lambda index: (leaves[index] in owed, index), reverse=True)
         return True
 
     def requests(self) -> list[tuple[MemberId, int]]:
@@ -100,6 +117,23 @@ class Transfer:
             self.missing.remove(index)
         self.have[name] = data
         self.received_bytes += len(data)
+        return True
+
+    def take_owed(self, sender: MemberId, slot: Slot, index: int, data: bytes) -> bool:
+        """A chunk of an earlier checkpoint came. False if it is not the certified one, which only a liar sends."""
+        source, name = self.owed.get((slot, index), (None, b""))
+        if source != sender:
+            return True  # nothing that is still waited for
+        del self.owed[slot, index]
+        if digest(data) != name:
+            self.bar(sender)
+            return False
+        if name not in self.have:
+            self.have[name] = data
+            self.received_bytes += len(data)
+            leaves = self.leaves or ()
+            self.missing = [at for at in self.missing if leaves[at] != name]
+            self.asked = {at: member for at, member in self.asked.items() if leaves[at] != name}
         return True
 
     def add(self, source: MemberId) -> None:

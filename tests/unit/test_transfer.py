@@ -145,3 +145,35 @@ def test_a_transfer_is_vain_when_all_its_sources_were_asked_first_in_vain() -> N
         assert not made.is_vain
     made.retry()
     assert made.is_vain
+
+
+def test_what_is_under_way_counts_although_the_group_has_a_newer_checkpoint_by_then() -> None:
+    """Regression: over a slow link every chunk came when the next checkpoint was being fetched, and none counted."""
+    made = transfer("m0", "m1")
+    made.take_manifest(LEAVES, {})
+    under_way = made.requests()
+    rounds = 1 + len(CHUNKS) // (2 * OUTSTANDING_PER_SOURCE)
+    for slot in range(16, 16 + 8 * rounds, 8):
+        newer = Transfer(slot, ROOT, CERTIFICATE, ["m0", "m1"])
+        newer.go_on_from(made)
+        assert newer.take_manifest(LEAVES, {})
+        for source, index in under_way:
+            assert newer.take_owed(source, made.slot, index, CHUNKS[index])
+        made, under_way = newer, newer.requests()
+    assert made.chunks() == CHUNKS
+
+
+def test_what_is_owed_is_asked_for_last_and_taken_from_who_owes_it_only() -> None:
+    made = transfer("m0")
+    made.take_manifest(LEAVES, {})
+    asked = [index for _, index in made.requests()]
+    newer = Transfer(16, ROOT, CERTIFICATE, ["m0"])
+    newer.go_on_from(made)
+    newer.take_manifest(LEAVES, {})
+    again = newer.requests()
+    assert not {index for _, index in again} & set(asked)
+    assert newer.take_owed("m1", 8, asked[0], CHUNKS[asked[0]])
+    assert newer.take_owed("m0", 8, 19, CHUNKS[19])
+    assert newer.received_bytes == 0
+    assert not newer.take_owed("m0", 8, asked[0], b"rubbish")
+    assert newer.sources == []
