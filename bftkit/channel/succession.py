@@ -451,7 +451,8 @@ class Succession:
             self.lineage.send(sender, epoch, out)
             newest = self._replica.newest_proof()
             if newest is not None:
-                out.send(sender, pack_control(CheckpointProof(self.configuration.epoch, newest)))
+                # Of the epoch whose keys it was signed with: one that halted at the crossing is still in that one.
+                out.send(sender, pack_control(CheckpointProof(self._replica.settings.epoch, newest)))
         elif epoch > self.lineage.ahead_place.configuration.epoch:
             self.lineage.ask(sender, out)
 

@@ -11,19 +11,22 @@ from bftkit.channel.bundles import COMMAND, make_proved_bundle
 from bftkit.channel.frames import (
     ANSWER_CODEC,
     CONTROL,
+    CONTROL_CODEC,
     ChainLinks,
     CheckpointProof,
     DecidedClaims,
     Read,
     ReadRefusal,
+    Status,
     pack_ask,
     pack_control,
 )
 from bftkit.channel.interface import FromClient, Neighbours, Restored, Save, ToClient
 from bftkit.channel.records import EPOCH_RECORD
 from bftkit.channel.replica import Replica
+from bftkit.configuration.text import ConfigurationError
 from bftkit.core.digest import NO_DIGEST
-from bftkit.core.machine import Blame, Deliver, MemberId, Out
+from bftkit.core.machine import Blame, Deliver, MemberId, Out, Send
 from bftkit.membership.chain import HandOver
 from bftkit.membership.commands import CANCEL, FORCED, PLANNED, Command, sign_command
 from bftkit.sim.epochs import operator_key
@@ -185,6 +188,33 @@ def test_the_last_checkpoint_of_an_epoch_is_proved_by_the_hand_over_to_who_fetch
     world.switch(forced=True)
     cross(world, 2, "m1", "m2", "m3")
     world.finish()
+
+
+def test_who_cannot_enter_an_epoch_says_of_what_it_shows_which_epoch_signed_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is far behind, and knows of the epoch after, would blame it for signatures that do not fit."""
+    world = group()
+    world.switch()
+    cross(world)
+    replica = world.replica("m1")
+    start = replica.succession_part.links[0].ending.slot
+    world.load(20, keys=2, poison=0.0)
+    world.run_until(lambda: replica.checkpoints.stable > start, LIMIT, "a checkpoint of epoch 1")
+
+    def refuses(*_: object) -> None:
+        raise ConfigurationError("protocol", "it is not here", "install it")
+
+    monkeypatch.setattr(world.keychain("m1"), "enter", refuses)
+    world.expected_halts.add("m1")
+    world.switch()
+    cross(world, 2, "m0", "m2", "m3")
+    world.run_until(lambda: replica.stopped is not None, LIMIT, "m1 cannot enter epoch 2")
+    out = hears(replica, "m3", pack_control(Status(0, 0, 0, 0)))
+    shown = [
+        CONTROL_CODEC.decode(effect.message[1:])
+        for effect in out.effects
+        if isinstance(effect, Send) and effect.message[0] == CONTROL
+    ]
+    assert [one.epoch for one in shown if isinstance(one, CheckpointProof)] == [1]
 
 
 # ------------------------------------------------------------------------------------------------ reads
