@@ -23,7 +23,10 @@ SPREAD_MS: Final = 1000
 
 @attrs.frozen
 class Report:
-    """A member's latest report: newer counters replace older ones, wherever the clock jumped."""
+    """A member's latest report: newer counters replace older ones, wherever the clock jumped.
+
+    Counters begin anew with each epoch, and its keys (`bftkit.channel.entering`).
+    """
 
     counter: int
     time_ms: int

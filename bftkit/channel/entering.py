@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
+
 from bftkit.channel.bundles import COMMAND, COMMIT
 from bftkit.channel.interface import ReplicaOut, ReplicaSettings, Rotate
 from bftkit.channel.pool import Pool
@@ -96,7 +98,11 @@ class Entering:
             state.enter(place, link.signed, link.ending.slot, replica.state.clock.now_ms)
         self._judge_clocks()
         clock, here = replica.state.clock, replica.indices
-        clock.reports = {member: clock.reports[member] for member in sorted(clock.reports) if member in here}
+        # Reports are signed with keys of the epoch, so that the counters may begin anew. They must: one that a liar has
+        # driven to its end would silence whoever takes the liar's place under its name.
+        clock.reports = {
+            member: attrs.evolve(clock.reports[member], counter=0) for member in sorted(clock.reports) if member in here
+        }
 
     def _judge_clocks(self) -> None:
         """From now on the clock reports of this epoch's members count."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from bftkit.channel import frames
+from bftkit.channel.batches import BatchStore
 from bftkit.channel.checkpoints import Stable
 from bftkit.channel.interface import ReplicaOut, Restored
 from bftkit.channel.records import (
@@ -97,6 +98,8 @@ class Restoring:
                 entering.marked = kind == ENTERED_RECORD
                 protocol_records.clear()
                 decided.clear()
+                # Judged by the keys of an epoch before: whoever was up all the time would refuse them (SAFETY rule 4).
+                replica.batches = BatchStore(replica.settings)
                 wedged_by, bedrock_records = b"", []
             elif kind == EPOCH_RECORD:
                 pass

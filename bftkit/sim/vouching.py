@@ -160,9 +160,9 @@ class AgreedTimes:
     def _work_out(self, slot: Slot, batch: StoredBatch | None) -> None:
         era = self._world.chain.era_of(slot)
         if era is not self._era:
-            # Only members report, and what one that left has reported counts no more.
+            # Only members report, and what one that left has reported counts no more. Counters begin anew.
             self._era = era
-            self._reports = {member: self._reports[member] for member in self._reports if member in era.members}
+            self._reports = {member: (0, self._reports[member][1]) for member in self._reports if member in era.members}
         time = self._times[slot - 1]
         if batch is not None:
             for bundle in batch.bundles:
