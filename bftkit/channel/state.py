@@ -284,9 +284,15 @@ def error_text(error: BaseException) -> bytes:
     """The same text on every member: the exception's type and message, nothing of this process.
 
     Error texts are part of the replicated state. Addresses of objects are taken out, and how deep a recursion went
-    depends on who called, so that one has a fixed text.
+    depends on who called, so that one has a fixed text. An exception may fail to say what it is: then its type must do.
     """
     if isinstance(error, RecursionError):
         return b"RecursionError: too deep"
-    text = _ADDRESS.sub("0x…", f"{type(error).__name__}: {error}")
+    try:
+        said = str(error)
+    except MemoryError:
+        raise
+    except Exception:
+        said = "it cannot say what it is"
+    text = _ADDRESS.sub("0x…", f"{type(error).__name__}: {said}")
     return text[:ERROR_TEXT_MAX].encode("utf-8", "replace")

@@ -57,3 +57,25 @@ def test_error_texts_hold_nothing_of_this_process() -> None:
     assert repr(one) != repr(other)
     assert error_text(ValueError(f"bad {one}")) == error_text(ValueError(f"bad {other}"))
     assert error_text(RecursionError("at depth 991")) == error_text(RecursionError("at depth 993"))
+
+
+class Speechless(Exception):
+    """Fails again when it is asked for its text."""
+
+    def __str__(self) -> str:
+        raise KeyError("no text")
+
+
+class Raising(KeyValueStore):
+    """Raises what cannot be told."""
+
+    def apply(self, operation: bytes, context: Context) -> bytes:
+        raise Speechless
+
+
+def test_an_exception_without_a_text_is_a_failure_like_any_other() -> None:
+    """Or one operation would end every member, and again after each restart (SAFETY rule 10)."""
+    statuses, results = state_of(Raising())._apply_all(  # pyright: ignore[reportPrivateUsage]
+        [b"x"], Context(bytes(32))
+    )
+    assert (list(statuses), results) == ([FAILED], [b"Speechless: it cannot say what it is"])
