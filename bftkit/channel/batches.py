@@ -31,6 +31,10 @@ BATCH_ROOM: Final = 64 << 10
 and one of what it measured."""
 SHOWN_BYTES_MAX: Final = 12 << 20
 """A bad batch that is longer is not shown to others: the member that signed for it is blamed without a proof."""
+PATIENCE_MAX: Final = 64
+"""A batch is asked for again after so many beats at the latest, if others take as long to come over this link."""
+WAIT_MAX: Final = 16
+"""So many at the latest if nothing says so: most often its holders were away."""
 SERVED_AT_ONCE: Final = 16
 """So many batches are sent in answer to one request."""
 
@@ -59,6 +63,21 @@ class Wanted:
     holders: list[MemberId]
     at_once: bool = False
     """Wanted whether there is room or not: the group cannot go on without it."""
+    begun: int = 0
+    """The beat in which it was asked for first."""
+    asked: int = 0
+    """The beat in which it was asked for last."""
+    attempts: int = 0
+    """How often it was asked for."""
+
+    def is_due(self, beat: int, patience: int) -> bool:
+        """Whether to ask the next one that should hold it. Whenever all were asked, the waits double.
+
+        A slow link carries every copy, and what is asked for faster than it comes buries what comes.
+        """
+        rounds = self.attempts // max(1, len(self.holders))
+        wait = max(patience, min(1 << min(rounds, 8), WAIT_MAX))
+        return self.attempts == 0 or beat - self.asked >= wait
 
 
 @attrs.frozen
@@ -143,6 +162,14 @@ class BatchStore:
         self._stored: dict[Digest, StoredBatch] = {}
         self._wanted: dict[Digest, Wanted] = {}
         self._offered: dict[Digest, bytes] = {}
+        self._beat = 0
+        self._patience = 1
+        """Beats before a batch is asked for again: most of the time that the last one took, so that a link is not asked
+        for much more than it carries. Not all of it, or a holder that is gone would make it ever longer."""
+        self._again = SERVED_AT_ONCE
+        """So many batches are asked for again in a beat: the fewer, the longer nothing comes."""
+        self._in_vain = False
+        """Whether any were, and nothing has come since."""
         self._refused: tuple[Digest, bytes] | None = None
         """The newest batch that is bad: one is enough to show it to others, and a liar makes them without end."""
 
@@ -204,6 +231,10 @@ class BatchStore:
         wanted = self._wanted.pop(name, None)
         if wanted is None:
             return None
+        if wanted.attempts:
+            self._again = min(2 * self._again, SERVED_AT_ONCE)
+            self._in_vain = False
+            self._patience = min(max(1, (self._beat - wanted.begun) * 3 // 4), PATIENCE_MAX)
         return self._take(name, raw, pool), wanted.slot
 
     def _take(self, name: Digest, raw: bytes, pool: Pool) -> StoredBatch:
@@ -241,6 +272,8 @@ class BatchStore:
         if wanted is None:
             self._wanted[name] = wanted = Wanted(slot, list(holders), at_once)
             if wanted.holders:
+                wanted.begun = wanted.asked = self._beat
+                wanted.attempts = 1
                 out.send(wanted.holders[0], pack_control(BatchRequest((name,))))
             return
         wanted.slot = max(wanted.slot, slot)
@@ -248,14 +281,31 @@ class BatchStore:
         wanted.holders.extend(holder for holder in holders if holder not in wanted.holders)
 
     def retry(self, applied: Slot, out: ReplicaOut) -> None:
-        """Ask again for everything that did not come, each time another holder."""
+        """A beat has passed: ask again for what did not come in time, each time another holder."""
+        self._beat += 1
+        if self._in_vain:
+            self._again = max(1, self._again // 2)
+            self._in_vain = False
+        again = self._again
         requests: dict[MemberId, list[Digest]] = {}
         for name, wanted in self._wanted.items():
-            if wanted.holders and (wanted.at_once or self.has_room(wanted.slot, applied)):
-                wanted.holders.append(wanted.holders.pop(0))
-                requests.setdefault(wanted.holders[0], []).append(name)
+            if not wanted.holders or not (wanted.at_once or self.has_room(wanted.slot, applied)):
+                continue
+            if not wanted.is_due(self._beat, self._patience) or (wanted.attempts and not again):
+                continue
+            wanted.holders.append(wanted.holders.pop(0))
+            names = requests.setdefault(wanted.holders[0], [])
+            if len(names) < SERVED_AT_ONCE:
+                if wanted.attempts:
+                    again -= 1
+                    self._in_vain = True
+                else:
+                    wanted.begun = self._beat
+                wanted.asked = self._beat
+                wanted.attempts += 1
+                names.append(name)
         for member in sorted(requests):
-            out.send(member, pack_control(BatchRequest(tuple(requests[member][:SERVED_AT_ONCE]))))
+            out.send(member, pack_control(BatchRequest(tuple(requests[member]))))
 
     def forget(self, floor: Slot, applied: Slot) -> None:
         """Drop what checkpoints cover: decided batches up to `floor`, wanted ones up to `applied`."""

@@ -25,6 +25,7 @@ from bftkit.service.keyvalue import KeyValueStore
 from bftkit.sim.adversaries import Honest
 from bftkit.sim.host import FromMember
 from bftkit.sim.links import Handle, Network
+from bftkit.sim.workloads import EmptyLoad
 from bftkit.sim.world import World
 
 GROUPS = [("pbft", 4), ("coordinator", 3), ("paxos", 3)]
@@ -333,6 +334,29 @@ def test_who_claimed_first_is_gone_before_it_sent_the_batches(protocol: str, mem
     world.run_until(lambda: replica.applied >= 8, 20_000, "the others sent them")
     world.load(12, keys=2)
     world.finish(without=[first])
+
+
+def test_batches_are_not_asked_for_faster_than_a_slow_link_brings_them() -> None:
+    """Regression: each was asked for again in every beat, and the copies buried what else was to come, for ever."""
+    world = World(1, "paxos", 3, c=1, interval=64, window=128, clients=1, network=Network(delay_max=5))
+    world.crash("m2")
+    world.load(40, workload=lambda name: EmptyLoad(name, 16_000), pipeline=1)
+    answer_all(world)
+    sent = 0
+
+    def count(sender: str, receiver: str, frame: bytes) -> None:
+        nonlocal sent
+        if receiver == "m2" and isinstance(control_in(frame), BatchBytes):
+            sent += len(frame)
+
+    world.observers.append(count)
+    line = world.limit_bandwidth("m2", 256_000)  # 40 batches take 20 seconds
+    world.restart("m2")
+    replica = world.replica("m2")
+    world.run_until(lambda: replica.applied == world.replica("m0").applied, 120_000, "m2 is up to date")
+    line.end()
+    assert sent < 12 * 40 * 16_000
+    world.finish()
 
 
 def test_an_older_state_will_do_if_who_showed_the_newest_is_gone() -> None:
