@@ -109,7 +109,8 @@ class Admission:
 
 Accept: TypeAlias = Callable[[bytes, bytes], Admission | None]
 """Called with a stranger's Ed25519 public key and handshake payload; None refuses. It must not change any state:
-until `LinkUp` these are claims that anybody could have recorded and sent again."""
+until `LinkUp` these are claims that anybody could have recorded and sent again. Once the stranger has proved them it is
+called again, and must say the same: who is welcome may have changed in between."""
 
 
 def refuse_all(public_key: bytes, payload: bytes) -> Admission | None:

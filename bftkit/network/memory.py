@@ -204,6 +204,10 @@ class MemoryHub(Switchboard[MemoryLink]):
             return
         admission = link.admission
         assert admission is not None, "only links that were dialled by others are confirmed"
+        assert link.public_key is not None
+        if not self._still_welcome(admission, link.public_key, payload):
+            self._fail(link, "refused: this key is not welcome here any more")
+            return
         if not self._has_room(admission, link.source):
             self._fail(link, "refused: too many links are open")
             return

@@ -240,8 +240,9 @@ class Switchboard(ABC, Generic[AnyLink]):
         if dial is not None and dial.public_key == public_key:
             dial.replace_addresses(addresses, now)
         else:
-            if dial is not None:
-                for link in self._links(route):
+            links = self._links(route)
+            if any(link.public_key != public_key for link in links):  # also those that we were dialled on, and only so
+                for link in links:
                     self._link_closed(link, "the peer's key was replaced", now)
                 route = self._routes.setdefault(peer, route)
             route.dial = Dial(public_key, addresses, now)
@@ -462,6 +463,13 @@ class Switchboard(ABC, Generic[AnyLink]):
         return admission.privileged or (
             self._admitted < limits.connections and self._admitted_by_host[host] < limits.connections_per_host
         )
+
+    def _still_welcome(self, admission: Admission, public_key: bytes, payload: bytes) -> bool:
+        """Whether a stranger that has now proved who it is comes in as what its opening was admitted as.
+
+        It chooses how long that takes, and whoever was a member when it knocked may have been replaced since.
+        """
+        return self._accept(public_key, payload) == admission
 
     def _count_admitted(self, host: str, change: int) -> None:
         """A link that is not privileged was opened (1) or closed (-1)."""

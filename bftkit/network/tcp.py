@@ -331,6 +331,9 @@ class TcpHub(Switchboard[TcpLink]):
             del self._dialling[link]
         else:
             assert admission is not None
+            assert session.peer_key is not None
+            if not self._still_welcome(admission, session.peer_key, session.peer_payload):
+                raise SessionError("refused", "this key is not welcome here any more")
             if not self._has_room(admission, link.host):
                 raise SessionError("refused", "too many links are open")
             self._settled(link)

@@ -328,8 +328,40 @@ def test_the_accept_callback_decides(world: World) -> None:
     world.until(lambda: ann.is_up("bob") and bob.is_up("ann") and eve.counters["dial_failed"] > 0)
     assert bob.up() == ["ann"]
     assert not eve.is_up("bob")
-    assert sorted(asked) == sorted([(key("ann"), b"a"), (key("eve"), b"e")])
+    assert set(asked) == {(key("ann"), b"a"), (key("eve"), b"e")}
     assert [event for event in world.seen[bob] if isinstance(event, Refused) and event.public_key == key("eve")]
+
+
+def test_who_is_replaced_between_knocking_and_proving_does_not_come_in(world: World) -> None:
+    """Whoever dials chooses when it confirms: an old key must not get in as the member that has a new one by then."""
+    members = {key("eve"): "ann"}
+    asked: list[bytes] = []
+
+    def accept(public_key: bytes, payload: bytes) -> Admission | None:
+        asked.append(public_key)
+        name = members.get(public_key)
+        return None if name is None else Admission(name, privileged=True)
+
+    bob = world.hub("bob", accept=accept)
+    eve = world.hub("eve")
+    eve.connect("bob", key("bob"), [bob.listen(world.any_address("bob"))])
+    world.until(lambda: bool(asked))
+    assert bob.up() == [], "it has knocked, and not proved yet who it is"
+    del members[key("eve")]
+    members[key("ann")] = "ann"
+    world.until(lambda: bob.counters["refused"] > 0)
+    assert bob.up() == []
+    assert bob.counters["links_up"] == 0
+
+
+def test_a_peer_that_is_dialled_from_now_on_keeps_no_link_of_another_key(world: World) -> None:
+    """It was only dialled by that peer before: such a link is no better than one that we dialled."""
+    bob = world.hub("bob", accept=lambda public_key, payload: Admission("ann") if public_key == key("eve") else None)
+    eve, ann = world.hub("eve"), world.hub("ann")
+    eve.connect("bob", key("bob"), [bob.listen(world.any_address("bob"))])
+    world.until(lambda: bob.is_up("ann"))
+    bob.connect("ann", key("ann"), [ann.listen(world.any_address("ann"))])
+    assert not bob.is_up("ann")
 
 
 def test_a_full_queue_drops_the_newest_and_loses_nothing_else(world: World) -> None:
