@@ -32,7 +32,8 @@ def restore(machine: CksMachine, records: Sequence[Record], out: Out) -> None:
         blocks: dict[tuple[int, int], list[Record]] = {}
         for own in rounds[number]:
             blocks.setdefault((own.kind, own.index), []).append(own.record)
-        for kind, index in sorted(blocks):
+        # The agreement first: in a group of one, an offer is proposed as soon as it is here.
+        for kind, index in sorted(blocks, reverse=True):
             restore_block(machine, state, kind, index, blocks[kind, index], out)
     machine.restoring = False
     machine.exchange.restored = bool(records)
@@ -45,6 +46,8 @@ def restore_block(
         if index == machine.index:
             state.offered = offered(records)
             machine.highest = max(machine.highest, state.number)
+        if state.agreed:
+            return
         child: AnyOut[cb.Message, cb.Output] = AnyOut()
         state.offer(machine.setup, index).on_restore(records, child)
         machine.adopt_offer(state, index, child, out)

@@ -89,6 +89,22 @@ def test_a_restart_of_who_cannot_be_done_without_needs_no_timer(ticks: int) -> N
     world.run_until(world.all_delivered, 100_000)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_group_of_one_loses_power_again_and_again(seed: int) -> None:
+    """What it said is enough for all to follow, so a restart goes through it to the end, from wherever the disk ends.
+
+    It must not say all of it anew beside what it had said.
+    """
+    random = Random(seed)
+    world = OrderingWorld(PLUGIN, 1, 0, 0, seed, disk=Disk(0, 40, keep_some=True))
+    for _ in range(20):
+        world.submit(1)
+        world.run(random.randrange(60))
+        world.crash("m0")
+        world.restart("m0")
+    world.run_until(world.all_delivered, 10_000)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("pipeline", [1, 2, 5])
 def test_rounds_have_their_slots_and_every_member_has_its_turn(shape: tuple[int, int, int], pipeline: int) -> None:

@@ -138,8 +138,8 @@ class Batches:
         self._ask_holders(node, batch)
 
     def arrive(self, node: Node, batch: Digest) -> None:
-        """Bytes came, asked for or not."""
-        if batch in node.store:
+        """Bytes came, asked for or not. A member may have made the same batch itself since it asked."""
+        if batch in node.store and batch not in node.wanted:
             return
         node.arrived.add(batch)
         if node.wanted.pop(batch, None) is not None:
