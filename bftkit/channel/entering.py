@@ -99,9 +99,13 @@ class Entering:
         self._judge_clocks()
         clock, here = replica.state.clock, replica.indices
         # Reports are signed with keys of the epoch, so that the counters may begin anew. They must: one that a liar has
-        # driven to its end would silence whoever takes the liar's place under its name.
+        # driven to its end would silence whoever takes the liar's place under its name. But a state that was fetched
+        # may be of a later slot, with counters of this epoch in it, which all others count on from.
+        begins = replica.applied == link.ending.slot
         clock.reports = {
-            member: attrs.evolve(clock.reports[member], counter=0) for member in sorted(clock.reports) if member in here
+            member: attrs.evolve(report, counter=0) if begins else report
+            for member, report in sorted(clock.reports.items())
+            if member in here
         }
 
     def _judge_clocks(self) -> None:

@@ -164,6 +164,25 @@ def test_a_state_is_fetched_from_who_holds_it_though_all_that_signed_for_it_are_
     assert world.replica("m3").applied > world.chain.now.start
 
 
+def test_who_fetches_a_later_state_of_an_epoch_counts_clock_reports_on_from_there() -> None:
+    """Regression: it began anew, as those that crossed at the epoch's begin had, and its state was another one."""
+    world = World(1, "paxos", 3, c=1, reconfigurable=True, clients=2, interval=4, window=8)
+    world.load(8)
+    world.run(80)
+    world.crash("m2")
+    world.switch()
+    world.run_until(lambda: world.replica("m0").settings.epoch == 1, 8000, "the next epoch")
+    while world.replica("m0").checkpoints.stable < world.chain.now.start + 12:
+        world.load(8)
+        world.run(600)
+    world.restart("m2")
+    for _ in range(4):
+        world.load(8)
+        world.run(600)
+    world.finish()
+    assert world.replica("m2").counters.transfers > 0
+
+
 def test_a_client_dials_whom_it_has_learned_of_and_nobody_before() -> None:
     """Found by `mixed`, paxos, seed 191: a connection that came too early was of no use, and no other one followed."""
     world = at_work("paxos", members=1, spares=1)
