@@ -175,12 +175,14 @@ def test_who_fetches_a_later_state_of_an_epoch_counts_clock_reports_on_from_ther
     while world.replica("m0").checkpoints.stable < world.chain.now.start + 12:
         world.load(8)
         world.run(600)
+    world.run_until(lambda: world.outstanding == 0, 8000, "nothing waits")
     world.restart("m2")
-    for _ in range(4):
-        world.load(8)
-        world.run(600)
+    behind, other = world.replica("m2"), world.replica("m0")
+    world.run_until(lambda: behind.settings.epoch == 1 and behind.applied == other.applied, 8000, "m2 is up to date")
+    assert behind.counters.transfers > 0
+    assert behind.state.clock.reports == other.state.clock.reports
+    world.load(8)
     world.finish()
-    assert world.replica("m2").counters.transfers > 0
 
 
 def test_a_client_dials_whom_it_has_learned_of_and_nobody_before() -> None:
