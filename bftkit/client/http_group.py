@@ -26,6 +26,8 @@ from bftkit.membership.genesis import Genesis
 POLL_SECONDS: Final = 0.1
 AGAIN_SECONDS: Final = 2.0
 """So often a command is handed in again: a member that was behind may take it now."""
+PATIENCE_SECONDS: Final = 5.0
+"""So long one round of questions about a command waits for members that are slow, or answer without end."""
 NAME_MAX: Final = 32
 REASONS_TOLD: Final = 3
 
@@ -109,22 +111,30 @@ class ApiConnection:
         """All hand-overs since the founding, each verified. Raises `ClientError` if nobody shows any that holds."""
         errors: list[ClientError] = []
         answered = False
+        known = self._links
+
+        async def ask(api: AsyncHttpApi) -> None:
+            nonlocal answered
+            try:
+                links = await api.history(self.genesis, known)
+            except ClientError as error:
+                errors.append(error)
+                if isinstance(error, NoAnswer):
+                    self._silences[api.access.url] = str(error)
+                elif not isinstance(error, ApiRefused):
+                    count, _ = self.refused_links.get(api.access.url, (0, ""))
+                    reason = str(error).removeprefix(f"{api.access.url} {DOES_NOT_HOLD}: ")
+                    self.refused_links[api.access.url] = (count + 1, reason)
+                return
+            answered = True
+            if len(links) > len(self._links):
+                self._links = links
+
+        # All at once: one that answers byte by byte, without end, takes no time from the others.
         with anyio.move_on_after(timeout):
-            for api in self._apis:
-                try:
-                    links = await api.history(self.genesis, self._links)
-                    answered = True
-                except ClientError as error:
-                    errors.append(error)
-                    if isinstance(error, NoAnswer):
-                        self._silences[api.access.url] = str(error)
-                    elif not isinstance(error, ApiRefused):
-                        count, _ = self.refused_links.get(api.access.url, (0, ""))
-                        reason = str(error).removeprefix(f"{api.access.url} {DOES_NOT_HOLD}: ")
-                        self.refused_links[api.access.url] = (count + 1, reason)
-                    continue
-                if len(links) > len(self._links):
-                    self._links = links
+            async with anyio.create_task_group() as group:
+                for api in self._apis:
+                    group.start_soon(ask, api)
         if not answered:
             raise self._unanswered(errors)
         return self._links
@@ -193,17 +203,22 @@ class ApiConnection:
                 answers[api.access.url] = (state, str(found.get("text", ""))[:500])
 
         failure: ApiRefused | None = None
-        async with anyio.create_task_group() as group:
+        late = {api.access.url for api in self._apis}
+        with anyio.move_on_after(PATIENCE_SECONDS):
+            async with anyio.create_task_group() as group:
 
-            async def guarded(api: AsyncHttpApi) -> None:
-                nonlocal failure
-                try:
-                    await give(api)
-                except ApiRefused as error:
-                    failure = error  # a bad token, say: raised below as it is, and in no group
+                async def guarded(api: AsyncHttpApi) -> None:
+                    nonlocal failure
+                    try:
+                        await give(api)
+                    except ApiRefused as error:
+                        failure = error  # a bad token, say: raised below as it is, and in no group
+                    late.discard(api.access.url)
 
-            for api in self._apis:
-                group.start_soon(guarded, api)
+                for api in self._apis:
+                    group.start_soon(guarded, api)
+        for url in sorted(late):
+            self._silences[url] = f"{url} does not answer within {PATIENCE_SECONDS:g} s"
         if failure is not None and not answers:
             raise failure
         return answers
@@ -260,8 +275,9 @@ async def connect_http(accesses: Sequence[Access], genesis: Genesis | None = Non
 async def _first_genesis(apis: Sequence[AsyncHttpApi]) -> Genesis:
     failure: ClientError = NoAnswer(0, "no member answered")
     for api in apis:
-        try:
-            return await api.genesis()
-        except ClientError as error:
-            failure = error
+        with anyio.move_on_after(TIMEOUT_SECONDS):  # it may answer byte by byte, without end
+            try:
+                return await api.genesis()
+            except ClientError as error:
+                failure = error
     raise failure

@@ -11,8 +11,10 @@ from typing import Any, cast
 import attrs
 import httpx
 import pytest
+import trio
 
 from bftkit.channel.client import CommandState
+from bftkit.client import http_group
 from bftkit.client.errors import ClientError, NoAnswer, TooFewAgreed
 from bftkit.client.http import Access, ApiRefused, AsyncHttpApi, HttpApi
 from bftkit.client.http_group import ApiConnection
@@ -209,6 +211,32 @@ async def test_a_member_that_swallows_a_command_is_passed_by() -> None:
         assert states[-1].final
         assert states[-1].text == "epoch 1"
         assert connection.configuration.protocol == "paxos"
+
+
+async def test_a_member_that_answers_without_end_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAULTS 44: whoever never ends an answer is passed by like one that gives none, whatever it is asked."""
+    monkeypatch.setattr(http_group, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(http_group, "TIMEOUT_SECONDS", 0.5)
+
+    async def trickle(*_: object) -> Any:
+        await trio.sleep_forever()
+
+    endless = cast(
+        "AsyncHttpApi",
+        SimpleNamespace(
+            access=Access("http://m1", "token"), submit=trickle, command=trickle, history=trickle, genesis=trickle
+        ),
+    )
+    async with served(3, protocol="coordinator", checkpoint_interval=2) as (group, sites), sites["m2"].api() as takes:
+        connection = ApiConnection([endless, takes], group.genesis)
+        assert await connection.history(timeout=0.5) == ()
+        signed = group.command(group.change("paxos"))
+        with trio.fail_after(TIMEOUT):
+            states = await _states(connection, signed)
+            assert await http_group._first_genesis([endless, takes]) == group.genesis
+        assert states[-1].text == "epoch 1"
+        with trio.fail_after(TIMEOUT), pytest.raises(NoAnswer, match=r"http://m1 does not answer within 0\.5 s"):
+            await _states(ApiConnection([endless], group.genesis), signed, 0.2)
 
 
 async def test_a_refusal_is_final_when_all_that_answer_refuse() -> None:
