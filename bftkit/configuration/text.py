@@ -79,6 +79,8 @@ def parse_toml(text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError("", f"this is not TOML: {error}", "mend that line; texts stand in quotes") from None
+    except RecursionError:
+        raise ConfigurationError("", "it is nested too deeply", "give tables and lists as they are described") from None
 
 
 def _is_texts(value: object) -> TypeGuard[list[str]]:

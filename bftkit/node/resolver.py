@@ -94,6 +94,9 @@ class Resolver:
                 except OSError as error:
                     reason = f"the resolver cannot be reached: {error.strerror or error}"
                     continue
+                except trio.BrokenResourceError:
+                    reason = "the resolver closed the connection"
+                    continue
                 except ResolverError as error:
                     reason = str(error)
                     continue

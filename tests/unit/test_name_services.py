@@ -152,6 +152,8 @@ async def test_a_broken_file_leaves_the_last_good_one_in_force_and_is_told_once(
         assert "what it said before goes on holding" in caplog.text
         watched.path.write_bytes(b"\xff")
         assert await watched.look() == "is not used: it is not UTF-8 text"
+        watched.path.write_text("members = " + 5000 * "[")
+        assert "it is nested too deeply" in await watched.look()
         assert len(told) == 1
         watched.path.write_text('members.m2 = ["h:2"]')
         assert await watched.look() == ""
@@ -566,6 +568,22 @@ async def test_a_connection_that_ends_early_is_no_answer(server: NameServer) -> 
     resolver = Resolver(server.address, timeout=PATIENCE_SECONDS)
     with pytest.raises(ResolverError, match="closed the connection"):
         await resolver.ask(dns.name.from_text(f"a.{DOMAIN}."), dns.rdatatype.A)
+
+
+async def test_a_connection_that_ends_before_the_question_is_no_answer(
+    server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would end the name service for good otherwise: a member that moves later would not be found any more."""
+
+    async def reset(stream: trio.SocketStream, data: bytes) -> None:
+        raise trio.BrokenResourceError from ConnectionResetError()
+
+    monkeypatch.setattr(trio.SocketStream, "send_all", reset)
+    server.lie = lambda query, answer: [_truncated(query)]
+    resolver = Resolver(server.address, timeout=PATIENCE_SECONDS)
+    with pytest.raises(ResolverError, match="closed the connection"):
+        await resolver.ask(dns.name.from_text(f"a.{DOMAIN}."), dns.rdatatype.A)
+    assert resolver.counters["asked"] == 2, "it was tried again"
 
 
 # ------------------------------------------------------------------------------------------------- opening
