@@ -224,6 +224,7 @@ class Node:
         out: ReplicaOut = Out()
         self.replica.on_input(self._clock(), out)
         self.replica.on_restore(restored, out)
+        self._succession.restored()
         self.replica.on_start(out)
         self._chronicle.begin(self.replica)
         self._neighbours.dial()

@@ -68,14 +68,22 @@ class Succession:
         """The root of this member's keys in the present roster."""
         self._has_new_keys = False
         """Whether they are others than in the epoch before, and the key file has not followed yet."""
+        self._logged: int | None = None
+        """The epoch that the log was in when this process began."""
 
     @property
     def is_tidy(self) -> bool:
         """Nothing is left to do that still needs the log's old end."""
         return not self._untidy and not self._linking
 
+    def restored(self) -> None:
+        """At the start: the replica is where its log says, durably, and has not gone on from there yet."""
+        if self._replica.succession is not None:
+            self._logged = self._replica.succession.configuration.epoch
+            self._root = self._own_root()
+
     async def begin(self) -> None:
-        """At the start: do again what a crash may have cut off. The log, which says where we are, is durable."""
+        """At the start: do again what a crash may have cut off."""
         succession = self._replica.succession
         if succession is None:
             return
@@ -84,7 +92,9 @@ class Succession:
         stored = set(self._snapshots.links())
         known = {epoch: link.encode() for epoch, link in sorted(succession.links.items())}
         self._linking |= {epoch: link for epoch, link in known.items() if link not in stored}
-        self._forget()
+        if succession.configuration.epoch == self._logged:
+            self._forget()
+        # Else the replica has just gone into an epoch that the log does not know yet, and needs its keys until it does.
         await self.tidy()
 
     def entered(self, entered: Entered, nursery: trio.Nursery) -> None:
@@ -134,12 +144,15 @@ class Succession:
         configuration = succession.configuration
         self._neighbours.let_in(configuration.operators)
         if self._vault is not None:
-            mine = configuration.roster.by_id.get(self._replica.me)
-            root = mine.epoch_root if mine is not None else None
+            root = self._own_root()
             self._has_new_keys = None not in (self._root, root) and self._root != root
             self._root = root
             vain = self._replica.preparing.coin_keys.vain(self._vault.secrets())
             self._vault.forget(configuration.epoch, succession.lineage.coin_since, root, vain)
+
+    def _own_root(self) -> bytes | None:
+        mine = self._replica.succession_part.configuration.roster.by_id.get(self._replica.me)
+        return mine.epoch_root if mine is not None else None
 
     async def _settle(self) -> None:
         if self._vault is not None:

@@ -17,6 +17,7 @@ from bftkit.node.assembly import checked
 from bftkit.service import keyvalue
 from bftkit.service.keyvalue import KeyValueStore
 from bftkit.sim.world import World
+from bftkit.storage.files import StorageFailed
 from tests.unit.test_coin_keys import group_of
 
 PATIENCE_SECONDS = 60.0
@@ -219,3 +220,35 @@ async def test_new_keys_are_in_their_file_before_a_word_that_they_signed_leaves(
         entered = order.index("forget")
         assert order[entered:].index("settle") < order[entered:].index("flush")
         assert "sync" in order[entered : entered + order[entered:].index("settle")]  # never before the log has entered
+
+
+async def test_power_cuts_while_an_epoch_is_entered_take_no_key_away() -> None:
+    """SAFETY rule 16: a member whose log is in an epoch without a key for it could only be silent.
+
+    The state that the epoch ends with is saved; before the log has entered the next one, the power is cut, and once
+    more when the member, up again, has gone as far.
+    """
+    async with local_group(KeyValueStore, members=3, protocol="paxos", checkpoint_interval=4) as group:
+        client = await group.client()
+        await client.submit(keyvalue.put(b"k", b"1"), timeout=PATIENCE_SECONDS)
+        member: Any = group._members["m1"]  # pyright: ignore[reportPrivateUsage]
+        cuts = 0
+
+        def before(operation: str) -> None:
+            nonlocal cuts
+            if operation == "create" and member.run.node.replica.settings.epoch == 1:
+                cuts += 1
+                member.cut_power()
+                raise StorageFailed("the power is gone")
+
+        member.directory.before = before
+        await group.switch("coordinator", timeout=PATIENCE_SECONDS)
+        await group.until(lambda: member.run is None, PATIENCE_SECONDS)
+        with pytest.raises(RuntimeError, match="exited"):
+            await group.restart("m1")
+        member.directory.before = None
+        assert (cuts, member.vault.epochs.first) == (2, 0)
+        await group.restart("m1")
+        replica = group.node("m1").replica
+        assert (replica.settings.epoch, replica.silent) == (1, False)
+        await group.until(lambda: member.vault.epochs.first == 1, PATIENCE_SECONDS)
