@@ -178,8 +178,12 @@ class BatchStore:
         return self._stored.get(name)
 
     def has_room(self, slot: Slot, applied: Slot) -> bool:
-        """Whether a batch for this slot may be taken in. The next few slots always may, or nothing would move."""
-        return slot <= applied + NEXT_SLOTS or self.stored_bytes < self._limits.stored_bytes
+        """Whether a batch for this slot may be taken in. The next few slots always may, or nothing would move.
+
+        Where nobody leads, all of a round's batches are wanted at once, for its last slot; it has no more than n slots.
+        """
+        next_slots = max(NEXT_SLOTS, self._settings.quorum.n)
+        return slot <= applied + next_slots or self.stored_bytes < self._limits.stored_bytes
 
     def postpone(self, name: Digest, slot: Slot, holders: Sequence[MemberId]) -> None:
         """Fetch it when there is room."""
