@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
+import resource
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -47,6 +49,9 @@ from bftkit.storage.files import StorageError
 logger = logging.getLogger("bftkit.node")
 
 SNAPSHOTS_FILE = "checkpoints.db"
+DESCRIPTORS_KEPT: Final = 384
+"""For handshakes (128) and the HTTP interface (64), whatever strangers do; the rest for the disk and the members."""
+CONNECTIONS_LEAST: Final = 8
 
 
 def load_service(name: str) -> Application:
@@ -248,12 +253,38 @@ def _replaces(records: Sequence[bytes]) -> bool:
 def open_hub(folder: MemberFolder, settings: ReplicaSettings, door: Door | None = None) -> TcpHub:
     """The hub of a member."""
     held = folder.settings.limits
+    connections = room_for(held.connections)
+    if connections < held.connections:
+        logger.warning(
+            "%s: this process may open too few files for %d connections: %d are let in (ulimit -n, LimitNOFILE)",
+            folder.settings.id,
+            held.connections,
+            connections,
+        )
     return TcpHub(
         Identity.from_seed(folder.identity.seed),
         settings.group,
         accept=door if door is not None else admission(folder.genesis, settings),
-        limits=HubLimits(connections=held.connections, queue_bytes=held.queue_bytes),
+        limits=HubLimits(connections=connections, queue_bytes=held.queue_bytes),
     )
+
+
+def room_for(connections: int) -> int:
+    """How many connections of strangers leave descriptors for the disk and the members: so many, or fewer.
+
+    A member whose log cannot open a file stops, so strangers must never hold the last descriptor. The process's limit
+    is raised for them as far as the system lets us.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + DESCRIPTORS_KEPT
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft == resource.RLIM_INFINITY:
+        return connections
+    return max(CONNECTIONS_LEAST, min(connections, soft - DESCRIPTORS_KEPT))
 
 
 def admission(genesis: Genesis, settings: ReplicaSettings) -> Door:

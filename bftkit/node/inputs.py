@@ -16,7 +16,7 @@ from bftkit.core.machine import MemberId
 from bftkit.network.hub import Hub, LinkDown, LinkUp, Received
 from bftkit.node.adversary import Tampering
 from bftkit.node.neighbours import Neighbours
-from bftkit.node.timers import Timers
+from bftkit.node.timers import Timers, is_withdrawn
 
 LINGER_SECONDS: Final = 0.001
 """So long a round waits for more in the hub itself, before it lets other tasks wait with it."""
@@ -91,8 +91,9 @@ class Inputs:
             seen.set()  # nobody else runs before the replica has seen it, just below
             for frame in tampering.heard_from(NOBODY, [taken]):
                 replica.on_input(FromClient(NOBODY, frame), out)
-        for key in self._timers.pop_due(now):
-            replica.on_timer(key, out)
+        while (key := self._timers.pop_due(now)) is not None:
+            if not is_withdrawn(key, out.effects):
+                replica.on_timer(key, out)
         while self._finished:
             replica.on_input(self._finished.pop(0), out)
         replica.on_input(RoundEnd(), out)

@@ -8,8 +8,9 @@ to the top.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 
-from bftkit.core.machine import TimerKey
+from bftkit.core.machine import CancelTimer, SetTimer, TimerKey
 
 
 class Timers:
@@ -37,11 +38,19 @@ class Timers:
             heapq.heappop(heap)
         return heap[0][0] if heap else float("inf")
 
-    def pop_due(self, now: float) -> list[TimerKey]:
-        """The timers that are due, in order; they are set no more."""
-        due: list[TimerKey] = []
-        while self.next() <= now:
-            _, _, key = heapq.heappop(self._heap)
-            del self._due[key]
-            due.append(key)
-        return due
+    def pop_due(self, now: float) -> TimerKey | None:
+        """The first timer that is due, if any; it is set no more."""
+        if self.next() > now:
+            return None
+        _, _, key = heapq.heappop(self._heap)
+        del self._due[key]
+        return key
+
+
+def is_withdrawn(key: TimerKey, effects: Sequence[object]) -> bool:
+    """Whether these effects, which were not carried out yet, cancel the timer or set it anew.
+
+    A round takes in all that is ready before it carries out anything. A timer that is due in the same round as the
+    message that ended the wait for it must not fire any more: whoever set it has been told that it will not.
+    """
+    return any(isinstance(effect, SetTimer | CancelTimer) and effect.key == key for effect in reversed(effects))

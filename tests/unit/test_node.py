@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import resource
 import threading
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import trio
 
+from bftkit.channel.replica import ReplicaOut
 from bftkit.client.aio import driving
 from bftkit.client.connect import client_settings
 from bftkit.client.core import ClientCore
 from bftkit.client.local import LocalGroup, local_group
 from bftkit.configuration.text import ConfigurationError
+from bftkit.core.machine import Out, TimerKey
 from bftkit.crypto.keys import SigningKey
 from bftkit.network.addresses import Address
 from bftkit.network.hub import DialFailed, Event, HubError
 from bftkit.network.memory import MemoryHub
 from bftkit.network.session import Identity
-from bftkit.node.assembly import load_adversary, peers_of
+from bftkit.node.adversary import Tampering
+from bftkit.node.assembly import load_adversary, peers_of, room_for
+from bftkit.node.inputs import Inputs
 from bftkit.node.node import Node
+from bftkit.node.timers import Timers
 from bftkit.service import keyvalue
 from bftkit.service.keyvalue import KeyValueStore
 
@@ -206,3 +214,51 @@ async def test_a_peer_is_readdressed_at_run_time(monkeypatch: pytest.MonkeyPatch
             while len(dialled) < 3:
                 await client.submit(keyvalue.put(b"k", b"3"), timeout=PATIENCE_SECONDS)
         assert set(dialled) == {"memory://new"}
+
+
+class _Hears:
+    """A replica that asks for a timer's end when it hears something, and takes down which timers fire."""
+
+    def __init__(self) -> None:
+        self.fired: list[TimerKey] = []
+
+    def on_message(self, sender: str, frame: bytes, out: ReplicaOut) -> None:
+        out.cancel_timer(("cancelled",))
+        out.set_timer(("again",), 1000)
+
+    def on_timer(self, key: TimerKey, out: ReplicaOut) -> None:
+        self.fired.append(key)
+        out.cancel_timer(("by the other",))
+
+    def on_input(self, value: object, out: ReplicaOut) -> None:
+        pass
+
+
+def test_a_timer_that_is_withdrawn_in_the_round_in_which_it_is_due_does_not_fire() -> None:
+    """In the simulator it never does; here, all that is ready is taken in before anything is carried out."""
+    replica, timers = _Hears(), Timers()
+    for at, name in enumerate(("cancelled", "again", "kept", "by the other")):
+        timers.set((name,), float(at))
+    hub = SimpleNamespace(events=list)
+    inputs = Inputs(cast("Any", replica), cast("Any", hub), timers, cast("Any", None), Tampering(None))
+    inputs.hand_over([("m1", [b"x"])], 10.0, Out())
+    assert replica.fired == [("kept",)]
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "connections", "left"),
+    [(1024, 4096, 1024, 1408), (1024, 1024, 640, 1024), (200, 200, 8, 200), (9000, 9000, 1024, 9000)],
+)
+def test_strangers_leave_descriptors_to_the_disk(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, connections: int, left: int
+) -> None:
+    """A member that finds none to begin a segment with stops: 180 idle clients ended one that had a limit of 200."""
+    limit = [soft, hard]
+
+    def set_limit(_: int, limits: tuple[int, int]) -> None:
+        limit[:] = limits
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limit))
+    monkeypatch.setattr(resource, "setrlimit", set_limit)
+    assert room_for(1024) == connections
+    assert limit == [left, hard]
