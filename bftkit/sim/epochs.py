@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
+from operator import is_not
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -378,7 +379,8 @@ class Chain:
     def __init__(self, world: World, founding: ReplicaSettings) -> None:
         self._world = world
         self.eras = [Era(founding)]
-        self._looked: dict[MemberId, tuple[int, int]] = {}
+        self._looked: dict[MemberId, tuple[HandOver, ...]] = {}
+        """What each member held when it was looked at last: the very objects."""
         self._begun: set[int] = set()
         self.listeners: list[Callable[[Era], None]] = []
         """Called with every epoch that begins."""
@@ -405,8 +407,9 @@ class Chain:
         if succession is None:
             return
         epoch = replica.settings.epoch
-        seen = (len(succession.links), len(succession.ahead))
-        if self._looked.get(host.me) != seen:
+        seen = (*succession.links.values(), *succession.ahead)
+        known = self._looked.get(host.me)
+        if known is None or len(known) != len(seen) or any(map(is_not, known, seen)):
             self._looked[host.me] = seen
             for link in (*(succession.links[at] for at in sorted(succession.links)), *succession.ahead):
                 self._compare(host.me, link)
@@ -435,7 +438,7 @@ class Chain:
             for name in era.members
             if name not in exempt
             and (
-                name in world.wiped
+                world.guards.holding.may_have_held(name, era.start)
                 or any(slot >= era.start for slot, _ in world.hosts[name].disk.snapshots.checkpoints())
             )
         ]

@@ -28,10 +28,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 
+from bftkit.blocks import bedrock_messages as bed
 from bftkit.channel import frames
 from bftkit.channel.bundles import CLOCK
+from bftkit.core.digest import digest as digest_of
 from bftkit.core.machine import Digest, MemberId, Slot
 from bftkit.core.wire import WireError
+from bftkit.membership.chain import Ending
 from bftkit.sim.holding import Holding
 from bftkit.sim.lying_clients import LyingClient
 from bftkit.sim.vouching import AgreedTimes, StableCheckpoints
@@ -48,6 +51,12 @@ _CHECKPOINT_VOTE: Final = next(
 )
 _WEDGED: Final = next(
     bytes((tag,)) for tag, message in frames.CONTROL_CODEC.messages.items() if message is frames.Wedged
+)
+_ENDING_VOTE: Final = next(
+    bytes((tag,)) for tag, message in frames.CONTROL_CODEC.messages.items() if message is frames.EndingVote
+)
+_BEDROCK: Final = next(
+    bytes((tag,)) for tag, message in frames.CONTROL_CODEC.messages.items() if message is frames.BedrockMessage
 )
 _PLAIN: Final = frozenset({"U8", "U16", "U32", "U64", "Bool", "Digest32", "Signature64", "Key32", "Member"})
 """Kinds of fields (`bftkit.core.wire`) that hold no other message."""
@@ -82,6 +91,7 @@ class Guards:
     def wiped(self, member: MemberId) -> None:
         """This member's disk is empty from now on."""
         self.speech.wiped(member)
+        self.holding.wiped(member)
 
     def told(self, actor: Actor, slot: Slot, result: bytes) -> None:
         """A client accepted that something of its own ran in this slot."""
@@ -122,22 +132,30 @@ class Speech:
     digest only, however often it restarts. The same for its checkpoint votes. This needs no knowledge of the protocol
     but the names of the fields; a message whose parts are encoded may say by a method `binds` what it binds to.
 
+    *Nobody ends an epoch twice* (rule 21; oracle ``agreement``). It signs one ending of each epoch, and says in the
+    agreement on it no two things in one place: one value that it offers, one digest that it accepts in a ballot.
+
+    *No false alarm:* a planned ending is signed once its last slot is executed, and whatever a forced ending carries
+    reaches that slot, too. Not so where operators accept a loss, or more members lie than the group is made for.
+
     *No false alarm:* what a correct member sent is either in its log or was sent in the same life. Statements of others
     that it passes on (a `NewView`, a proof) travel as bytes in which nothing is looked for.
 
     *Who left the protocol is done with it* (rule 21; oracle ``durability``). A member that has said so of an epoch
-    sends no message of its protocol afterwards, however often it restarts.
+    sends no message of its protocol, nor of one before, afterwards, however often it restarts.
 
     *Who forgot is silent* (SAFETY rule 16; oracle ``durability``: what a member promised must outlive its disk, or the
     member must be known to have lost it). Once its disk was taken away, a member sends no message of the protocol, no
-    checkpoint vote and no clock report for as long as the epoch lasts, whether it knows or has forgotten even that. It
-    may fetch, claim what it learned, and say where it is: nothing of this is signed or counted as a vote.
+    checkpoint vote, no clock report, and nothing about how the epoch ends, for as long as the epoch lasts, whether it
+    knows or has forgotten even that. It may fetch, claim what it learned, and say where it is: nothing of this is
+    signed or counted as a vote.
 
     *No false alarm:* it is told by the world of each disk that goes. Members that got an *older* disk do not know that
     they forgot, and are not meant.
     """
 
     def __init__(self, world: World) -> None:
+        self._world = world
         self._recorder = world.recorder
         self._chain = world.chain
         self._bound: dict[tuple[object, ...], Digest] = {}
@@ -178,7 +196,7 @@ class Speech:
             if self._must_be_silent(member, epoch):
                 self._broke_silence(member, "a message of the protocol")
             self._speaks(member, epoch)
-            if self._wedged.get(member) == epoch:
+            if self._wedged.get(member, -1) >= epoch:
                 self._recorder.fail(
                     "durability",
                     f"{member} has left the protocol of epoch {epoch}, and sends a message of it (SAFETY rule 21)",
@@ -190,8 +208,14 @@ class Speech:
             elif frame[1:2] == _WEDGED:
                 left = frames.CONTROL_CODEC.decode(frame[1:])
                 assert isinstance(left, frames.Wedged)
-                self._wedged[member] = left.epoch
+                if self._must_be_silent(member, left.epoch):
+                    self._broke_silence(member, "a report")
+                self._wedged[member] = max(left.epoch, self._wedged.get(member, 0))
                 self._speaks(member, left.epoch)
+            elif frame[1:2] == _ENDING_VOTE:
+                self._ends(member, frame)
+            elif frame[1:2] == _BEDROCK:
+                self._agrees(member, frame)
         elif kind == frames.BUNDLE and frame[1:2] == _CLOCK and self._must_be_silent(member, self._chain.now.epoch):
             self._broke_silence(member, "a clock report")
 
@@ -211,6 +235,38 @@ class Speech:
             self._broke_silence(member, "a checkpoint vote")
         self._speaks(member, vote.epoch)
         self._bind((member, "checkpoint", vote.slot), vote.root)
+
+    def _ends(self, member: MemberId, frame: bytes) -> None:
+        vote = frames.CONTROL_CODEC.decode(frame[1:])
+        assert isinstance(vote, frames.EndingVote)
+        epoch = Ending.decode(vote.body).epoch
+        if self._must_be_silent(member, epoch):
+            self._broke_silence(member, "a vote for an ending")
+        self._speaks(member, epoch)
+        if not self._may_end_twice(epoch):
+            self._bind((member, "ending", *_in(epoch)), digest_of(vote.body))
+
+    def _may_end_twice(self, epoch: int) -> bool:
+        era = self._chain.eras[min(epoch, len(self._chain.eras) - 1)]
+        if era.quorum.f == 0 and any(one.signed.command.accept_loss for one in self._world.ordered):
+            return True
+        return len(self._recorder.exempt & set(era.members)) > era.quorum.f
+
+    def _agrees(self, member: MemberId, frame: bytes) -> None:
+        said = frames.CONTROL_CODEC.decode(frame[1:])
+        assert isinstance(said, frames.BedrockMessage)
+        if self._must_be_silent(member, said.epoch):
+            self._broke_silence(member, "a message about the epoch's end")
+        self._speaks(member, said.epoch)
+        match bed.CODEC.decode(said.message):
+            case bed.Offer(value):
+                self._bind((member, "offer", *_in(said.epoch)), digest_of(value))
+            case bed.Accept(ballot, name):
+                self._bind((member, bed.Accept, ballot, *_in(said.epoch)), name)
+            case bed.Vote(ballot, name):
+                self._bind((member, bed.Vote, ballot, *_in(said.epoch)), name)
+            case _:
+                pass
 
     def _walk(self, member: MemberId, message: object, epoch: int) -> None:
         """Bind the sender to whatever the message says."""

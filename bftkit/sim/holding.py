@@ -83,7 +83,9 @@ class _Reader:
     held: list[bytes] = attrs.field(factory=list[bytes])
     """The values of the epoch's bedrock agreement that it holds."""
     excused: bool = False
-    """Its disk was taken away, or lied."""
+    """Its disk was exchanged, or lied."""
+    excused_up_to: Slot = 0
+    """What it held of these slots may have been on a disk that was taken away."""
 
     def go_on(self, done: set[Slot]) -> None:
         """Read what became durable since."""
@@ -94,7 +96,7 @@ class _Reader:
             try:
                 self.key = Head.decode(directory.read(HEAD_NAME)).key()
             except (FileNotFoundError, HeadDamaged):
-                self.excused = True
+                self.excused = not self.excused_up_to
                 return
             self.codec = Codec(self.key)
         for name in sorted(directory.names(), key=lambda name: segment_number(name) or 0):
@@ -232,6 +234,8 @@ class Holding:
         self._promises: dict[int, _Promise] = {}
         self._readers = {member: _Reader(host.disk) for member, host in world.hosts.items()}
         self._done: set[Slot] = set()
+        self._wiped: dict[MemberId, Slot] = {}
+        """Whose disks were taken away, and up to which slot they may have held anything."""
         first = world.chain.now
         self.active = first.place is not None or self._promise(first).active
         """False: what the group runs promises nothing of the kind; or a test takes the guard away."""
@@ -241,6 +245,15 @@ class Holding:
         if known is None:
             known = self._promises[era.epoch] = _Promise.of(self._world, era)
         return known
+
+    def wiped(self, member: MemberId) -> None:
+        """This member's disk is empty from now on; what it voted for lies within a window, or the next of that."""
+        world = self._world
+        self._wiped[member] = world.recorder.executed_up_to + 2 * world.chain.now.settings.window
+
+    def may_have_held(self, member: MemberId, slot: Slot) -> bool:
+        """Whether its disk was taken away, and what it held of this slot may have been on it."""
+        return self._wiped.get(member, -1) >= slot
 
     def told(self, slot: Slot) -> None:
         """A client accepted that something ran in this slot."""
@@ -263,6 +276,7 @@ class Holding:
             reader.go_on(self._done)
             if (
                 reader.excused
+                or slot <= reader.excused_up_to
                 or (reader.epoch == era.epoch and self._holds(promise, member, reader, slot, digest))
                 or (reader.epoch == era.epoch and self._has_agreed(era, promise, member, reader, slot, digest))
                 or reader.covers(slot)
@@ -285,8 +299,11 @@ class Holding:
         return self._world.durability is Durability.FSYNC or (needs is not None and needs.durability == "fsync")
 
     def _reader(self, member: MemberId) -> _Reader:
-        reader = self._readers[member]
-        if reader.disk is not self._world.hosts[member].disk:
+        reader, disk = self._readers[member], self._world.hosts[member].disk
+        wiped = self._wiped.get(member, 0)
+        if wiped > reader.excused_up_to:
+            reader = self._readers[member] = _Reader(disk, excused_up_to=wiped)
+        elif reader.disk is not disk:
             reader.excused = True
         return reader
 

@@ -149,8 +149,6 @@ class World(Controls):
         """Called with everything that goes into a member's replica."""
         self.rounds_watched: list[Callable[[Host], None]] = []
         """Called after each round of a member, before anything of it is carried out."""
-        self.wiped: set[MemberId] = set()
-        """Members that lost their disks."""
         self._rerun = rerun or os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0] or "(not named)"
         self.application: Callable[[MemberId], Application] = application or _key_value_store
         """Makes a fresh application for a member."""
@@ -520,7 +518,6 @@ class World(Controls):
     def wipe(self, member: MemberId) -> None:
         """See `Controls.wipe`. From now on the member has nothing to say that counts."""
         self.guards.wiped(member)
-        self.wiped.add(member)
         super().wipe(member)
 
     def fail(self, text: str, cause: BaseException | None = None, *, oracle: str = "exception") -> NoReturn:

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
+from bftkit.blocks import bedrock_messages as bed
 from bftkit.channel import frames
 from bftkit.channel.agreed_time import AgreedClock, Report
 from bftkit.channel.application import Context
@@ -20,6 +21,7 @@ from bftkit.channel.sessions import Session
 from bftkit.core.machine import Digest, MemberId, Record, Slot
 from bftkit.core.ordering import Decided
 from bftkit.crypto.signed import Certificate
+from bftkit.membership.chain import Ending
 from bftkit.service.keyvalue import KeyValueStore, get
 from bftkit.sim.checkers import Violation, Watched
 from bftkit.sim.host import Host
@@ -262,6 +264,121 @@ def test_a_checkpoint_vote_that_is_taken_back() -> None:
         vote = frames.CheckpointVote(0, 8, root, bytes(64))
         world.send(world.hosts["m1"], ("m2",), frames.pack_control(vote))
     assert [str(finding).partition(":")[0] for finding in world.recorder.violations] == ["agreement"]
+
+
+def in_epoch_1(protocol: str = "pbft", members: int = 4) -> World:
+    """A group that has gone on once, as planned."""
+    world = World(1, protocol, members, reconfigurable=True)
+    world.load(20)
+    world.run(300)
+    world.switch()
+    world.run_until(
+        lambda: all(world.replica(name).settings.epoch == 1 for name in world.members), 20_000, "the next epoch"
+    )
+    return world
+
+
+def ending_vote(epoch: int, next_one: bytes) -> bytes:
+    """A frame that says how this epoch ends."""
+    ending = Ending(epoch, 800, bytes(32), next_one, bytes(32))
+    return pack_control(frames.EndingVote(ending.encode(), bytes(64)))
+
+
+def test_a_member_that_ends_an_epoch_twice() -> None:
+    """SAFETY rule 21: two endings are two groups. Its own two lives may not say so, be it that nobody else agrees."""
+    world = in_epoch_1()
+    said = world.guards.speech.said
+    said("m1", ending_vote(1, b"a" * 32))
+    said("m1", ending_vote(1, b"a" * 32))
+    said("m2", ending_vote(1, b"b" * 32))
+    said("m1", ending_vote(2, b"b" * 32))
+    assert world.recorder.violations == []
+    said("m1", ending_vote(1, b"b" * 32))
+    assert [one.text.partition(":")[0] for one in world.recorder.violations] == ["m1 contradicts itself"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (bed.Offer(b"a"), bed.Offer(b"b")),
+        (bed.Accept(3, b"a" * 32, False, b""), bed.Accept(3, b"b" * 32, False, b"")),
+        (bed.Vote(3, b"a" * 32, bytes(64)), bed.Vote(3, b"b" * 32, bytes(64))),
+    ],
+    ids=["offer", "accept", "vote"],
+)
+def test_a_member_that_says_two_things_about_the_end(one: bed.Message, other: bed.Message) -> None:
+    """The agreement on the ending is guarded as the protocol is (SAFETY rules 5, 16 and 21)."""
+    world = in_epoch_1()
+
+    def says(member: MemberId, epoch: int, message: bed.Message) -> None:
+        world.guards.speech.said(member, pack_control(frames.BedrockMessage(epoch, bed.CODEC.encode(message))))
+
+    says("m1", 1, one)
+    says("m1", 1, one)
+    says("m1", 0, other)
+    says("m2", 1, other)
+    assert world.recorder.violations == []
+    says("m1", 1, other)
+    assert [one.text.partition(":")[0] for one in world.recorder.violations] == ["m1 contradicts itself"]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pack_control(frames.Wedged(1, b"", bytes(64))),
+        pack_control(frames.BedrockMessage(1, bed.CODEC.encode(bed.Offer(b"a")))),
+        ending_vote(1, b"a" * 32),
+    ],
+    ids=["report", "offer", "ending"],
+)
+def test_who_forgot_says_nothing_about_the_end(frame: bytes) -> None:
+    """Planted by hand (SAFETY rule 16): a report of it would hide what it helped to decide."""
+    world = in_epoch_1()
+    world.load(20)
+    world.run(300)
+    world.guards.speech.said("m2", frame)
+    assert world.recorder.violations == []
+    world.crash("m1")
+    world.wipe("m1")
+    world.guards.speech.said("m1", frame)
+    assert [one.text.partition(" sends")[0] for one in world.recorder.violations] == [
+        "m1 lost its disk in this epoch and"
+    ]
+
+
+def test_a_hand_over_that_is_exchanged_for_another_one() -> None:
+    """As many as before, and not the same (SAFETY rule 21)."""
+    world = in_epoch_1()
+    replica = world.replica("m1")
+    links = replica.succession_part.links
+    ending = attrs.evolve(links[0].ending, root=b"x" * 32)
+    links[0] = attrs.evolve(links[0], certificate=attrs.evolve(links[0].certificate, body=ending.encode()))
+    assert links[0].ending == ending
+    world.chain.look(world.hosts["m1"], replica)
+    assert [str(one).partition(" ")[0] for one in world.recorder.violations] == ["agreement:"]
+
+
+def test_a_disk_that_was_taken_away_excuses_its_member_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: a coordinator that answers for one disk too few, long after another member has lost its own."""
+    world = World(1, "coordinator", members=3)
+    world.load(30)
+    world.run(300)
+    world.crash("m1")
+    world.wipe("m1")
+    world.restart("m1")
+    for _ in range(8):
+        world.load(40)
+        world.run(400)
+
+    def decide(self: Coordinator, out: Any) -> None:
+        self.log.committed = max(self.log.committed, self.log.held)
+        for slot, digest in self.log.deliverable(None):
+            out.deliver(Decided(slot, digest))
+
+    monkeypatch.setattr(Coordinator, "_decide", decide)
+    world.partition(("m0", "c0", "c1", "c2"), ("m1", "m2"))
+    world.load(20)
+    found(world, "durability", "2 correct members must hold durably; m0 does")
 
 
 def test_nothing_is_said_of_members_that_lie() -> None:
