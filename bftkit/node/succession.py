@@ -23,7 +23,7 @@ import trio
 from bftkit.channel.interface import Entered, KeepSecret, SecretKept
 from bftkit.channel.replica import Replica
 from bftkit.node.chronicle import Chronicle
-from bftkit.node.disk import Patience
+from bftkit.node.disk import Patience, StoppedInRound
 from bftkit.node.evidence import EvidenceStore
 from bftkit.node.neighbours import Neighbours
 from bftkit.node.vault import Vault
@@ -133,11 +133,13 @@ class Succession:
     async def settle_new_keys(self) -> None:
         """Before anything leaves that new keys have signed.
 
-        Should the log be lost right now, the key file must say what keys were in use (SAFETY rule 16).
+        Should the log be lost right now, the key file must say what keys were in use (SAFETY rule 16). Raises
+        `StoppedInRound`.
         """
         if self._has_new_keys:
+            if not await self._settle():
+                raise StoppedInRound
             self._has_new_keys = False
-            await self._settle()
 
     def _forget(self) -> None:
         succession = self._replica.succession_part
@@ -154,9 +156,9 @@ class Succession:
         mine = self._replica.succession_part.configuration.roster.by_id.get(self._replica.me)
         return mine.epoch_root if mine is not None else None
 
-    async def _settle(self) -> None:
-        if self._vault is not None:
-            await self._patience.in_thread(self._vault.settle, "erase its old keys")
+    async def _settle(self) -> bool:
+        """Whether the disk has forgotten what it was to forget; if not, the member is to stop."""
+        return self._vault is None or await self._patience.in_thread(self._vault.settle, "erase its old keys")
 
     # ------------------------------------------------------------------------------------------ in a moment
 

@@ -14,10 +14,11 @@ from bftkit.channel.settling import own_record
 from bftkit.client.local import local_group
 from bftkit.membership.epochs import Configuration
 from bftkit.node.assembly import checked
+from bftkit.node.disk import StoppedInRound
 from bftkit.service import keyvalue
 from bftkit.service.keyvalue import KeyValueStore
 from bftkit.sim.world import World
-from bftkit.storage.files import StorageFailed
+from bftkit.storage.files import DiskFull, StorageFailed
 from tests.unit.test_coin_keys import group_of
 
 PATIENCE_SECONDS = 60.0
@@ -220,6 +221,24 @@ async def test_new_keys_are_in_their_file_before_a_word_that_they_signed_leaves(
         entered = order.index("forget")
         assert order[entered:].index("settle") < order[entered:].index("flush")
         assert "sync" in order[entered : entered + order[entered:].index("settle")]  # never before the log has entered
+
+
+async def test_a_member_that_stops_while_its_disk_is_full_says_nothing_with_new_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SAFETY rule 16: they are not in their file, and will not be."""
+    async with local_group(KeyValueStore) as group:
+        node: Any = group.node("m1")
+
+        def full() -> None:
+            node._stopping = True
+            raise DiskFull("no space left")
+
+        monkeypatch.setattr(group._members["m1"].vault, "settle", full)  # pyright: ignore[reportPrivateUsage]
+        await node._succession.settle_new_keys()
+        node._succession._has_new_keys = True
+        with pytest.raises(StoppedInRound):
+            await node._succession.settle_new_keys()
 
 
 async def test_power_cuts_while_an_epoch_is_entered_take_no_key_away() -> None:
