@@ -258,7 +258,10 @@ def test_strangers_leave_descriptors_to_the_disk(
     def set_limit(_: int, limits: tuple[int, int]) -> None:
         limit[:] = limits
 
-    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limit))
+    def get_limit(_: int) -> tuple[int, int]:
+        return limit[0], limit[1]
+
+    monkeypatch.setattr(resource, "getrlimit", get_limit)
     monkeypatch.setattr(resource, "setrlimit", set_limit)
     assert room_for(1024) == connections
     assert limit == [left, hard]
