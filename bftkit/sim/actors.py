@@ -394,6 +394,8 @@ class Actor:
             self.told.unknown += 1
         else:
             self.told.refused += 1
+            if len(self.world.recorder.exempt) <= self.world.quorum.f:  # else f + 1 members may say what they like
+                self.world.recorder.refused(self.public, asked.ask.operation)
         self.world.guards.not_told(self, "unknown" if unknown else "refused", number)
         if asked.call is not None:
             (self.world.history.info if unknown else self.world.history.fail)(asked.call)

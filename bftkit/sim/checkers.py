@@ -4,7 +4,8 @@ agreement
     one batch for each slot, and for each place in it one operation with one result at one agreed time, over all
     correct members, their restarts included
 exactly-once
-    an operation is never executed at more places than it was submitted, and no member executes a place twice
+    an operation is never executed at more places than it was submitted, less those of which a client was told that
+    they never will be; and no member executes a place twice
 checkpoints
     one state digest for each checkpoint
 integrity
@@ -272,6 +273,16 @@ class Recorder:
                 "deadline",
                 f"{operation[:40]!r} was refused {late_ms} ms after its deadline, and the latest clock of a correct "
                 f"member is {expires_ms - self.latest_ms} ms before it",
+            )
+
+    def refused(self, client: bytes, operation: bytes) -> None:
+        """A client was told that its operation was not executed and never will be."""
+        name = (client, operation)
+        self.submitted[name] -= 1
+        if self.executions.get(name, 0) > self.submitted[name] and name not in self.repeatable:
+            self.fail(
+                "exactly-once",
+                f"{operation[:40]!r} was executed at {self.first_place[name]}; its client was told it never will be",
             )
 
     def glance(self, member: MemberId, operation: bytes, status: int, result: bytes, slot: Slot) -> None:

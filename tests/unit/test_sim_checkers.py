@@ -65,6 +65,21 @@ def test_equal_operations_of_one_client_are_counted() -> None:
     assert "submitted 10 times" in recorder.violations[0].text
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_what_was_refused_is_never_executed(before: bool) -> None:
+    """Neither earlier nor later, and it makes no difference that equal operations were."""
+    recorder = counted(5)
+    recorder.submit(CLIENT, b"1")
+    if not before:
+        recorder.refused(CLIENT, b"1")
+        assert found(recorder) == []
+    recorder.executed("m0", 6, 0, Execution(CLIENT, b"1", 6, b"b"))
+    if before:
+        assert found(recorder) == []
+        recorder.refused(CLIENT, b"1")
+    assert found(recorder) == ["exactly-once"]
+
+
 def test_an_acknowledgement_claims_a_place_with_its_result() -> None:
     recorder = counted(3)
     recorder.acknowledged(CLIENT, b"1", 2, OK, b"4")
