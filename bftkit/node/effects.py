@@ -81,6 +81,8 @@ class Interpreter:
     """Nobody needs this member's process any more."""
     _gated: bool = False
     """Whether there are records that must be durable before anything else leaves."""
+    _status_text: str | None = None
+    """What was told in this round of how this member is."""
 
     async def carry_out(self, out: ReplicaOut, nursery: trio.Nursery) -> None:
         """Carry out a round's effects; `nursery` is for what takes longer than a round may.
@@ -94,6 +96,7 @@ class Interpreter:
         hub, log, send = self.hub, self.keeper.log, self.send
         others = self.replica.others
         drawn: list[Draw | DrawSecret] = []
+        self._status_text = None
         appended = False
         gate = False
         for effect in effects:
@@ -158,7 +161,9 @@ class Interpreter:
             case Save():
                 self.saver.save(output, nursery)
             case StatusAsked(client, number):
-                self.send(client, pack_answer(StatusAnswer(number, json.dumps(self.status()))))
+                if self._status_text is None:  # once a round: a client may ask thousands of times at once
+                    self._status_text = json.dumps(self.status())
+                self.send(client, pack_answer(StatusAnswer(number, self._status_text)))
             case Halted(reason, removed, needed):
                 # Operators asked for it if it was removed: nobody need be alarmed.
                 level = logging.INFO if removed else logging.ERROR

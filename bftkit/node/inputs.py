@@ -6,22 +6,25 @@ finished. So what arrived together is decided together, and the disk and the pee
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 import trio
 
 from bftkit.channel.interface import SecretKept
-from bftkit.channel.replica import ClientLink, FromClient, Replica, ReplicaOut, RoundEnd, Saved
-from bftkit.core.machine import MemberId
+from bftkit.channel.replica import ClientLink, FromClient, Replica, ReplicaOut, RoundEnd, Saved, ToClient
+from bftkit.core.machine import Deliver, MemberId
 from bftkit.network.hub import Hub, LinkDown, LinkUp, Received
 from bftkit.node.adversary import Tampering
-from bftkit.node.neighbours import Neighbours
+from bftkit.node.neighbours import CLIENT_QUEUE_BYTES, Neighbours
 from bftkit.node.timers import Timers, is_withdrawn
 
 LINGER_SECONDS: Final = 0.001
 """So long a round waits for more in the hub itself, before it lets other tasks wait with it."""
 YIELD_SECONDS: Final = 0.01
 """Other tasks of the process get a turn at least this often."""
+ANSWERS_BYTES_MAX: Final = 256 << 20
+"""Once the answers of one round are larger together, what clients say is not heard in this round any more."""
 NOBODY: Final = bytes(32)
 """In place of the client of a frame that came by another way; no link has it, so nothing is sent back."""
 
@@ -42,6 +45,8 @@ class Inputs:
         self._finished: list[Saved | SecretKept] = []
         self._taken: list[tuple[bytes, trio.Event]] = []
         self._yield_at = 0.0
+        self._answered = 0
+        """How long the answers to clients are in this round, together."""
 
     async def take(self, frame: bytes) -> None:
         """See `Node.take`."""
@@ -77,6 +82,8 @@ class Inputs:
     def hand_over(self, received: Received, now: float, out: ReplicaOut) -> None:
         """Give these frames, and whatever else is ready at this time, to the replica."""
         replica, tampering = self._replica, self._tampering
+        answered: Counter[bytes] = Counter()
+        self._answered = 0
         self._tell_links(out)
         for peer, frames in received:
             if isinstance(peer, str):
@@ -84,8 +91,7 @@ class Inputs:
                 for frame in tampering.heard(peer, frames):
                     replica.on_message(peer, frame, out)
             else:
-                for frame in tampering.heard_from(peer, frames):
-                    replica.on_input(FromClient(peer, frame), out)
+                self._hear_client(peer, tampering.heard_from(peer, frames), answered, out)
         while self._taken:
             taken, seen = self._taken.pop(0)
             seen.set()  # nobody else runs before the replica has seen it, just below
@@ -97,6 +103,26 @@ class Inputs:
         while self._finished:
             replica.on_input(self._finished.pop(0), out)
         replica.on_input(RoundEnd(), out)
+
+    def _hear_client(self, client: bytes, frames: list[bytes], answered: Counter[bytes], out: ReplicaOut) -> None:
+        """What a client says, as far as the answers of this round to it, and to all, leave room (`answered`).
+
+        A question of some bytes may be answered with a megabyte, and a client can ask thousands of them at once. All
+        answers of a round wait together until its records are durable. More than the client's queue would be dropped
+        then; it is not made in the first place, and an honest client asks again.
+        """
+        replica, effects = self._replica, out.effects
+        for frame in frames:
+            if answered[client] > CLIENT_QUEUE_BYTES or self._answered > ANSWERS_BYTES_MAX:
+                return
+            before = len(effects)
+            replica.on_input(FromClient(client, frame), out)
+            for index in range(before, len(effects)):
+                effect = effects[index]
+                if isinstance(effect, Deliver) and isinstance(effect.output, ToClient):
+                    size = len(effect.output.frame)
+                    answered[effect.output.client] += size
+                    self._answered += size
 
     def _tell_links(self, out: ReplicaOut) -> None:
         """Which links the clients have: what a client is told in the next epoch is bound to its newest one."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import resource
 import threading
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import trio
 
-from bftkit.channel.replica import ReplicaOut
+from bftkit.channel.replica import FromClient, ReplicaOut, StatusAsked, ToClient
 from bftkit.client.aio import driving
 from bftkit.client.connect import client_settings
 from bftkit.client.core import ClientCore
@@ -243,6 +244,53 @@ def test_a_timer_that_is_withdrawn_in_the_round_in_which_it_is_due_does_not_fire
     inputs = Inputs(cast("Any", replica), cast("Any", hub), timers, cast("Any", None), Tampering(None))
     inputs.hand_over([("m1", [b"x"])], 10.0, Out())
     assert replica.fired == [("kept",)]
+
+
+class _AnswersAtLength:
+    """A replica that answers whatever a client asks with a megabyte."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[bytes] = Counter()
+
+    def on_input(self, value: object, out: ReplicaOut) -> None:
+        if isinstance(value, FromClient):
+            self.asked[value.client] += 1
+            out.deliver(ToClient(value.client, bytes(1 << 20)))
+
+
+def test_answers_that_would_be_dropped_are_not_made() -> None:
+    """All answers of a round are in memory at once: thousands of small questions must not bring gigabytes there."""
+    replica = _AnswersAtLength()
+    hub = SimpleNamespace(events=list)
+    inputs = Inputs(cast("Any", replica), cast("Any", hub), Timers(), cast("Any", None), Tampering(None))
+    many = [b"?"] * 1000
+    greedy = [bytes([number]) * 32 for number in range(1, 10)]
+    inputs.hand_over([(greedy[0], many), (b"h" * 32, [b"?"]), (greedy[0], many)], 0.0, Out())
+    assert replica.asked == {greedy[0]: 33, b"h" * 32: 1}, "one more than its queue holds; others are heard"
+    replica.asked.clear()
+    inputs.hand_over([(client, many) for client in greedy], 0.0, Out())
+    assert sum(replica.asked.values()) == 257
+
+
+async def test_how_a_member_is_is_looked_up_once_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with local_group(KeyValueStore) as group:
+        node = group.node("m0")
+        looked: list[int] = []
+
+        def status() -> dict[str, Any]:
+            looked.append(1)
+            return {}
+
+        effects = node._effects  # pyright: ignore[reportPrivateUsage]
+        monkeypatch.setattr(effects, "status", status)
+        out: ReplicaOut = Out()
+        for number in range(1000):
+            out.deliver(StatusAsked(b"c" * 32, number))
+        async with trio.open_nursery() as nursery:
+            await effects.carry_out(out, nursery)
+            assert len(looked) == 1
+            await effects.carry_out(out, nursery)
+        assert len(looked) == 2
 
 
 @pytest.mark.parametrize(
