@@ -495,8 +495,9 @@ class World(Controls):
         """A member stops taking part."""
         self.note(host.me, f"halts: {reason}")
         self.halts[host.me] = reason
-        expected = host.me in self.recorder.exempt or host.me in self.expected_halts or host.me not in self.members
-        if not expected:
+        replica = host.replica
+        left = host.me not in self.members and replica is not None and replica.removed
+        if not (left or host.me in self.recorder.exempt or host.me in self.expected_halts):
             self.recorder.fail("halting", f"the correct {host.me} halts: {reason}")
 
     def check_step(self, host: Host) -> None:

@@ -358,6 +358,19 @@ def test_a_hand_over_that_is_exchanged_for_another_one() -> None:
     assert [str(one).partition(" ")[0] for one in world.recorder.violations] == ["agreement:"]
 
 
+def test_who_is_no_member_halts_because_it_was_taken_out_and_for_no_other_reason() -> None:
+    """One that is to join is as correct as the members are."""
+    world = World(1, reconfigurable=True, spares=1)
+    world.run(100)
+    host = world.hosts["m4"]
+    world.replica("m4").removed = True
+    world.on_halted(host, "it was taken out")
+    assert world.recorder.violations == []
+    world.replica("m4").removed = False
+    world.on_halted(host, "its state differs")
+    assert [one.oracle for one in world.recorder.violations] == ["halting"]
+
+
 def test_a_disk_that_was_taken_away_excuses_its_member_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: a coordinator that answers for one disk too few, long after another member has lost its own."""
     world = World(1, "coordinator", members=3)
