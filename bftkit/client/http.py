@@ -240,8 +240,14 @@ class AsyncHttpApi:
         return await self.get(f"commands/{name.hex()}")
 
     async def genesis(self) -> Genesis:
-        """The genesis as this member has it: its word, unless the caller knows the group's id from somebody else."""
-        return Genesis.from_text(str((await self.get("genesis")).get("text", "")))
+        """The genesis as this member has it: its word, unless the caller knows the group's id from somebody else.
+
+        Raises `ClientError` for one that is none.
+        """
+        try:
+            return Genesis.from_text(str((await self.get("genesis")).get("text", "")))
+        except ConfigurationError as error:
+            raise ClientError(f"{self.access.url} shows a genesis that is none: {error}") from None
 
     async def history(self, genesis: Genesis, known: Sequence[HandOver] = ()) -> tuple[HandOver, ...]:
         """All hand-overs, each verified from the genesis on. `known`: those that were verified before.

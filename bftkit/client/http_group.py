@@ -260,7 +260,7 @@ async def connect_http(accesses: Sequence[Access], genesis: Genesis | None = Non
     apis = [AsyncHttpApi(access) for access in accesses]
     failure: Exception | None = None
     try:
-        trusted = genesis if genesis is not None else await _first_genesis(apis)
+        trusted = genesis if genesis is not None else await first_genesis(apis)
         try:
             yield ApiConnection(apis, trusted)
         except Exception as error:
@@ -272,7 +272,8 @@ async def connect_http(accesses: Sequence[Access], genesis: Genesis | None = Non
         raise failure
 
 
-async def _first_genesis(apis: Sequence[AsyncHttpApi]) -> Genesis:
+async def first_genesis(apis: Sequence[AsyncHttpApi]) -> Genesis:
+    """The genesis as the first of these members shows it that shows one. Raises `ClientError` if none does."""
     failure: ClientError = NoAnswer(0, "no member answered")
     for api in apis:
         with anyio.move_on_after(TIMEOUT_SECONDS):  # it may answer byte by byte, without end

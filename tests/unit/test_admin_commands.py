@@ -213,6 +213,20 @@ async def test_a_member_that_swallows_a_command_is_passed_by() -> None:
         assert connection.configuration.protocol == "paxos"
 
 
+async def test_a_member_whose_genesis_is_none_is_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAULTS 44: the next one is asked, and who asks that member alone is told."""
+
+    async def rubbish(*_: object) -> dict[str, Any]:
+        return {"text": "[group"}
+
+    async with served(3, protocol="coordinator") as (group, sites):
+        async with sites["m1"].api() as wrong, sites["m2"].api() as right:
+            monkeypatch.setattr(wrong, "get", rubbish)
+            assert await http_group.first_genesis([wrong, right]) == group.genesis
+            with pytest.raises(ClientError, match="shows a genesis that is none"):
+                await http_group.first_genesis([wrong])
+
+
 async def test_a_member_that_answers_without_end_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """FAULTS 44: whoever never ends an answer is passed by like one that gives none, whatever it is asked."""
     monkeypatch.setattr(http_group, "PATIENCE_SECONDS", 0.5)
@@ -233,7 +247,7 @@ async def test_a_member_that_answers_without_end_keeps_nobody_waiting(monkeypatc
         signed = group.command(group.change("paxos"))
         with trio.fail_after(TIMEOUT):
             states = await _states(connection, signed)
-            assert await http_group._first_genesis([endless, takes]) == group.genesis
+            assert await http_group.first_genesis([endless, takes]) == group.genesis
         assert states[-1].text == "epoch 1"
         with trio.fail_after(TIMEOUT), pytest.raises(NoAnswer, match=r"http://m1 does not answer within 0\.5 s"):
             await _states(ApiConnection([endless], group.genesis), signed, 0.2)
