@@ -219,12 +219,15 @@ async def test_a_member_whose_genesis_is_none_is_passed_by(monkeypatch: pytest.M
     async def rubbish(*_: object) -> dict[str, Any]:
         return {"text": "[group"}
 
-    async with served(3, protocol="coordinator") as (group, sites):
-        async with sites["m1"].api() as wrong, sites["m2"].api() as right:
-            monkeypatch.setattr(wrong, "get", rubbish)
-            assert await http_group.first_genesis([wrong, right]) == group.genesis
-            with pytest.raises(ClientError, match="shows a genesis that is none"):
-                await http_group.first_genesis([wrong])
+    async with (
+        served(3, protocol="coordinator") as (group, sites),
+        sites["m1"].api() as wrong,
+        sites["m2"].api() as right,
+    ):
+        monkeypatch.setattr(wrong, "get", rubbish)
+        assert await http_group.first_genesis([wrong, right]) == group.genesis
+        with pytest.raises(ClientError, match="shows a genesis that is none"):
+            await http_group.first_genesis([wrong])
 
 
 async def test_a_member_that_answers_without_end_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
