@@ -182,8 +182,10 @@ class BatchStore:
 
         Where nobody leads, all of a round's batches are wanted at once, for its last slot; it has no more than n slots.
         """
-        next_slots = max(NEXT_SLOTS, self._settings.quorum.n)
-        return slot <= applied + next_slots or self.stored_bytes < self._limits.stored_bytes
+        return self._is_next(slot, applied) or self.stored_bytes < self._limits.stored_bytes
+
+    def _is_next(self, slot: Slot, applied: Slot) -> bool:
+        return slot <= applied + max(NEXT_SLOTS, self._settings.quorum.n)
 
     def postpone(self, name: Digest, slot: Slot, holders: Sequence[MemberId]) -> None:
         """Fetch it when there is room."""
@@ -285,14 +287,22 @@ class BatchStore:
         wanted.holders.extend(holder for holder in holders if holder not in wanted.holders)
 
     def retry(self, applied: Slot, out: ReplicaOut) -> None:
-        """A beat has passed: ask again for what did not come in time, each time another holder."""
+        """A beat has passed: ask again for what did not come in time, each time another holder.
+
+        First comes what is needed first, and of that what was asked for longest ago: a liar names batches that nobody
+        has, and these must not take all of what may be asked for.
+        """
         self._beat += 1
         if self._in_vain:
             self._again = max(1, self._again // 2)
             self._in_vain = False
         again = self._again
         requests: dict[MemberId, list[Digest]] = {}
-        for name, wanted in self._wanted.items():
+
+        def urgency(wanted: Wanted) -> tuple[bool, int]:
+            return not (wanted.at_once or self._is_next(wanted.slot, applied)), wanted.asked
+
+        for name, wanted in sorted(self._wanted.items(), key=lambda item: urgency(item[1])):
             if not wanted.holders or not (wanted.at_once or self.has_room(wanted.slot, applied)):
                 continue
             if not wanted.is_due(self._beat, self._patience) or (wanted.attempts and not again):

@@ -216,8 +216,7 @@ class CatchUp:
         Of those that hold a new state, only some may have got its certificate, and these may be gone. The others will
         have it when this member votes with them, and for that the state that they can show is good enough.
         """
-        transfer = self.transfer
-        return transfer is None or slot > transfer.slot or (slot < transfer.slot and transfer.is_vain)
+        return self.transfer is None or self.transfer.gives_way_to(slot)
 
     def _add_source(self, sender: MemberId, certificate: Certificate) -> None:
         """Who shows that a state is certified holds it, be it one of those that signed for it or not."""
@@ -226,8 +225,8 @@ class CatchUp:
             transfer.add(sender)
 
     def fetch(self, slot: Slot, root: Digest, certificate: Certificate, out: ReplicaOut) -> None:
-        """Fetch this certified state, unless that, or a newer one, is under way."""
-        if self.transfer is None or self.transfer.slot < slot:
+        """Fetch this certified state, unless that, or a newer one, is under way; or it was just fetched in vain."""
+        if self.transfer is None or (self.transfer.slot < slot and self._is_better(slot)):
             self._begin(slot, root, certificate, out)
 
     def _begin(self, slot: Slot, root: Digest, certificate: Certificate, out: ReplicaOut) -> None:

@@ -141,7 +141,7 @@ class ClientDesk:
                 answer = Refusal(bundle.session, bundle.first, reason, text)
                 out.deliver(ToClient(client, pack_answer(answer)))
             return
-        replica.pool.remove(key, replica.beat, replica.applied)
+        replica.pool.remove(key, replica.beat, replica.applied, replaced=True)
         replica.proposer.take_in(bundle)
         leader = replica.machine.leader
         if member is None and leader is not None and leader != replica.me:

@@ -56,7 +56,7 @@ class Pool:
     fresh_requests: int = 0
     size: int = 0
     removed: int = 0
-    """How many bundles ever left the pool."""
+    """How many bundles ever left the pool, but for those that their clients replaced."""
     client_sizes: dict[bytes, int] = attrs.field(factory=dict[bytes, int])
 
     def __len__(self) -> int:
@@ -95,12 +95,15 @@ class Pool:
         self.size += len(bundle.raw)
         self.client_sizes[bundle.client] = self.client_sizes.get(bundle.client, 0) + len(bundle.raw)
 
-    def remove(self, key: Key, beat: int, applied: Slot) -> Bundle | None:
-        """Drop the entry, if it is there; its client's next turn is counted from now."""
+    def remove(self, key: Key, beat: int, applied: Slot, *, replaced: bool = False) -> Bundle | None:
+        """Drop the entry, if it is there; its client's next turn is counted from now.
+
+        `replaced`: its client wants another one in its place. That is nothing that whoever leads has done.
+        """
         entry = self.entries.pop(key, None)
         if entry is None:
             return None
-        self.removed += 1
+        self.removed += not replaced
         client = entry.bundle.client
         queue = self.fresh.get(client)
         if entry.turn:

@@ -50,6 +50,8 @@ class Transfer:
     """Chunks of checkpoints before this one that are under way, of whom they were asked, and their names."""
     barred: set[MemberId] = attrs.field(factory=set[MemberId])
     """Those that sent rubbish: they are no sources any more, whatever they say."""
+    given_up: Slot = 0
+    """The newer checkpoint that was fetched in vain before this one."""
 
     def go_on_from(self, before: Transfer) -> None:
         """This transfer takes the place of another one: what is here, and what is under way, is not lost."""
@@ -58,6 +60,7 @@ class Transfer:
         under_way = {(before.slot, index): (member, leaves[index]) for index, member in sorted(before.asked.items())}
         newest = [*before.owed.items(), *under_way.items()][-OWED_MAX:]
         self.owed = dict(newest)
+        self.given_up = before.slot if before.slot > self.slot else 0
 
     def take_manifest(self, leaves: Sequence[Digest], own: Mapping[Digest, bytes]) -> bool:
         """Accept the list of chunks if it is the certified one. `own` are chunks that this member holds."""
@@ -105,15 +108,17 @@ class Transfer:
 
         One that comes late, after it was asked for again elsewhere, is as good: over a slow link all are late.
         """
-        if self.leaves is None or index >= len(self.leaves) or self.leaves[index] in self.have:
-            return True  # nothing that this transfer still waits for
+        if self.leaves is None or (index not in self.asked and index not in self.missing):
+            return (
+                True  # nothing that this transfer still waits for; a chunk that repeats is fetched by its first place
+            )
         name = self.leaves[index]
         if digest(data) != name:
             if self.asked.get(index) != sender:
                 return True
             self.bar(sender)
             return False
-        if self.asked.pop(index, None) is None and index in self.missing:
+        if self.asked.pop(index, None) is None:
             self.missing.remove(index)
         self.have[name] = data
         self.received_bytes += len(data)
@@ -166,6 +171,14 @@ class Transfer:
         for index in sorted(indices, reverse=True):
             del self.asked[index]
             self.missing.append(index)
+
+    def gives_way_to(self, slot: Slot) -> bool:
+        """Whether to fetch the state after this slot instead: a newer one; or, if this one is fetched in vain, any.
+
+        One that was given up is not newer in that sense: else a liar that shows it again and again, and never sends it,
+        would keep this one from being fetched as well.
+        """
+        return slot != self.slot and (self.is_vain or slot > max(self.slot, self.given_up))
 
     @property
     def is_vain(self) -> bool:

@@ -15,6 +15,7 @@ from bftkit.channel.frames import Status, pack_control
 from bftkit.channel.interface import Clock, FromClient, Limits, ReplicaOut, ReplicaOutput, RoundEnd
 from bftkit.channel.proposing import LATE_SLOTS, TURN_SLOTS
 from bftkit.channel.replica import Replica
+from bftkit.channel.watch import FRUITLESS_SLOTS, PATIENCE_BEATS
 from bftkit.core.digest import NO_DIGEST, digest
 from bftkit.core.machine import Broadcast, Digest, DrawKey, MemberId, Out, Record, Send, Slot, TimerKey
 from bftkit.core.ordering import (
@@ -539,6 +540,23 @@ def test_a_new_opening_of_a_client_takes_the_place_of_its_old_one_and_none_the_o
     (name,) = [stored.name for stored in map(member.stored, _proposed(member)) if first in stored.bundles]
     member.decides(1, name)
     assert member.proposes() == [[second]]
+
+
+def test_a_client_that_begins_anew_all_the_time_does_not_hide_that_others_are_passed_over() -> None:
+    """A leader that lies has such a client: what it replaces in the pool is nothing that the leader ordered."""
+    member = Member()
+    member.machine.leader = "m1"
+    member.says(LeaderChanged(0, "m1"))
+    for bundle in bundles(member, 1, 0):
+        member.takes(bundle)
+    key = SigningKey(digest(b"a client that begins anew"))
+    for life in range(1, PATIENCE_BEATS + 3):
+        raw = make_bundle(key, member.group, OPEN, 0, 0, 0, (bytes((life,)) * 16,))
+        member.takes(parse_bundle(raw, bytes_max=len(raw)))
+        member.beats()
+        member.applies(2)
+    assert FRUITLESS_SLOTS < member.replica.applied < 2 * member.replica.settings.window
+    assert Neglected("m1") in member.machine.heard
 
 
 def _proposed(member: Member) -> list[Digest]:

@@ -177,3 +177,41 @@ def test_what_is_owed_is_asked_for_last_and_taken_from_who_owes_it_only() -> Non
     assert newer.received_bytes == 0
     assert not newer.take_owed("m0", 8, asked[0], b"rubbish")
     assert newer.sources == []
+
+
+def test_a_chunk_that_repeats_is_taken_at_the_place_where_it_was_asked_for_only() -> None:
+    """A liar that shows it under its other place would keep the transfer from ever being complete."""
+    made = transfer("m0")
+    made.take_manifest(LEAVES, {})
+    asked = made.requests()
+    assert LEAVES[17] == LEAVES[0]
+    assert made.take_chunk("m1", 17, CHUNKS[17])
+    while asked:
+        for source, index in asked:
+            assert made.take_chunk(source, index, CHUNKS[index])
+        asked = made.requests()
+    assert made.complete
+    assert made.chunks() == CHUNKS
+
+
+def test_what_was_given_up_does_not_interrupt_the_older_state_that_is_fetched_instead() -> None:
+    """A liar may be the only one with the newer one's certificate: it shows that again and again, and sends nothing."""
+    newer = Transfer(16, ROOT, CERTIFICATE, ["m0"])
+    assert newer.gives_way_to(24)
+    assert not newer.gives_way_to(16)
+    assert not newer.gives_way_to(8)
+    newer.retry()
+    newer.retry()
+    assert newer.is_vain
+    assert newer.gives_way_to(8)
+    older = transfer("m1")
+    older.go_on_from(newer)
+    assert not older.gives_way_to(12)
+    assert not older.gives_way_to(16)
+    assert older.gives_way_to(24)
+    older.retry()
+    older.retry()
+    assert older.gives_way_to(16)
+    again = Transfer(16, ROOT, CERTIFICATE, ["m0"])
+    again.go_on_from(older)
+    assert again.gives_way_to(17)
