@@ -83,7 +83,7 @@ class Succession:
             self._root = self._own_root()
 
     async def begin(self) -> None:
-        """At the start: do again what a crash may have cut off."""
+        """At the start: do again what a crash may have cut off. Raises `StoppedInRound`: see `settle_new_keys`."""
         succession = self._replica.succession
         if succession is None:
             return
@@ -95,7 +95,8 @@ class Succession:
         if succession.configuration.epoch == self._logged:
             self._forget()
         # Else the replica has just gone into an epoch that the log does not know yet, and needs its keys until it does.
-        await self.tidy()
+        if not await self.tidy():
+            raise StoppedInRound
 
     def entered(self, entered: Entered, nursery: trio.Nursery) -> None:
         """In a new epoch, and the log says so durably: what belongs to those before may go (SAFETY rule 28)."""
@@ -172,9 +173,9 @@ class Succession:
         await trio.sleep(TIDY_SECONDS)
         await self.tidy()
 
-    async def tidy(self) -> None:
-        """Store hand-overs and erase old keys, now."""
+    async def tidy(self) -> bool:
+        """Store hand-overs and erase old keys, now; False if the member is to stop before there was room for that."""
         self._untidy = False
         await self.keep_links()
         self._wake()  # now the log's old end may go
-        await self._settle()
+        return await self._settle()
