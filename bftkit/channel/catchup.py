@@ -133,7 +133,8 @@ class CatchUp:
             if replica.succession is not None:
                 replica.succession.on_status(sender, status.epoch, out)
             return
-        self.peers[sender] = status
+        if sender in replica.indices:  # others follow the group, and no member is behind them
+            self.peers[sender] = status
         if replica.succession is not None:
             replica.succession.beginning.look_for_progress(self.peers, out)
         self._offer_certificate(sender, status, out)

@@ -113,7 +113,8 @@ class Preparing:
             self._on_pending(state.pending, out)
         # An end that operators put far away is not filled up to: the protocol works on until it is near.
         near = replica.applied + replica.settings.checkpoint_interval
-        if not self._ends and 0 < state.boundary <= near:
+        # A protocol that has not begun here, since this member lacks its state, would not hear of it.
+        if not self._ends and 0 < state.boundary <= near and not replica.lacks_state:
             self._ends = True
             replica.driving.end_at(state.boundary, out)
 

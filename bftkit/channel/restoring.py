@@ -58,7 +58,7 @@ class Restoring:
         for slot in sorted(decided):
             if slot > replica.applied:
                 replica.catchup.learned[slot] = decided[slot]
-        replica.promised = max([replica.applied, replica.settling.voted, *decided])
+        replica.promised = max([replica.applied, replica.settling.voted, replica.settling.covered, *decided])
         if restored.amnesic:
             out.persist(replica.settling.own_record())
         opened_by = replica.opened_by

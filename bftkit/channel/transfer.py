@@ -109,9 +109,8 @@ class Transfer:
         One that comes late, after it was asked for again elsewhere, is as good: over a slow link all are late.
         """
         if self.leaves is None or (index not in self.asked and index not in self.missing):
-            return (
-                True  # nothing that this transfer still waits for; a chunk that repeats is fetched by its first place
-            )
+            # Nothing that this transfer still waits for; a chunk that repeats is fetched by its first place.
+            return True
         name = self.leaves[index]
         if digest(data) != name:
             if self.asked.get(index) != sender:

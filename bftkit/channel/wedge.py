@@ -175,9 +175,8 @@ class Wedge:
         kept = replica.checkpoints.kept
         stable = kept[-1] if kept else None
         if replica.lacks_state or (stable is None and setup.start):
-            return (
-                None  # its checkpoints are lost, and so is what it would report above them, until it has fetched them
-            )
+            # Its checkpoints are lost, and so is what it would report above them, until it has fetched them.
+            return None
         if stable is not None and not replica.proves_here(stable):
             return None  # its end is signed already, and this member is about to cross
         records = [record for _, record in replica.driving.records]
