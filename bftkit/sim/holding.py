@@ -96,7 +96,7 @@ class _Reader:
             try:
                 self.key = Head.decode(directory.read(HEAD_NAME)).key()
             except (FileNotFoundError, HeadDamaged):
-                self.excused = not self.excused_up_to
+                self.excused = self.excused or not self.excused_up_to
                 return
             self.codec = Codec(self.key)
         for name in sorted(directory.names(), key=lambda name: segment_number(name) or 0):

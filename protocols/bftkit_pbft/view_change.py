@@ -26,8 +26,8 @@ would not count, and s would be filled with the empty batch. Hence certificates 
 which lags the stable checkpoint by about one message delay. (The paper's checkpoints carry 2f + 1 signatures and are
 the protocol's own; here they belong to the group channel, and `Stable` is all the protocol needs to know of them.)
 
-**Why it is bounded.** No slot is opened above (proven mark + 2 windows), so certificates lie within three windows above
-the mark (an ending epoch may open a little more). A new view holds q view changes and so q times three windows of
+**Why it is bounded.** No slot is opened above (proven mark + 2 windows), or, where the epoch ends, three; so
+certificates lie within three windows above the mark. A new view holds q view changes and so q times three windows of
 certificates of q votes each; `window_max` says which window keeps that below what a message may take.
 
 All functions are pure. Signatures are verified before anything is decoded from what they cover.

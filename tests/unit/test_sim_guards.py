@@ -24,6 +24,8 @@ from bftkit.crypto.signed import Certificate
 from bftkit.membership.chain import Ending
 from bftkit.service.keyvalue import KeyValueStore, get
 from bftkit.sim.checkers import Violation, Watched
+from bftkit.sim.disk import Disk
+from bftkit.sim.holding import _Reader  # pyright: ignore[reportPrivateUsage]
 from bftkit.sim.host import Host
 from bftkit.sim.workloads import PoisonedStore, poison
 from bftkit.sim.world import World
@@ -392,6 +394,16 @@ def test_a_disk_that_was_taken_away_excuses_its_member_for_a_while_only(monkeypa
     world.partition(("m0", "c0", "c1", "c2"), ("m1", "m2"))
     world.load(20)
     found(world, "durability", "2 correct members must hold durably; m0 does")
+
+
+def test_a_disk_that_lied_in_the_place_of_one_that_was_taken_away_excuses_its_member_for_good() -> None:
+    """No false alarm: what such a disk was given after the loss may be gone, too."""
+    reader = _Reader(Disk(), excused_up_to=5)
+    reader.go_on(set())
+    assert not reader.excused
+    reader.disk.directory.lying = True
+    reader.go_on(set())
+    assert reader.excused
 
 
 def test_nothing_is_said_of_members_that_lie() -> None:
