@@ -88,8 +88,7 @@ class Beginning:
         """The new epoch has begun: whoever left is needed no more, if enough stay.
 
         Clients and members that were away since before the change know the old members only. One that is correct and
-        runs must be among them, to show the way: so more than f + c of those that are members now. Those who join know
-        the founders only (`Succession.guides`).
+        runs must be among them, to show the way: so more than f + c of those that are members now.
         """
         replica = self._replica
         self.active = True
@@ -99,9 +98,6 @@ class Beginning:
         needed = self.staying <= replica.quorum.faulty
         if needed:
             reason += f"; only {self.staying} of the members before stayed, so it goes on to show others the way"
-        elif any(entry.id == replica.me for entry in self._succession.guides()):
-            needed = True
-            reason += "; few founders are members, so it goes on to show the way to those who join"
         replica.leave(reason, out, needed=needed)
 
     def look_for_progress(self, peers: Mapping[MemberId, Status], out: ReplicaOut) -> None:

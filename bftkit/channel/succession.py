@@ -164,22 +164,10 @@ class Succession:
         """Members of the epoch that the links ahead lead to: of those that are members here, none may be left."""
         return self.lineage.ahead_place.configuration.roster.entries if self.ahead else ()
 
-    def guides(self) -> tuple[RosterEntry, ...]:
-        """Founders that are no members any more, if few are that a joiner knows: it has the genesis and nothing else.
-
-        One that still runs follows the group, and shows it the way.
-        """
-        here = {entry.id: entry.identity for entry in self.configuration.roster.entries}
-        founders = self._replica.founding.roster.entries
-        known = sum(here.get(entry.id) == entry.identity for entry in founders)
-        if known > self.configuration.quorum.faulty:
-            return ()
-        return tuple(entry for entry in founders if entry.id not in here)
-
     def observers(self) -> tuple[MemberId, ...]:
         """Who is no member, and is told what it needs to follow the group; or can tell us."""
         here = self._replica.indices
-        told = (*self.joining(), *self.beginning.leaving, *self.later(), *self.guides())
+        told = (*self.joining(), *self.beginning.leaving, *self.later())
         others = {entry.id: None for entry in told if entry.id not in here}
         return tuple(name for name in others if name != self._replica.me)
 
@@ -190,8 +178,7 @@ class Succession:
     def tell_neighbours(self, out: ReplicaOut) -> None:
         """Whom to have links with, to the node."""
         here = self.configuration.roster.entries
-        told = (*self.guides(), *self.beginning.leaving, *self.joining(), *here, *self.later())
-        entries = {entry.id: entry for entry in told}
+        entries = {entry.id: entry for entry in (*self.beginning.leaving, *self.joining(), *here, *self.later())}
         out.deliver(Neighbours(tuple(entries[name] for name in sorted(entries))))
 
     def everyone(self, frame: bytes, out: ReplicaOut) -> None:

@@ -6,15 +6,18 @@ command that caused it (SAFETY rule 28).
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from bftkit.cli.app import output
+from bftkit.cli.app import CommandFailed, ExitCode, output
 from bftkit.cli.change import Known, connected
 from bftkit.cli.client import DEFAULT_FOLDER, FolderOption, TimeoutOption
 from bftkit.membership.chain import HandOver
 from bftkit.membership.epochs import Configuration
+from bftkit.membership.history_file import history_to_bytes
+from bftkit.node.folders import write_file
 
 
 async def history(
@@ -22,10 +25,20 @@ async def history(
     client: FolderOption = DEFAULT_FOLDER,
     timeout: TimeoutOption = 10.0,
     from_epoch: Annotated[int, Parameter(name="--from", help="The first epoch to show.")] = 0,
+    save: Annotated[
+        Path | None, Parameter(help="Write the hand-overs to this new file, for `bftkit init --join --history`.")
+    ] = None,
 ) -> None:
     """Fetch the group's history, verify all of it, and show it."""
+    if save is not None and save.exists():
+        raise CommandFailed(ExitCode.FAILED, f"{save} is there already; nothing was changed")
     async with connected(client, timeout) as (connection, known):
         refused = dict(connection.refused_links)
+    if save is not None:
+        try:
+            write_file(save, history_to_bytes(known.group, known.links))
+        except OSError as error:
+            raise CommandFailed(ExitCode.FAILED, f"{save} cannot be written: {error.strerror}") from None
     configurations = (Configuration.first(known.folder.genesis), *(link.next for link in known.links))
     for configuration in configurations[max(0, from_epoch) :]:
         link = known.links[configuration.epoch - 1] if configuration.epoch else None

@@ -45,6 +45,7 @@ from bftkit.crypto.threshold import DEAL_SECRET_SIZE
 from bftkit.membership.card import MemberCard
 from bftkit.membership.founding import deal_coin, default_faults
 from bftkit.membership.genesis import NONCE_SIZE, Genesis
+from bftkit.membership.history_file import HISTORY_FILE, history_to_bytes
 from bftkit.membership.roster import MEMBERS_MAX, Roster
 from bftkit.network.addresses import parse_address
 from bftkit.node.folders import (
@@ -54,6 +55,7 @@ from bftkit.node.folders import (
     MEMBER_FILE,
     MemberFolder,
     read_genesis,
+    read_history,
     read_member,
     write_file,
 )
@@ -144,6 +146,13 @@ def init(
         ),
     ] = None,
     id: Annotated[str | None, Parameter(help="With --join: the member's id.")] = None,  # noqa: A002
+    history: Annotated[
+        Path | None,
+        Parameter(
+            help="With --join: the group's history, as `bftkit history --save` wrote it, where the founders are gone: "
+            "without it, a new member knows nobody else."
+        ),
+    ] = None,
     needed: Founding = NO_NEEDS,
 ) -> None:
     """Found a group: one folder for each member, one for a client, the operator's key. Or make a member that joins."""
@@ -166,10 +175,12 @@ def init(
         }
         for option in (option for option, given in founding.items() if given):
             raise CommandFailed(ExitCode.USAGE, f"{option} means nothing with --join: the group is as its genesis says")
-        _join(directory, join, id, address, base_port, admin_base_port, epochs)
+        _join(directory, join, id, address, base_port, admin_base_port, epochs, history)
         return
     if id is not None:
         raise CommandFailed(ExitCode.USAGE, "--id means nothing without --join")
+    if history is not None:
+        raise CommandFailed(ExitCode.USAGE, "--history means nothing without --join: a new group has none")
     if not 1 <= members <= MEMBERS_MAX:
         raise CommandFailed(ExitCode.USAGE, f"--members {members}: a group has 1 to {MEMBERS_MAX} members")
     choice = None
@@ -448,6 +459,7 @@ def _join(
     base_port: int | None,
     admin_base_port: int | None,
     count: int,
+    history_path: Path | None,
 ) -> None:
     """The folder of a member that is to join a group, and its card."""
     if member is None:
@@ -456,6 +468,7 @@ def _join(
         raise CommandFailed(ExitCode.USAGE, f"--id {member}: give 1 to 32 of the characters a-z, 0-9, _ - and .")
     try:
         genesis = read_genesis(genesis_path)
+        history = read_history(history_path, genesis) if history_path is not None else ()
     except ConfigurationError as error:
         raise CommandFailed(ExitCode.BAD_CONFIGURATION, str(error)) from None
     if genesis.schedule is None:
@@ -489,6 +502,8 @@ def _join(
         _write_member(made, settings, genesis, genesis.to_text(), identity, epochs, standing=standing, access=own)
         _write_tokens(made / TOKENS_FOLDER, access)
         write_file(made / CARD_FILE, card.to_text())
+        if history:
+            write_file(made / HISTORY_FILE, history_to_bytes(genesis.group_id, history))
         if directory.exists():
             directory.rmdir()
         os.rename(made, directory)

@@ -5,6 +5,7 @@
     m0/keys/identity.key      mode 0600
     m0/keys/epochs.key        mode 0600
     m0/keys/coin.key          mode 0600, if the genesis has a coin key
+    m0/history.bin            the group's hand-overs, if its operators gave them to a member that joins
     m0/secrets/               what it keeps of the making of coin keys, mode 0600
     m0/data/log/              what the member promised
     m0/data/snapshots/        the checkpoints it has taken
@@ -31,7 +32,9 @@ from bftkit.configuration.keyfiles import CoinShare, KeyKind, KeyPair
 from bftkit.configuration.settings import ClientSettings, MemberSettings
 from bftkit.configuration.text import ConfigurationError
 from bftkit.crypto.keys import EpochKeys
+from bftkit.membership.chain import HandOver
 from bftkit.membership.genesis import Genesis
+from bftkit.membership.history_file import HISTORY_FILE, history_from_bytes
 from bftkit.membership.roster import RosterEntry
 
 T = TypeVar("T")
@@ -57,6 +60,8 @@ class MemberFolder:
     epochs: EpochKeys
     coin: CoinShare | None = None
     """The member's share of the coin key, if the genesis has one."""
+    history: tuple[HandOver, ...] = ()
+    """What operators told a member that joins of the group's hand-overs, verified."""
 
     @property
     def entry(self) -> RosterEntry:
@@ -118,10 +123,21 @@ def read_member(folder: Path) -> MemberFolder:
     identity = read_key(folder / settings.keys.identity, "identity")
     epochs = read_epoch_keys(folder / settings.keys.epochs)
     coin = _dealt_share(folder / settings.keys.coin, settings, epochs) if genesis.coin is not None else None
-    found = MemberFolder(folder, settings, genesis, identity, epochs, coin)
+    path = folder / HISTORY_FILE
+    history = read_history(path, genesis) if path.exists() else ()
+    found = MemberFolder(folder, settings, genesis, identity, epochs, coin, history)
     _check_keys(found)
     _check_coin(found)
     return found
+
+
+def read_history(path: Path, genesis: Genesis) -> tuple[HandOver, ...]:
+    """A group's hand-overs in a file, verified from its genesis on. Raises `ConfigurationError`."""
+    data = _read(path)
+    try:
+        return history_from_bytes(genesis, data)
+    except ConfigurationError as error:
+        raise error.inside(str(path)) from None
 
 
 def read_client(folder: Path) -> ClientFolder:

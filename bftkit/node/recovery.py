@@ -38,11 +38,13 @@ FoundCheckpoint = tuple[int, bytes, list[bytes]]
 def open_storage(folder: MemberFolder) -> tuple[RecordLog, SnapshotStore, Restored]:
     """The member's disk, and what it remembers. Raises `StorageFailed`, `LogMismatch`, `StorageBusy`, `DiskFull`."""
     keeper = durability_keeper(folder)
+    told = tuple(link.encode() for link in folder.history)
     before = keeper.is_marked
     if keeps_nothing(folder):
         before = before or _has_promised(folder)
         keeper.mark()
-        return MemoryLog(), MemorySnapshots(), Restored(amnesic=before, forgotten=folder.epochs.root if before else b"")
+        forgotten = folder.epochs.root if before else b""
+        return MemoryLog(), MemorySnapshots(), Restored(amnesic=before, forgotten=forgotten, links=told)
     directory = DiskDirectory(folder.log)
     directory.lock()
     group, identity = folder.genesis.group_id, folder.identity.public
@@ -74,7 +76,7 @@ def open_storage(folder: MemberFolder) -> tuple[RecordLog, SnapshotStore, Restor
         keeper.unmark()  # the log itself says now that its member has forgotten
     keeper.suit(log, asked)
     forgotten = folder.epochs.root if amnesic else b""
-    checkpoint, links = newest_checkpoint(snapshots), snapshots.links()
+    checkpoint, links = newest_checkpoint(snapshots), (*told, *snapshots.links())
     return log, snapshots, Restored(records, checkpoint, amnesic, forgotten, links, slots=slots)
 
 

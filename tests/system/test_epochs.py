@@ -489,6 +489,33 @@ def test_a_process_joins(found: MakeGroup, client: OpenClient, watch: Watch, com
     assert "Traceback" not in group.log_text("m3")
 
 
+def test_a_process_joins_a_group_whose_founders_are_gone(
+    found: MakeGroup, client: OpenClient, command: RunCommand
+) -> None:
+    """It knows them from the genesis, and nobody answers there: the operators' history says who the members are."""
+    group = found("--members", 1, "--protocol", "coordinator", "--checkpoint-interval", 4)
+    genesis, saved = group.directory / "genesis.toml", group.directory / "history.bin"
+    try:
+        group.start_all(("m0",))
+        user = client(group)
+        user.submit(keyvalue.append(b"marks", b"0"), timeout=TIMEOUT)
+        for before, name, words in (("m0", "m1", ()), ("m1", "m2", ("--history", saved))):
+            told = command("init", group.directory / name, "--join", genesis, "--id", name, *words)
+            assert told.code == 0, told.error
+            card = MemberCard.from_text((group.directory / name / CARD_FILE).read_text())
+            group.start_all((name,))
+            carry_out(group, user, attrs.evolve(user.settle(timeout=TIMEOUT).change(), members=(card.seat(),)))
+            if name == "m1":
+                told = command("history", "--client", group.directory / "client", "--save", saved)
+                assert told.code == 0, told.error
+            group.kill(before)
+            user.submit(keyvalue.append(b"marks", name[1:].encode()), timeout=TIMEOUT)  # nobody else is there
+        assert keyvalue.parse_value(user.submit(keyvalue.get(b"marks"), timeout=TIMEOUT)) == b"012"
+    finally:
+        group.stop(("m0", "m1", "m2"))
+    assert "Traceback" not in group.log_text("m2")
+
+
 def test_a_member_whose_disk_is_gone_is_replaced_by_itself(
     found: MakeGroup, client: OpenClient, watch: Watch, command: RunCommand
 ) -> None:

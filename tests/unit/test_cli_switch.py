@@ -23,13 +23,14 @@ from bftkit.cli.change import median_of, pause_in_words, refusal_of, still_under
 from bftkit.cli.change_view import FollowView, step_in_words
 from bftkit.cli.output import Output, use_output
 from bftkit.client import NoAnswer, TooFewAgreed
+from bftkit.configuration.text import ConfigurationError
 from bftkit.crypto.keys import verify_signature
 from bftkit.crypto.signed import Certificate
-from bftkit.membership.chain import Ending, HandOver
+from bftkit.membership.chain import Ending, HandOver, Place
 from bftkit.membership.command_files import command_from_text, command_to_text
 from bftkit.membership.commands import CANCEL, FORCED, PLANNED, Command, OperatorSignature, SignedCommand
 from bftkit.membership.epochs import Configuration, extended, following
-from bftkit.node.folders import read_client, read_genesis, read_key
+from bftkit.node.folders import read_client, read_genesis, read_key, read_member
 
 FOUNDING = ("--protocol", "coordinator", "--members", "3", "--json")
 
@@ -596,6 +597,36 @@ def test_the_history_is_shown_epoch_by_epoch(stage: Stage) -> None:
     assert told.of("history")[0]["epochs"] == 2
     assert "m1 showed 3 links that do not hold" in told.error
     assert [one["epoch"] for one in stage.run("history", "--from", 1).of("epoch")] == [1]
+
+
+def test_the_history_is_saved_for_a_machine_that_joins(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stage.directory.parent
+    file, saved, made = folder / "switch.toml", folder / "history.bin", folder / "m9"
+    assert stage.run("switch", "paxos", "--out", file).code == 0
+    stage.client.links = (link_by(stage, command_from_text(file.read_text())),)
+    assert stage.run("history", "--save", saved).code == 0
+    again = stage.run("history", "--save", saved)
+    assert (again.code, "is there already; nothing was changed" in again.error) == (1, True)
+    words = ["init", str(made), "--join", str(stage.directory / "genesis.toml"), "--id", "m9", "--history", str(saved)]
+    assert main(words) == 3
+    assert "the group's history cannot be taken from this file" in capsys.readouterr().err  # nobody signed it
+    assert not made.exists()
+    # What holds is taken over, and read again with the folder.
+    here = Place(stage.client.links[0].next, bytes(32))
+
+    def holds(*_: object) -> Place:
+        return here
+
+    monkeypatch.setattr("bftkit.membership.history_file.follow", holds)
+    assert main(words) == 0
+    assert read_member(made).history == stage.client.links
+    (made / "history.bin").write_bytes(b"rubbish")
+    with pytest.raises(ConfigurationError, match=r"history\.bin: the group's history cannot be taken from this file"):
+        read_member(made)
+    assert main(["init", str(folder / "g9"), "--history", str(saved)]) == 2
+    assert "--history means nothing without --join" in capsys.readouterr().err
 
 
 def test_the_history_ends_with_what_another_client_may_trust(stage: Stage) -> None:

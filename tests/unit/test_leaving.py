@@ -81,34 +81,6 @@ def test_who_was_taken_out_and_goes_on_can_be_taken_in_again(back: tuple[str, ..
     assert not member.removed
 
 
-def test_who_joins_knows_the_founders_only_and_is_shown_the_way_by_them() -> None:
-    """However long ago they left; those who are members cannot get in touch with somebody who does not know them."""
-    world = World(1, "paxos", 1, reconfigurable=True, spares=3, clients=2)
-    world.load(20)
-    world.run(300)
-    for epoch, members in enumerate((("m1",), ("m1",), ("m2",), ("m2", "m3")), 1):
-        world.switch(members=members)
-        world.run_until(lambda epoch=epoch: world.chain.now.epoch == epoch, 8000, "the next epoch")  # type: ignore[misc]
-        world.load(10)
-        world.run(500)
-    world.finish()
-
-
-def test_a_founder_goes_on_if_few_founders_are_members_any_more() -> None:
-    world = World(1, "paxos", 3, reconfigurable=True, spares=2, clients=2)
-    world.load(20)
-    world.run(300)
-    for epoch, members in enumerate((("m0", "m1", "m3"), ("m0", "m3", "m4")), 1):
-        world.switch(members=members)
-        world.run_until(lambda epoch=epoch: world.chain.now.epoch == epoch, 8000, "the next epoch")  # type: ignore[misc]
-        world.load(10)
-        world.run(500)
-    assert str(world.replica("m2").stopped).endswith("no part of the group since epoch 1")
-    assert "few founders are members, so it goes on" in str(world.replica("m1").stopped)
-    assert [entry.id for entry in world.replica("m0").succession_part.guides()] == ["m1", "m2"]
-    world.finish()
-
-
 def test_a_removed_member_that_is_started_again_comes_to_know_it_again() -> None:
     """Else its process would follow the group for ever, and nobody would know why."""
     world = moved(("m0", "m1", "m2", "m4"))
