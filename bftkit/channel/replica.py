@@ -511,7 +511,7 @@ class Replica:
             "agreed_time_ms": self.state.clock.now_ms,
             "silent": self.silent,
             "stopped": self.stopped,
-            "catching_up": self.catchup.busy,
+            "catching_up": self.catchup.busy or self.lacks_state,
             "counters": attrs.asdict(self.counters),
             "qos": self._qos(),
             "policy": self._policy(),

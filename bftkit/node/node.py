@@ -226,6 +226,13 @@ class Node:
         self.replica.on_restore(restored, out)
         self._succession.restored()
         self.replica.on_start(out)
+        if self.replica.lacks_state:
+            logger.error(
+                "%s has lost the state for which its log was cut at slot %d: it votes for nothing until it has fetched "
+                "one as new from the others",
+                self.replica.me,
+                self.replica.settling.covered,
+            )
         self._chronicle.begin(self.replica)
         self._neighbours.dial()
         await self._succession.begin()

@@ -15,10 +15,14 @@ from typing import Any
 
 import pytest
 
+from bftkit.channel.settling import own_record
 from bftkit.client import SyncClient, TooFewAgreed
+from bftkit.node.folders import read_member
 from bftkit.node.processes import ProcessGroup
 from bftkit.service import keyvalue
-from bftkit.storage.head import HEAD_NAME, Head, segment_name, segment_number
+from bftkit.storage.disk import DiskDirectory
+from bftkit.storage.head import HEAD_NAME, SALT_SIZE, Head, segment_name, segment_number
+from bftkit.storage.log import Log
 
 MakeGroup = Callable[..., ProcessGroup]
 RunCommand = Callable[..., Any]
@@ -135,3 +139,24 @@ def test_a_damaged_checkpoint_is_fetched_from_the_group(found: MakeGroup, client
     assert (status["silent"], status["stopped"]) == (False, None)
     group.kill("m2")
     _work(mine, 5)
+
+
+def test_a_group_that_has_lost_its_only_state_says_so(found: MakeGroup, client: OpenClient, watch: Watch) -> None:
+    """Nobody can give it what its log was cut for: it says what is the matter, and makes nothing up (rule 16)."""
+    group = found("--members", 1, "--protocol", "coordinator")
+    folder = read_member(group.directory / "m0")
+    shutil.rmtree(folder.log)
+    folder.log.mkdir()
+    Log.create(
+        DiskDirectory(folder.log),
+        group=folder.genesis.group_id,
+        identity=folder.identity.public,
+        salt=bytes(SALT_SIZE),
+        standing=[own_record(4, silent=False, covered=4)],
+    )
+    group.start_all()
+    assert "m0 has lost the state for which its log was cut at slot 4" in group.log_text("m0")
+    status = watch(group, "m0", lambda found: "m0" in found)["m0"]
+    assert (status["catching_up"], status["silent"], status["stopped"]) == (True, False, None)
+    with pytest.raises(TooFewAgreed):
+        client(group).submit(keyvalue.get(b"key"), timeout=1.0)
