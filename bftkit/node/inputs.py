@@ -112,8 +112,9 @@ class Inputs:
         then; it is not made in the first place, and an honest client asks again.
         """
         replica, effects = self._replica, out.effects
-        for frame in frames:
+        for heard, frame in enumerate(frames):
             if answered[client] > CLIENT_QUEUE_BYTES or self._answered > ANSWERS_BYTES_MAX:
+                replica.counters.refused_frames += len(frames) - heard
                 return
             before = len(effects)
             replica.on_input(FromClient(client, frame), out)

@@ -251,6 +251,7 @@ class _AnswersAtLength:
 
     def __init__(self) -> None:
         self.asked: Counter[bytes] = Counter()
+        self.counters = SimpleNamespace(refused_frames=0)
 
     def on_input(self, value: object, out: ReplicaOut) -> None:
         if isinstance(value, FromClient):
@@ -267,6 +268,7 @@ def test_answers_that_would_be_dropped_are_not_made() -> None:
     greedy = [bytes([number]) * 32 for number in range(1, 10)]
     inputs.hand_over([(greedy[0], many), (b"h" * 32, [b"?"]), (greedy[0], many)], 0.0, Out())
     assert replica.asked == {greedy[0]: 33, b"h" * 32: 1}, "one more than its queue holds; others are heard"
+    assert replica.counters.refused_frames == 2000 - 33
     replica.asked.clear()
     inputs.hand_over([(client, many) for client in greedy], 0.0, Out())
     assert sum(replica.asked.values()) == 257
