@@ -128,7 +128,7 @@ class Proposer:
     def on_jump(self) -> None:
         """The state was fetched: what was proposed below it is over.
 
-        What is wanted stays so: it may be for a round above, and the protocol says it once. One batch too many is none.
+        What is wanted stays so: it may be for a round above, and the protocol says it once. One too many does no harm.
         """
         self.in_flight = 0
         self._highest = -1

@@ -1,7 +1,8 @@
 """`bftkit history`: the chain of the group's configurations, each link verified from the genesis on.
 
 Nothing here is believed: every link has the signatures of a quorum of the epoch that it ends, and the operators'
-command that caused it (SAFETY rule 28).
+command that caused it (SAFETY rule 28). Whoever joins a group whose founders are gone learns from them who the members
+are: `--save` writes them for `bftkit init --join` (docs/adr/0024-history-for-who-joins.md).
 """
 
 from __future__ import annotations
